@@ -1,0 +1,1 @@
+"""The intermediate representations: graphs, ops, types, loop nests, and their meaning."""

@@ -1,0 +1,234 @@
+"""Nodes and ops: the value that a graph is made of, and what is known about each kind of it.
+
+A `Node` is immutable and equal only to itself. Applying an op to nodes makes a node:
+`tanh(x @ w + b)`. There is no builder and no cache. An `Op` is a class with one instance, entered
+in `OPS` by `register`, which states everything known about the operation (see `Op`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from planish.ir.errors import IRError
+from planish.ir.types import TensorType, Type
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Loc:
+    """Where in the user's model a node was made; `scope` is the module path ("h.3.mlp.fc1")."""
+
+    file: str
+    line: int
+    function: str = ""
+    scope: str = ""
+
+    def __str__(self) -> str:
+        name = self.file.replace("\\", "/").rsplit("/", 1)[-1]
+        return f"{name}:{self.line}" + (f" {self.scope}" if self.scope else "")
+
+
+class Attrs(Mapping[str, Any]):
+    """An immutable, hashable mapping, sorted by name."""
+
+    __slots__ = ("_hash", "_items")
+
+    def __init__(self, items: Mapping[str, Any]):
+        self._items = dict(sorted(items.items()))
+        try:
+            self._hash = hash(tuple(self._items.items()))
+        except TypeError as error:
+            raise IRError(f"attributes must be hashable: {self._items}") from error
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        # repr tells 1, 1.0, True, 0.0 and -0.0 apart, which == does not; nan equals itself
+        return isinstance(other, Attrs) and repr(self._items) == repr(other._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Node:
+    """A value in a graph: `op` applied to `inputs`. Equal only to itself."""
+
+    op: Op
+    inputs: tuple[Node, ...]
+    attrs: Attrs
+    type: Any  # TensorType; TupleType for a fused node with several results
+    loc: Loc | None = None
+
+    @property
+    def shape(self) -> tuple:
+        """The shape of the result."""
+        return self.type.shape
+
+    @property
+    def dtype(self):  # noqa: ANN201
+        """The dtype of the result."""
+        return self.type.dtype
+
+    @property
+    def key(self) -> tuple:
+        """Two nodes with equal keys compute the same value."""
+        return (self.op.name, self.inputs, self.attrs)
+
+    def at(self, loc: Loc | None) -> Node:
+        """The same node, said to come from `loc`; itself where it has a location."""
+        return self if loc is None or self.loc is not None else replace(self, loc=loc)
+
+    def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
+        """The same op on other inputs; itself where nothing changed. The type is inferred anew."""
+        if len(inputs) == len(self.inputs) and all(
+            a is b for a, b in zip(inputs, self.inputs, strict=True)
+        ):
+            return self
+        found = self.op.type_of(tuple(x.type for x in inputs), self.attrs)
+        return Node(self.op, inputs, self.attrs, found, self.loc)
+
+    def __repr__(self) -> str:
+        operands = ", ".join(x.op.name for x in self.inputs)
+        return f"<{self.op.name}({operands}) : {self.type}>"
+
+    def __add__(self, other: object) -> Node:
+        return OPS["add"](self, other)
+
+    def __radd__(self, other: object) -> Node:
+        return OPS["add"](other, self)
+
+    def __sub__(self, other: object) -> Node:
+        return OPS["sub"](self, other)
+
+    def __rsub__(self, other: object) -> Node:
+        return OPS["sub"](other, self)
+
+    def __mul__(self, other: object) -> Node:
+        return OPS["mul"](self, other)
+
+    def __rmul__(self, other: object) -> Node:
+        return OPS["mul"](other, self)
+
+    def __truediv__(self, other: object) -> Node:
+        return OPS["div"](self, other)
+
+    def __rtruediv__(self, other: object) -> Node:
+        return OPS["div"](other, self)
+
+    def __pow__(self, other: object) -> Node:
+        return OPS["pow"](self, other)
+
+    def __neg__(self) -> Node:
+        return OPS["neg"](self)
+
+    def __matmul__(self, other: object) -> Node:
+        return OPS["matmul"](self, other)
+
+
+OPS: dict[str, Op] = {}
+
+
+class Op:
+    """Everything known about one operation.
+
+    name      how it prints                     kind      how it is lowered, see `KINDS`
+    arity     number of operands, None = any    no_vjp    why it has no gradient, or None
+    prepare   friendly operands and attributes -> nodes and canonical attributes (promotion, negative
+              axes); runs once, when a node is made by a call
+    infer     types and attributes -> type; refuses with IRError or a subclass, never crashes
+    ref       its meaning on NumPy arrays (attributes: sizes are ints, dtypes are planish dtypes)
+    vjp       (y, dy, *xs, **attrs) -> one node or None per operand, for y = op(*xs). May have the
+              broadcast shape; autodiff sums it back
+    element   its meaning element by element in loop IR: (out_index, reads, in_types, out_type,
+              **attrs) -> Expr, where reads[i](index) is an element of operand i
+    """
+
+    name = ""
+    kind = ""
+    arity: int | None = None
+    no_vjp: str | None = None
+
+    def __call__(self, *operands: object, **attrs: Any) -> Node:
+        inputs, canonical = self.prepare(operands, attrs)
+        kept = Attrs(canonical)
+        return Node(self, inputs, kept, self.type_of(tuple(x.type for x in inputs), kept))
+
+    def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
+        """Operands as nodes, attributes in canonical form."""
+        for x in operands:
+            if not isinstance(x, Node):
+                raise IRError(f"{self.name} takes nodes, got {type(x).__name__}")
+        return operands, attrs
+
+    @property
+    def attr_names(self) -> tuple[str, ...]:
+        """The attributes that `infer` takes, in order."""
+        parameters = inspect.signature(self.infer).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
+        """`infer`, with arity and attribute names checked and the op named in every refusal."""
+        if self.arity is not None and len(types) != self.arity:
+            raise IRError(f"{self.name} takes {self.arity} operands, got {len(types)}")
+        if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
+            raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
+        required = [
+            p.name
+            for p in inspect.signature(self.infer).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+        ]
+        unknown = [n for n in attrs if n not in self.attr_names]
+        missing = [n for n in required if n not in attrs]
+        if unknown or missing:
+            wrong = f"has no attribute {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
+            raise IRError(f"{self.name} {wrong}; its attributes are {self.attr_names}")
+        return self.infer(*types, **attrs)
+
+    def infer(self, *types: Any, **attrs: Any) -> Type:
+        """The type of the result."""
+        raise NotImplementedError(self.name)
+
+    def ref(self, *arrays: np.ndarray, **attrs: Any) -> Any:
+        """The result on arrays."""
+        raise NotImplementedError(self.name)
+
+    def vjp(self, y: Node, dy: Node, *xs: Node, **attrs: Any) -> tuple[Node | None, ...]:
+        """Gradients of the operands, given the gradient `dy` of the result `y`."""
+        raise NotImplementedError(self.name)
+
+    def element(self, out_index, reads, in_types, out_type, **attrs):  # noqa: ANN001, ANN201
+        """One element of the result, in loop IR."""
+        raise NotImplementedError(self.name)
+
+
+# How lowering treats an op. The first group is "pull shaped": an output element is an expression of
+# input elements, so such ops compose into one kernel by composing `element`.
+KINDS = (
+    "leaf", "elementwise", "view", "indexing", "random",   # pull shaped
+    "reduction", "contraction", "composite", "special", "fused", "get",
+)  # fmt: skip
+
+
+def register(cls: type[Op]) -> Op:
+    """Make the one instance of an op class and enter it in `OPS`."""
+    op = cls()
+    if op.name in OPS or op.kind not in KINDS:
+        raise IRError(f"op {op.name!r} of kind {op.kind!r} is registered twice or has no kind")
+    OPS[op.name] = op
+    return op

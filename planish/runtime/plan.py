@@ -1,0 +1,67 @@
+"""A plan: kernels in order, and the memory that each reads and writes.
+
+`runtime/lower.py` makes a Plan from a Graph; `runtime/memory.py` gives the temporaries offsets in
+one arena; `runtime/codegen.py` makes native code of it. A plan prints, and `run_plan` in
+`runtime/interpret.py` runs it on the loop interpreter, without LLVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.ir.dims import AnySize
+from planish.ir.loops import Kernel
+from planish.ir.types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A piece of memory: `kind` is "input", "param", "output" or "temp"; `index` within its kind."""
+
+    kind: str
+    index: int
+    type: TensorType
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call: `args` are the slots for `kernel.params`, in order.
+
+    A kernel sees its argument as a contiguous row-major buffer of the kernel's own shape, which may
+    differ from the slot's (a reshape costs nothing); the number of bytes is the same.
+    """
+
+    kernel: Kernel
+    args: tuple[Slot, ...]
+    label: str  # a name a person knows: "h.3.mlp.fc1+gelu"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What must hold of the symbolic dimensions of a call: size <= limit (else `reason`)."""
+
+    size: AnySize
+    limit: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole program. `aliases` holds (input index, output index) pairs that share storage.
+
+    `params[i]` is the array of the param slot with index i, in the layout its readers expect.
+    `sites[s]` says what a failed `guard` of site s was about ("token id", ...).
+    """
+
+    name: str
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    temps: tuple[Slot, ...]
+    params: tuple[np.ndarray, ...]
+    steps: tuple[Step, ...]
+    aliases: tuple[tuple[int, int], ...] = ()
+    limits: tuple[Limit, ...] = ()
+    sites: tuple[str, ...] = ()
