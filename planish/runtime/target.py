@@ -1,0 +1,203 @@
+"""The machine: the only file that looks at it, and at the environment.
+
+A `Target` says for which processor code is made. `Target.parse("host")` is this machine;
+`"x86-64-v3"`, `"znver4"`, `"aarch64:neoverse-n1"` and the other names of `CPUS` are processors
+known by name, with exactly the features listed here, so that `require_host` can say whether code
+may run before it runs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from planish.ir.errors import DataError, TargetError
+from planish.ir.types import DType
+
+_V2 = "sse3 ssse3 sse4.1 sse4.2 popcnt cx16 sahf"
+_V3 = f"{_V2} avx avx2 bmi bmi2 f16c fma lzcnt movbe xsave"
+_V4 = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl"
+_ICELAKE = f"{_V4} avx512vnni avx512vbmi avx512vbmi2 avx512bitalg avx512ifma avx512vpopcntdq gfni"
+_ARM = "neon"
+
+# name -> (architecture, features beyond the architecture's baseline)
+CPUS: dict[str, tuple[str, str]] = {
+    "x86-64": ("x86_64", ""),
+    "x86-64-v2": ("x86_64", _V2),
+    "x86-64-v3": ("x86_64", _V3),
+    "x86-64-v4": ("x86_64", _V4),
+    "haswell": ("x86_64", _V3),
+    "skylake": ("x86_64", _V3),
+    "skylake-avx512": ("x86_64", _V4),
+    "cascadelake": ("x86_64", f"{_V4} avx512vnni"),
+    "icelake-server": ("x86_64", _ICELAKE),
+    "sapphirerapids": ("x86_64", f"{_ICELAKE} avx512bf16 avx512fp16 avxvnni"),
+    "znver2": ("x86_64", _V3),
+    "znver3": ("x86_64", _V3),
+    "znver4": ("x86_64", f"{_ICELAKE} avx512bf16"),
+    "znver5": ("x86_64", f"{_ICELAKE} avx512bf16 avxvnni"),
+    "aarch64": ("aarch64", _ARM),
+    "cortex-a72": ("aarch64", _ARM),
+    "neoverse-n1": ("aarch64", f"{_ARM} dotprod fullfp16 lse"),
+    "neoverse-v1": ("aarch64", f"{_ARM} dotprod fullfp16 lse bf16 i8mm"),
+    "apple-m1": ("aarch64", f"{_ARM} dotprod fullfp16 lse"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A processor to make code for: its name, LLVM triple and instruction-set features."""
+
+    name: str
+    triple: str
+    cpu: str
+    features: frozenset[str]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def host() -> Target:
+        """This machine."""
+        return _host()
+
+    @staticmethod
+    def parse(name: str | Target | None = None) -> Target:
+        """The target called `name`; None asks PLANISH_TARGET, and then means the host."""
+        if isinstance(name, Target):
+            return name
+        name = name if name is not None else os.environ.get("PLANISH_TARGET") or "host"
+        if name == "host":
+            return _host()
+        arch, _, cpu = name.rpartition(":")
+        if cpu not in CPUS or (arch and arch != CPUS[cpu][0]):
+            raise TargetError(f"unknown target {name!r}; known are host, {', '.join(CPUS)}")
+        arch, features = CPUS[cpu]
+        vendor = _host().triple.split("-", 1)[1]
+        model = {"x86-64": "x86-64", "aarch64": "generic"}.get(cpu, cpu)
+        return Target(cpu, f"{arch}-{vendor}", model, frozenset(features.split()))
+
+    @property
+    def arch(self) -> str:
+        """The architecture: "x86_64", "aarch64" ..."""
+        return self.triple.split("-", 1)[0]
+
+    def has(self, feature: str) -> bool:
+        """Whether the processor has the feature that LLVM calls `feature`."""
+        return feature in self.features
+
+    @property
+    def has_fma(self) -> bool:
+        """Whether a fused multiply-add is one instruction."""
+        return self.arch == "aarch64" or self.has("fma")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether loads and stores of some lanes are one instruction."""
+        return self.has("avx2") or self.has("avx512vl")
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the widest vector register."""
+        return 64 if self.has("avx512vl") else 32 if self.has("avx2") else 16
+
+    @property
+    def vector_registers(self) -> int:
+        """Number of vector registers."""
+        return 32 if self.has("avx512vl") or self.arch == "aarch64" else 16
+
+    def lanes(self, dtype: DType) -> int:
+        """Elements of `dtype` in one vector register."""
+        return max(1, self.vector_bytes // max(1, dtype.bits // 8))
+
+    @property
+    def feature_text(self) -> str:
+        """Features as LLVM takes them; whole 512-bit registers are wanted where there are any."""
+        chosen = [f"+{name}" for name in sorted(self.features)]
+        if self.vector_bytes == 64:
+            chosen.append("-prefer-256-bit")
+        return ",".join(chosen)
+
+    def require_host(self) -> None:
+        """TargetError unless code for this target can run here."""
+        host = _host()
+        if self.arch != host.arch:
+            raise TargetError(f"code for {self} ({self.arch}) cannot run on {host.arch}")
+        if missing := sorted(self.features - host.features):
+            raise TargetError(f"code for {self} needs {', '.join(missing)}, which {host.cpu} lacks")
+
+
+@cache
+def _host() -> Target:
+    features = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    triple = llvm.get_process_triple()
+    if triple.startswith(("aarch64", "arm64")):
+        triple = "aarch64-" + triple.split("-", 1)[1]
+        features |= {"neon"}  # part of the baseline, not always reported
+    return Target("host", triple, llvm.get_host_cpu_name(), frozenset(features))
+
+
+def thread_count(wanted: int | None = None) -> int:
+    """Threads to use: `wanted`, else PLANISH_THREADS, else all that we may use; never more."""
+    there = available_cores()
+    if wanted is not None:
+        return min(_threads(wanted, "threads"), there)
+    text = os.environ.get("PLANISH_THREADS", "").strip()
+    if not text:
+        return there
+    try:
+        number: object = int(text)
+    except ValueError:
+        number = text
+    return min(_threads(number, "PLANISH_THREADS"), there)
+
+
+def _threads(value: object, name: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, cut by its control group's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, min(cores, math.ceil(quota)) if quota else cores)
+
+
+def _cgroup_quota(membership: Path, root: Path) -> float | None:
+    """Cores granted by cgroup v2 (cpu.max, at any level above us) or v1 (cfs_quota), or None."""
+    found = []
+    for line in _read(membership).splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        inside = path.strip("/").split("/") if path.strip("/") else []
+        for depth in range(len(inside), -1, -1):
+            folder = "/".join(inside[:depth])
+            if not controllers:
+                found.append(_ratio(*(_read(root / folder / "cpu.max").split() + ["", ""])[:2]))
+            elif "cpu" in controllers.split(","):
+                v1 = root / "cpu" / folder
+                quota, period = _read(v1 / "cpu.cfs_quota_us"), _read(v1 / "cpu.cfs_period_us")
+                found.append(_ratio(quota.strip(), period.strip()))
+    return min((x for x in found if x), default=None)
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    if not quota.isdigit() or not period.isdigit() or int(period) == 0:
+        return None  # "max", -1, or no such file: no limit
+    return int(quota) / int(period)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
