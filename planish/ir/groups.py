@@ -1,0 +1,239 @@
+"""What kind of kernel a fused body is: the contract between the fusion pass and lowering.
+
+`classify(body)` names the kind, or says in a sentence why the body is no kernel:
+
+    map          every node is pull shaped; the outputs have one shape
+    contraction  one matmul; its operands are leaves through views and casts; what depends on it is
+                 elementwise of its shape, and so are the outputs
+    special      one op with a hand-shaped kernel, the only output; operands are leaves through views
+    row          reductions over the last axis of arrays R+(n,), R the row space; what depends on
+                 them is elementwise in R+(n,), R+(1,), R, or goes between those by reshape and
+                 broadcast; the outputs have those shapes
+    reduce       reductions of equal operand shape over equal axes, elementwise on the results; the
+                 outputs have the results' shape
+
+Where several fit, the first in this order counts, so that a lone last-axis reduction is a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from planish.ir.dims import Shape
+from planish.ir.graph import Graph
+from planish.ir.node import OPS, Node, Op
+
+PULL_KINDS = frozenset({"leaf", "elementwise", "view", "indexing", "random"})
+KERNEL_COMPOSITES = frozenset({"attention"})  # composites with a hand-shaped kernel
+COPIED_LEAVES = frozenset({"const", "size"})  # leaves that live inside a body; others come in
+
+
+@dataclass(frozen=True)
+class Group:
+    """The kind of a body. `kind` is None where it is no kernel, and `reason` says why.
+
+    `anchor` is the matmul of a contraction or the special node, `reductions` those of a row or
+    reduce body in order, `rows` the row space of a row body.
+    """
+
+    kind: str | None
+    reason: str = ""
+    anchor: Node | None = None
+    reductions: tuple[Node, ...] = ()
+    rows: Shape = ()
+
+
+def is_pull(op: Op) -> bool:
+    """Whether an output element is an expression of input elements, so that it composes."""
+    return op.kind in PULL_KINDS
+
+
+def has_kernel(op: Op) -> bool:
+    """Whether the op has a hand-shaped kernel of its own."""
+    return op.kind == "special" or op.name in KERNEL_COMPOSITES
+
+
+def classify(body: Graph) -> Group:
+    """The kind of kernel that `body` is."""
+    return classify_nodes(body.nodes, body.outputs)
+
+
+def classify_nodes(nodes: Sequence[Node], outputs: Sequence[Node]) -> Group:
+    """`classify` of nodes in topological order; what they read from elsewhere are inputs."""
+    hard = [n for n in nodes if not is_pull(n.op)]
+    if not hard:
+        return _map(outputs)
+    for n in hard:
+        if n.op.kind not in ("reduction", "contraction") and not has_kernel(n.op):
+            return Group(None, f"{_text(n)} is {_NOT_A_KERNEL.get(n.op.kind, n.op.kind)}")
+    if any(n.op.kind == "contraction" for n in hard):
+        return _contraction(nodes, outputs, hard)
+    if any(has_kernel(n.op) for n in hard):
+        return _special(nodes, outputs, hard)
+    row = _row(nodes, outputs, hard)
+    if row.kind:
+        return row
+    reduce = _reduce(nodes, outputs, hard)
+    last = all(n.attrs["axes"] == (n.inputs[0].type.rank - 1,) for n in hard)
+    return row if last and not reduce.kind else reduce
+
+
+_NOT_A_KERNEL = {
+    "composite": "a composite without a kernel of its own; it must be expanded first",
+    "fused": "already a kernel",
+    "get": "a result of another kernel",
+}
+
+
+def _text(node: Node) -> str:
+    return f"{node.op.name} : {node.type}"
+
+
+def _map(outputs: Sequence[Node]) -> Group:
+    for other in outputs[1:]:
+        if other.shape != outputs[0].shape:
+            return Group(None, f"outputs {_text(outputs[0])} and {_text(other)} differ in shape")
+    return Group("map")
+
+
+def dependents(nodes: Sequence[Node], roots: Iterable[Node]) -> set[Node]:
+    """The nodes that read `roots` directly or indirectly, and the roots; `nodes` in order."""
+    found = set(roots)
+    for n in nodes:
+        if n not in found and not found.isdisjoint(n.inputs):
+            found.add(n)
+    return found
+
+
+def _contraction(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -> Group:
+    anchor = next(n for n in hard if n.op.kind == "contraction")
+    for n in hard:
+        if n is not anchor:
+            return Group(None, f"{_text(n)} does not fit beside {_text(anchor)}")
+    bad = _not_through(anchor, set(nodes), casts=True)
+    if bad is not None:
+        return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
+    for n in dependents(nodes, (anchor,)):
+        if n is not anchor and (n.op.kind != "elementwise" or n.shape != anchor.shape):
+            return Group(None, f"{_text(n)} is not elementwise of the shape of {_text(anchor)}")
+    for n in outputs:
+        if n.shape != anchor.shape:
+            return Group(None, f"output {_text(n)} has not the shape of {_text(anchor)}")
+    return Group("contraction", anchor=anchor)
+
+
+def _special(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -> Group:
+    anchor = next(n for n in hard if has_kernel(n.op))
+    for n in hard:
+        if n is not anchor:
+            return Group(None, f"{_text(n)} does not fit beside {_text(anchor)}")
+    bad = _not_through(anchor, set(nodes), casts=False)
+    if bad is not None:
+        return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
+    if len(outputs) != 1 or outputs[0] is not anchor:
+        return Group(None, f"{_text(anchor)} is not the only output")
+    return Group("special", anchor=anchor)
+
+
+def _not_through(anchor: Node, inside: set[Node], casts: bool) -> Node | None:
+    """The first node between the leaves and `anchor` that is neither view nor, if so, cast."""
+    stack = list(reversed(anchor.inputs))
+    while stack:
+        n = stack.pop()
+        if n not in inside or n.op.kind == "leaf":
+            continue
+        if n.op.kind != "view" and not (casts and n.op.name == "cast"):
+            return n
+        stack.extend(reversed(n.inputs))
+    return None
+
+
+def _row(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -> Group:
+    rows = hard[0].inputs[0].shape[:-1]
+    for n in hard:
+        x = n.inputs[0]
+        if n.attrs["axes"] != (x.type.rank - 1,):
+            return Group(None, f"{_text(n)} is not over the last axis of {_text(x)}")
+        if x.shape[:-1] != rows:
+            return Group(None, f"{_text(n)} and {_text(hard[0])} have different rows")
+    late = dependents(nodes, hard)
+    for n in nodes:
+        if n in late and n.op.kind != "reduction" and not _stays_in_row(n, rows, late):
+            return Group(None, f"{_text(n)} leaves the rows {list(rows)} of {_text(hard[0])}")
+    for n in outputs:
+        if not _is_row_shape(n.shape, rows):
+            return Group(None, f"output {_text(n)} has not the rows {list(rows)}")
+    return Group("row", reductions=tuple(hard), rows=rows)
+
+
+def _is_row_shape(shape: Shape, rows: Shape) -> bool:
+    """R or R+(n,)."""
+    return shape == rows or (len(shape) == len(rows) + 1 and shape[:-1] == rows)
+
+
+def _stays_in_row(n: Node, rows: Shape, late: set[Node]) -> bool:
+    """Whether each row of `n` needs only the same row of those operands that depend on reductions.
+
+    An operand of shape R beside R+(n,) would be read along the last axis, across rows: only the
+    empty R has none to cross.
+    """
+    if not _is_row_shape(n.shape, rows):
+        return False
+    operands = [x.shape for x in n.inputs if x in late]
+    if n.op.name == "reshape":
+        return operands[0] == n.shape or {operands[0], n.shape} == {rows, (*rows, 1)}
+    if n.op.kind != "elementwise" and n.op.name != "broadcast":
+        return False
+    return all(
+        _is_row_shape(shape, rows) and (len(shape) == len(n.shape) or not rows)
+        for shape in operands
+    )
+
+
+def _reduce(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -> Group:
+    first = hard[0]
+    for n in hard[1:]:
+        same = n.attrs["axes"] == first.attrs["axes"] and n.shape == first.shape
+        if not same or n.inputs[0].shape != first.inputs[0].shape:
+            return Group(None, f"{_text(n)} and {_text(first)} reduce different shapes or axes")
+    late = dependents(nodes, hard)
+    for n in hard:
+        if not late.isdisjoint(n.inputs):
+            return Group(None, f"{_text(n)} reads another reduction, over axes {n.attrs['axes']}")
+    for n in nodes:
+        if n in late and n not in hard and (n.op.kind != "elementwise" or n.shape != first.shape):
+            return Group(None, f"{_text(n)} is not elementwise of the shape of {_text(first)}")
+    for n in outputs:
+        if n.shape != first.shape:
+            return Group(None, f"output {_text(n)} has not the shape of {_text(first)}")
+    return Group("reduce", reductions=tuple(hard))
+
+
+def body_of(
+    nodes: Iterable[Node], outputs: Sequence[Node], name: str
+) -> tuple[Graph, tuple[Node, ...]]:
+    """A body that computes `outputs` by `nodes` (in topological order), and its operands.
+
+    What `nodes` read from elsewhere becomes inputs p0, p1, ... in order of first use; constants and
+    sizes go inside.
+    """
+    new: dict[Node, Node] = {}
+    operands: list[Node] = []
+    inputs: list[Node] = []
+
+    def inner(x: Node) -> Node:
+        if x not in new and x.op.name in COPIED_LEAVES:
+            new[x] = x
+        elif x not in new:
+            new[x] = OPS["input"](name=f"p{len(inputs)}", type=x.type)
+            operands.append(x)
+            inputs.append(new[x])
+        return new[x]
+
+    for n in nodes:
+        if n.op.kind == "leaf":
+            continue
+        read = tuple(map(inner, n.inputs))
+        new[n] = Node(n.op, read, n.attrs, n.type, n.loc)  # equal types in, so equal type out
+    return Graph(name, tuple(inputs), tuple(inner(x) for x in outputs)), tuple(operands)
