@@ -244,7 +244,7 @@ SCALARS: dict[str, tuple[int, str]] = {
     # min and max give NaN where an argument is NaN, as np.minimum and np.maximum do
     "sqrt": (1, "same"), "floor": (1, "same"), "ceil": (1, "same"), "trunc": (1, "same"),
     "round": (1, "same"),  # half to even
-    # comparison and logic
+    # comparison and logic; shr copies the sign bit of signed integers, umulhi treats all as unsigned
     "eq": (2, "bool"), "ne": (2, "bool"), "lt": (2, "bool"), "le": (2, "bool"),
     "gt": (2, "bool"), "ge": (2, "bool"),
     "and": (2, "same"), "or": (2, "same"), "xor": (2, "same"), "not": (1, "same"),
@@ -252,14 +252,14 @@ SCALARS: dict[str, tuple[int, str]] = {
     "select": (3, "second"),
     "cast": (1, "explicit"),      # numeric conversion; float to int truncates, NaN gives 0, saturates
     "bitcast": (1, "explicit"),   # same bits, other dtype of the same width
-    # functions with a definition in loop IR (ir/math.py)
+    # functions with a definition in loop IR (planish.ir.math)
     "exp": (1, "same"), "exp2": (1, "same"), "expm1": (1, "same"), "log": (1, "same"),
     "log2": (1, "same"), "log1p": (1, "same"), "tanh": (1, "same"), "erf": (1, "same"),
     "sin": (1, "same"), "cos": (1, "same"), "sigmoid": (1, "same"), "rsqrt": (1, "same"),
     "pow": (2, "same"),
     # guard(i, n, site): i where 0 <= i < n; otherwise report (site, i, n) to the runtime, and 0
     "guard": (3, "same"),
-}
+}  # fmt: skip
 
 
 def as_expr(value: Operand, like: DType) -> Expr:

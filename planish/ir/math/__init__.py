@@ -15,9 +15,7 @@ from planish.ir.types import DType
 
 __all__ = ["Function", "definition"]
 
-_DEFINITIONS = {
-    "exp": exponential.exp,
-}
+_DEFINITIONS = {"exp": exponential.exp}
 
 
 @cache
