@@ -1,0 +1,54 @@
+"""One call of an op: what the op tests are driven by. The table of all calls is tests/samples.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """`op` on `args` with `attrs`.
+
+    `rtol` and `atol` bound what the loop meaning may differ from `ref`, relative to f32; 0 means
+    equal. `grad` says whether `args` stay clear of the kinks, so that the gradient is checked
+    (only where the op has one, and for float operands only).
+    """
+
+    op: str
+    args: tuple[np.ndarray, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    rtol: float = 1e-5
+    atol: float = 1e-6
+    grad: bool = True
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """How the sample is called in a test report."""
+        shapes = ",".join(f"{x.dtype}{list(x.shape)}" for x in self.args)
+        return f"{self.op}({shapes}){self.note}"
+
+
+def sample(op: str, *args: Any, **options: Any) -> Sample:
+    """A `Sample`; Python floats and lists become f32 arrays; unknown options are attributes."""
+    known = {k: options.pop(k) for k in ("rtol", "atol", "grad", "note") if k in options}
+    arrays = tuple(x if isinstance(x, np.ndarray) else _array(x) for x in args)
+    return Sample(op, arrays, options, **known)
+
+
+def _array(x: Any) -> np.ndarray:
+    found = np.asarray(x)
+    return found.astype(np.float32) if found.dtype == np.float64 else found
+
+
+def floats(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> np.ndarray:
+    """Reproducible f32 values in [low, high)."""
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def ints(*shape: int, seed: int = 0, low: int = -9, high: int = 10, dtype: Any = np.int32) -> np.ndarray:
+    """Reproducible integers in [low, high)."""
+    return np.random.default_rng(seed).integers(low, high, shape, dtype=dtype)
