@@ -19,6 +19,7 @@ from planish.ir.dims import Size, bind, symbols, value
 from planish.ir.errors import DataError, DTypeError, IRError, PlanishError, ShapeError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
+from planish.ir.text import line_of
 from planish.ir.types import DType, TensorType
 
 Observer = Callable[[Node, Any], None]
@@ -122,8 +123,7 @@ class _Run:
                 try:
                     values[node] = self.node(node, [values[x] for x in node.inputs])
                 except PlanishError as error:
-                    place = f"  in {node!r}" + (f"   # {node.loc}" if node.loc else "")
-                    error.add_note(place)
+                    error.add_note(line_of(graph, node))
                     raise
             if self.observe is not None:
                 self.observe(node, values[node])

@@ -19,6 +19,7 @@ import numpy as np
 from planish.ir.dims import Symbol, symbols
 from planish.ir.errors import IRError
 from planish.ir.node import Node
+from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 
 
@@ -43,6 +44,13 @@ class Graph:
             if node.op.name != "input":
                 raise IRError(f"graph {self.name}: input {node!r} is not an input node")
         object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+
+    def __str__(self) -> str:
+        return graph_text(self)
+
+    def __repr__(self) -> str:
+        # names its identity, which is what equality of `fused` attributes compares
+        return f"<graph {self.name} at {id(self):#x}>"
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
