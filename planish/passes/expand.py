@@ -1,0 +1,45 @@
+"""Replace composites by their definition in primitives.
+
+    %0 = relu(%x) : f32[4]
+becomes
+    %0 = const(value=0.0, dtype=f32) : f32[]
+    %1 = maximum(%x, %0) : f32[4]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.passes.rewrite import placed
+
+
+@dataclass(frozen=True)
+class Expand:
+    """Expand every composite but those named in `keep`, which have kernels of their own."""
+
+    keep: tuple[str, ...] = ("attention",)
+
+    def __call__(self, graph: Graph) -> Graph:
+        return expand_where(graph, lambda node: node.op.name not in self.keep)
+
+
+expand = Expand()
+
+
+def expand_where(graph: Graph, wanted: Callable[[Node], bool]) -> Graph:
+    """Expand the composites that are `wanted`, and those that appear in their definitions."""
+
+    def step(node: Node) -> Node:
+        if node.op.kind != "composite" or not wanted(node):
+            return node
+        body = node.op.expand(*node.inputs, **node.attrs)  # type: ignore[attr-defined]
+        return placed((body,), node.inputs, node.loc)[0]
+
+    while True:  # one round for each level at which definitions nest
+        after = graph.map(step)
+        if after is graph:
+            return graph
+        graph = after
