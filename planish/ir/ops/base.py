@@ -111,8 +111,8 @@ class Elementwise(Op):
     """One output element per broadcast element of the operands, which have one dtype.
 
     `scalar(*exprs)` is its meaning in loop IR, `function` (or `ref`) on arrays. `domain` says which
-    dtypes it takes: "any", "number", "float", "int", "logic" (bool or int). `floats` promotes
-    integers to f32 first. `result` is "same" or "bool".
+    dtypes it takes: "any", "number", "float", "int", "bool", "logic" (bool or int). `floats`
+    promotes integers to f32 first. `result` is "same" or "bool".
     """
 
     kind = "elementwise"
@@ -145,13 +145,16 @@ class Elementwise(Op):
             "float": dtype.is_float,
             "int": dtype.is_int,
             "logic": dtype == t.boolean or dtype.is_int,
+            "bool": dtype == t.boolean,
         }[self.domain]
+        if dtype == t.i4 and self.domain != "any":
+            raise DTypeError(f"{self.name}: i4 is for storage, cast it to i8 to compute with it")
         if not allowed:
             raise DTypeError(f"{self.name} has no meaning on {dtype}, it takes {self.domain}")
 
     def ref(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return type(self).function(*arrays, **attrs)
+            return np.asarray(type(self).function(*arrays, **attrs))
 
     def scalar(self, *xs: Expr, **attrs: Any) -> Expr:
         """The element of the result, from elements of the operands."""
@@ -191,7 +194,9 @@ class Reduction(Op):
 
 def reduced(name: str, x: TensorType, axes: tuple[int, ...], keep: bool) -> TensorType:
     """The type of `x` after reducing sorted, non-negative `axes`."""
-    if not isinstance(axes, tuple) or list(axes) != sorted({axis_of(name, a, x.rank) for a in axes}):
+    if not isinstance(axes, tuple) or list(axes) != sorted(
+        {axis_of(name, a, x.rank) for a in axes}
+    ):
         raise AxisError(f"{name}: axes {axes} must be sorted and inside 0..{x.rank - 1}")
     if keep:
         return x.with_shape(tuple(1 if a in axes else s for a, s in enumerate(x.shape)))

@@ -1,39 +1,22 @@
-"""Elementwise ops: arithmetic, comparison, logic, functions, casts."""
+"""All elementwise ops in one place: arithmetic, comparison, logic, functions, casts."""
 
-from __future__ import annotations
+from planish.ir.ops.arithmetic import (
+    add, cast, clip, div, floor_div, maximum, minimum, mod, mul, pow_, sub,
+)  # fmt: skip
+from planish.ir.ops.compare import (
+    bitwise_and, bitwise_not, bitwise_or, bitwise_xor, eq, ge, gt, isfinite, isinf, isnan, le,
+    logical_and, logical_not, logical_or, logical_xor, lt, ne, select, shift_left, shift_right,
+)  # fmt: skip
+from planish.ir.ops.functions import (
+    abs_, ceil, cos, erf, exp, exp2, expm1, floor, log, log1p, log2, neg, reciprocal, round_,
+    rsqrt, sigmoid, sign, sin, sqrt, square, stop_gradient, tan, tanh, trunc,
+)  # fmt: skip
 
-import numpy as np
-
-from planish.ir.loops import Expr, scalar
-from planish.ir.node import Node, register
-from planish.ir.ops.base import Elementwise
-
-
-class Add(Elementwise):
-    """x + y."""
-
-    name, arity = "add", 2
-    function = staticmethod(np.add)
-
-    def scalar(self, x: Expr, y: Expr) -> Expr:
-        return x + y
-
-    def vjp(self, y: Node, dy: Node, a: Node, b: Node) -> tuple[Node | None, ...]:
-        return dy, dy
-
-
-class Tanh(Elementwise):
-    """Hyperbolic tangent."""
-
-    name, arity, domain, floats = "tanh", 1, "float", True
-    function = staticmethod(np.tanh)
-
-    def scalar(self, x: Expr) -> Expr:
-        return scalar("tanh", x)
-
-    def vjp(self, y: Node, dy: Node, x: Node) -> tuple[Node | None, ...]:
-        return (dy * (1.0 - y * y),)
-
-
-add = register(Add)
-tanh = register(Tanh)
+__all__ = [
+    "abs_", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "ceil",
+    "clip", "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "floor_div", "ge", "gt",
+    "isfinite", "isinf", "isnan", "le", "log", "log1p", "log2", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "lt", "maximum", "minimum", "mod", "mul", "ne", "neg", "pow_",
+    "reciprocal", "round_", "rsqrt", "select", "shift_left", "shift_right", "sigmoid", "sign",
+    "sin", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "trunc",
+]  # fmt: skip
