@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from planish.ir.errors import IRError
@@ -176,11 +177,17 @@ class Op:
                 raise IRError(f"{self.name} takes nodes, got {type(x).__name__}")
         return operands, attrs
 
-    @property
+    @cached_property
     def attr_names(self) -> tuple[str, ...]:
         """The attributes that `infer` takes, in order."""
         parameters = inspect.signature(self.infer).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    @cached_property
+    def required_attrs(self) -> tuple[str, ...]:
+        """Those of them without a default."""
+        parameters = inspect.signature(self.infer).parameters
+        return tuple(n for n in self.attr_names if parameters[n].default is inspect.Parameter.empty)
 
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
@@ -188,13 +195,8 @@ class Op:
             raise IRError(f"{self.name} takes {self.arity} operands, got {len(types)}")
         if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
             raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
-        required = [
-            p.name
-            for p in inspect.signature(self.infer).parameters.values()
-            if p.kind is p.KEYWORD_ONLY and p.default is p.empty
-        ]
         unknown = [n for n in attrs if n not in self.attr_names]
-        missing = [n for n in required if n not in attrs]
+        missing = [n for n in self.required_attrs if n not in attrs]
         if unknown or missing:
             wrong = f"has no attribute {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             raise IRError(f"{self.name} {wrong}; its attributes are {self.attr_names}")

@@ -137,7 +137,6 @@ class _Printer:
         self.taken: set[str] = set()
         self.names: dict[Graph, str] = {}
         self.known: dict[tuple[str, str], str] = {}
-        self.attr_names: dict[str, tuple[str, ...]] = {}
 
     def body(self, graph: Graph) -> str:
         """The reference to a body, which prints unless an equal one has."""
@@ -187,9 +186,7 @@ class _Printer:
 
     def order(self, node: Node) -> Iterable[str]:
         """The names of a node's attributes, in the order of the op's `infer`."""
-        if node.op.name not in self.attr_names:
-            self.attr_names[node.op.name] = node.op.attr_names
-        known = self.attr_names[node.op.name]
+        known = node.op.attr_names
         return [n for n in known if n in node.attrs] + [n for n in node.attrs if n not in known]
 
     def located(self, line: str, loc: Loc | None) -> str:
