@@ -13,33 +13,25 @@ Line breaks are spaces. A comment `# model.py:41 h.0` behind a line is where it 
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from planish.ir import ops as _  # noqa: F401 - fills the op table
+from planish.ir import ops  # noqa: F401 - fills the op table
 from planish.ir.dims import AnySize, Dim
 from planish.ir.errors import ParseError, PlanishError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.ops.base import make
 from planish.ir.text import KEYWORDS, name_text
+from planish.ir.tokens import Reader, Token, like
 from planish.ir.types import DTYPES, TensorType, TupleType, Type
 
 DEPTH = 32  # of nested tuples in attributes
 
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+) | (?P<comment>\#[^\n]*)
-    | (?P<value>%(?:"(?:[^"\\\n]|\\.)*"|[A-Za-z0-9_.]+))
-    | (?P<string>"(?:[^"\\\n]|\\.)*")
-    | (?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)
-    | (?P<word>[^\W\d][\w.]*) | (?P<mark>->|<=|[@()\[\]{},:=+*-])""",
-    re.VERBOSE,
-)
 _LOC = re.compile(r"# ?(.+?):([0-9]{1,9})(?: (.*))?", re.DOTALL)
 
 
@@ -49,7 +41,7 @@ def parse(text: str, params: Mapping[str, np.ndarray] | None = None) -> Graph:
     `params` are the arrays of its parameters. Without them the graph prints, verifies and goes
     through passes; running it names the one that is missing.
     """
-    reader = _Reader(text)
+    reader = Reader(text)
     bodies: dict[str, Graph] = {}
     while True:
         start = reader.token
@@ -61,131 +53,21 @@ def parse(text: str, params: Mapping[str, np.ndarray] | None = None) -> Graph:
         bodies[graph.name] = graph
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    at: int
-    comment: str = ""  # that follows on the same line
-
-
-class _Reader:
-    """The tokens of a text, and a position in them."""
-
-    def __init__(self, text: str):
-        self.text = text
-        self.tokens: list[_Token] = []
-        at = 0
-        while at < len(text):
-            found = _TOKEN.match(text, at)
-            if found is None:
-                self.fail(f"unexpected {text[at]!r}", at=_Token("", "", at))
-            kind, piece = str(found.lastgroup), found.group()
-            if kind == "comment" and self.tokens:
-                last = self.tokens[-1]
-                if "\n" not in text[last.at + len(last.text) : at]:
-                    self.tokens[-1] = last._replace(comment=piece)
-            elif kind not in ("space", "comment"):
-                self.tokens.append(_Token(kind, piece, at))
-            at = found.end()
-        self.tokens.append(_Token("end", "end of text", len(text)))
-        self.next = 0
-
-    @property
-    def token(self) -> _Token:
-        """The token that comes next."""
-        return self.tokens[self.next]
-
-    def ahead(self, count: int = 1) -> _Token:
-        """A token further on."""
-        return self.tokens[min(self.next + count, len(self.tokens) - 1)]
-
-    def error(self, message: str, at: _Token) -> ParseError:
-        """A refusal that says where."""
-        line = self.text.count("\n", 0, at.at) + 1
-        column = at.at - self.text.rfind("\n", 0, at.at)
-        return ParseError(f"line {line}, column {column}: {message}")
-
-    def fail(self, message: str, at: _Token | None = None) -> NoReturn:
-        """Refuse the text, at the next token or the one given."""
-        raise self.error(message, at or self.token)
-
-    def take(self, kind: str, what: str = "") -> _Token:
-        """The next token, which must be of this kind."""
-        token = self.token
-        if token.kind != kind:
-            self.fail(f"expected {what or kind}, got {token.text}")
-        self.next += 1
-        return token
-
-    def accept(self, text: str) -> bool:
-        """Step over a mark or a word, if it is next."""
-        token = self.token
-        if token.text != text or token.kind not in ("mark", "word"):
-            return False
-        self.next += 1
-        return True
-
-    def expect(self, text: str) -> None:
-        """Step over a mark or a word that must be next."""
-        if not self.accept(text):
-            self.fail(f"expected '{text}', got {self.token.text}")
-
-    def listed(self, item: Callable[[], Any], close: str) -> list[Any]:
-        """Items separated by commas, up to and with `close`; a comma may follow the last."""
-        found = []
-        while not self.accept(close):
-            found.append(item())
-            if not self.accept(","):
-                self.expect(close)
-                break
-        return found
-
-    def integer(self) -> int:
-        """A number without sign, point or exponent."""
-        token = self.take("number")
-        try:
-            return int(token.text)
-        except ValueError:
-            self.fail(f"expected a whole number, got {token.text[:40]}", at=token)
-
-    def unquoted(self, token: _Token, text: str) -> str:
-        """The name that a quoted or plain token stands for."""
-        if not text.startswith('"'):
-            return text
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            self.fail(f"bad string {text}: {error}", at=token)
-
-    def name(self) -> str:
-        """A word or a quoted name."""
-        if self.token.kind == "string":
-            token = self.take("string")
-            return self.unquoted(token, token.text)
-        return self.take("word", "a name").text
-
-
-def _like(word: str, choices: Iterable[str]) -> str:
-    """A suggestion for a word that is not among the choices."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
 class _GraphParser:
     """Reads one graph; `bodies` are the graphs above it."""
 
-    def __init__(self, reader: _Reader, bodies: Mapping[str, Graph]):
+    def __init__(self, reader: Reader, bodies: Mapping[str, Graph]):
         self.read = reader
         self.bodies = bodies
         self.sizes: dict[str, AnySize] = {}
         self.values: dict[str, Node] = {}
-        self.donated: list[tuple[int, _Token, int]] = []
+        self.donated: list[tuple[int, Token, int]] = []
 
     def graph(self, params: Mapping[str, np.ndarray]) -> Graph:
         """`graph name[sizes](inputs) -> (keys) { lines }`."""
         read = self.read
         if not read.accept("graph"):
-            hint = _like(read.token.text, ["graph"])
+            hint = like(read.token.text, ["graph"])
             read.fail(f"expected 'graph', got {read.token.text}{hint}")
         name = read.name()
         if read.accept("["):
@@ -238,7 +120,7 @@ class _GraphParser:
             self.read.fail(f"{label} is defined twice", at=token)
         return label, name
 
-    def label(self, token: _Token) -> str:
+    def label(self, token: Token) -> str:
         """The canonical spelling of a name: quoted only where it must be."""
         plain = not token.text.startswith('%"')
         return token.text if plain else "%" + name_text(self.read.unquoted(token, token.text[1:]))
@@ -249,11 +131,9 @@ class _GraphParser:
         label = self.label(token)
         if label not in self.values:
             rest = self.read.tokens[self.read.next :]
-            later = any(
-                a.text == token.text and b.text == "=" for a, b in zip(rest, rest[1:], strict=False)
-            )
+            later = any(a.text == token.text and b.text == "=" for a, b in pairwise(rest))
             why = "used before it is defined" if later else "not defined"
-            hint = "" if later else _like(label, self.values)
+            hint = "" if later else like(label, self.values)
             self.read.fail(f"{label} is {why}{hint}", at=token)
         return self.values[label]
 
@@ -261,7 +141,7 @@ class _GraphParser:
         """`%0 = add(%x, %y) : f32[2]   # model.py:41`."""
         read = self.read
         if read.token.kind != "value":
-            hint = _like(read.token.text, ["return"])
+            hint = like(read.token.text, ["return"])
             read.fail(f"expected a line '%0 = ...' or 'return', got {read.token.text}{hint}")
         label, name = self.new_name()
         read.expect("=")
@@ -278,7 +158,7 @@ class _GraphParser:
             node = node.at(Loc(found[1], int(found[2]), "", found[3] or ""))
         self.values[label] = node
 
-    def constant(self, at: _Token) -> Node:
+    def constant(self, at: Token) -> Node:
         """`const 0.5 : f32[]`."""
         value = self.literal()
         self.read.expect(":")
@@ -291,7 +171,7 @@ class _GraphParser:
             at, lambda: make(OPS["const"], (), {"value": value, "dtype": kind.dtype})
         )
 
-    def param(self, at: _Token, name: str) -> Node:
+    def param(self, at: Token, name: str) -> Node:
         """`param : f32[3]`, named by its label or `param(name="w")`."""
         if self.read.accept("("):
             self.read.expect("name")
@@ -302,11 +182,11 @@ class _GraphParser:
         kind = self.tensor_type()
         return self.checked(at, lambda: make(OPS["param"], (), {"name": name, "type": kind}))
 
-    def call(self, at: _Token) -> Node:
+    def call(self, at: Token) -> Node:
         """`add(%x, %y) : f32[2]`."""
         read, op = self.read, OPS.get(at.text)
         if op is None or at.text == "input":
-            hint = _like(at.text, OPS) if op is None else ": inputs stand in the signature"
+            hint = like(at.text, OPS) if op is None else ": inputs stand in the signature"
             read.fail(f"unknown op '{at.text}'{hint}", at=at)
         attrs: dict[str, Any] = {}
         if read.token.text == "@":
@@ -333,12 +213,12 @@ class _GraphParser:
         if token.text in attrs:
             self.read.fail(f"'{token.text}' is given twice", at=token)
         if token.text not in known:
-            hint = _like(token.text, known)
+            hint = like(token.text, known)
             self.read.fail(f"'{token.text}' is no attribute of {op}{hint}", at=token)
         self.read.expect("=")
         attrs[token.text] = self.literal()
 
-    def checked(self, at: _Token, build: Callable[[], Any]) -> Any:
+    def checked(self, at: Token, build: Callable[[], Any]) -> Any:
         """What `build` makes; its refusal with line and column."""
         try:
             return build()
@@ -355,7 +235,7 @@ class _GraphParser:
         """`f32[B, 8]`."""
         token = self.read.take("word", "a type such as f32[4, 8]")
         if token.text not in DTYPES:
-            self.read.fail(f"unknown dtype '{token.text}'{_like(token.text, DTYPES)}", at=token)
+            self.read.fail(f"unknown dtype '{token.text}'{like(token.text, DTYPES)}", at=token)
         self.read.expect("[")
         return TensorType(DTYPES[token.text], tuple(self.read.listed(self.size, "]")))
 
@@ -378,7 +258,7 @@ class _GraphParser:
             return self.read.integer()
         token = self.read.take("word", "a size")
         if token.text not in self.sizes:
-            hint = _like(token.text, self.sizes) or f"; declare it as in graph f[{token.text}](...)"
+            hint = like(token.text, self.sizes) or f"; declare it as in graph f[{token.text}](...)"
             self.read.fail(f"size '{token.text}' is not declared{hint}", at=token)
         return self.sizes[token.text]
 
@@ -395,7 +275,7 @@ class _GraphParser:
         if read.accept("@"):
             name = read.name()
             if name not in self.bodies:
-                read.fail(f"no graph @{name_text(name)} above{_like(name, self.bodies)}", at=token)
+                read.fail(f"no graph @{name_text(name)} above{like(name, self.bodies)}", at=token)
             return self.bodies[name]
         if token.kind == "string":
             return read.name()
