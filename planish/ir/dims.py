@@ -168,6 +168,20 @@ def upper(size: AnySize) -> int | None:
     return total
 
 
+def lower(size: AnySize) -> int | None:
+    """The smallest value of `size`, or None where a symbol has no maximum. No symbol is below 1."""
+    if isinstance(size, int):
+        return size
+    total = 0
+    for monomial, coefficient in size.terms:
+        for symbol in monomial:
+            if coefficient < 0 and symbol.max is None:
+                return None
+            coefficient *= symbol.max if coefficient < 0 else 1  # type: ignore[operator]
+        total += coefficient
+    return total
+
+
 def bind(pattern: Iterable[AnySize], actual: Iterable[int], binding: dict[str, int]) -> None:
     """Match actual sizes against a shape, adding single symbols to `binding`; ShapeError if not.
 
@@ -181,6 +195,8 @@ def bind(pattern: Iterable[AnySize], actual: Iterable[int], binding: dict[str, i
         monomial, coefficient = size.terms[0]
         if len(size.terms) == 1 and len(monomial) == 1 and coefficient == 1:
             symbol = monomial[0]
+            if found < 1:
+                raise ShapeError(f"{symbol.name} is {found}, a symbolic size is at least 1")
             if symbol.max is not None and found > symbol.max:
                 raise ShapeError(f"{symbol.name} is {found}, its maximum is {symbol.max}")
             if binding.setdefault(symbol.name, found) != found:

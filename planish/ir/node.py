@@ -166,6 +166,7 @@ class Op:
     no_vjp: str | None = None
 
     def __call__(self, *operands: object, **attrs: Any) -> Node:
+        self.check_arity(len(operands))
         inputs, canonical = self.prepare(operands, attrs)
         kept = Attrs(canonical)
         return Node(self, inputs, kept, self.type_of(tuple(x.type for x in inputs), kept))
@@ -189,10 +190,14 @@ class Op:
         parameters = inspect.signature(self.infer).parameters
         return tuple(n for n in self.attr_names if parameters[n].default is inspect.Parameter.empty)
 
+    def check_arity(self, count: int) -> None:
+        """Refuse a wrong number of operands."""
+        if self.arity is not None and count != self.arity:
+            raise IRError(f"{self.name} takes {self.arity} operands, got {count}")
+
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
-        if self.arity is not None and len(types) != self.arity:
-            raise IRError(f"{self.name} takes {self.arity} operands, got {len(types)}")
+        self.check_arity(len(types))
         if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
             raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
         unknown = [n for n in attrs if n not in self.attr_names]

@@ -30,7 +30,7 @@ class FloatUnary(Unary):
 
 
 class Step(Unary):
-    """A function that is constant between its steps: its gradient is 0. Integers stay as they are."""
+    """A function that is constant between its steps, so its gradient is 0. Integers stay."""
 
     @classmethod
     def function(cls, x: np.ndarray) -> np.ndarray:
