@@ -25,6 +25,7 @@ from planish.ir.errors import GradientError, IRError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import const, make
+from planish.ir.text import labels, line_of
 from planish.ir.types import TensorType
 from planish.passes.expand import expand_where
 from planish.passes.rewrite import full, placed, walk
@@ -172,12 +173,11 @@ def refuse_blocked(graph: Graph, above: Sequence[Node], x: Node) -> None:
 
 def blocked(graph: Graph, node: Node, why: str, x: Node | None = None) -> str:
     """Which op has no gradient, why, where it lies, and what to do."""
-    number = [n for n in graph.nodes if n.op.kind != "leaf"].index(node)
-    wanted = f"%{x.attrs['name']}" if x is not None else "what is differentiated"
-    place = f"  ({node.loc})" if node.loc else ""
+    names = labels(graph)
+    wanted = "what is differentiated" if x is None else names[x]
     return (
-        f"no gradient for {node.op.name} (%{number} : {node.type}), which lies between the loss and "
-        f"{wanted}: {why}; give {node.op.name} a vjp or stop the gradient there{place}"
+        f"no gradient for {node.op.name} ({names[node]}), which lies between the loss and {wanted}: "
+        f"{why}; give {node.op.name} a vjp or stop the gradient there\n{line_of(graph, node)}"
     )
 
 

@@ -2,8 +2,8 @@
 
     %0 = relu(%x) : f32[4]
 becomes
-    %0 = const(value=0.0, dtype=f32) : f32[]
-    %1 = maximum(%x, %0) : f32[4]
+    %c0 = const 0.0 : f32[]
+    %0 = maximum(%x, %c0) : f32[4]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from planish.ir.graph import Graph
 from planish.ir.node import Node
-from planish.passes.rewrite import placed
+from planish.passes.rewrite import rewritten
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ def expand_where(graph: Graph, wanted: Callable[[Node], bool]) -> Graph:
     def step(node: Node) -> Node:
         if node.op.kind != "composite" or not wanted(node):
             return node
-        body = node.op.expand(*node.inputs, **node.attrs)  # type: ignore[attr-defined]
-        return placed((body,), node.inputs, node.loc)[0]
+        return node.op.expand(*node.inputs, **node.attrs)  # type: ignore[attr-defined]
 
     while True:  # one round for each level at which definitions nest
-        after = graph.map(step)
+        after = rewritten(graph, step)
         if after is graph:
             return graph
         graph = after

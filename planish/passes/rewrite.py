@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
@@ -35,6 +35,20 @@ def placed(
     for node in walk([x for x in roots if x is not None], known):
         new[node] = node.with_inputs(tuple(new.get(x, x) for x in node.inputs)).at(loc)
     return tuple(None if x is None else new.get(x, x) for x in roots)
+
+
+def rewritten(graph: Graph, step: Callable[[Node], Node]) -> Graph:
+    """`graph.map(step)`, the nodes that `step` makes taking the place of the node they replace."""
+    known: set[Node] = set(graph.inputs)
+
+    def placing(node: Node) -> Node:
+        found = step(node)
+        if found is not node and node.loc is not None:
+            (found,) = placed((found,), known, node.loc)  # type: ignore[assignment]
+        known.update(walk([found], known))
+        return found
+
+    return graph.map(placing)
 
 
 def full(value: float, like: Node) -> Node:

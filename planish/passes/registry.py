@@ -1,0 +1,29 @@
+"""The passes by the names that pipelines are written with: functions, or classes with options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from planish.ir.graph import Graph
+from planish.passes.autodiff import Grad
+from planish.passes.cse import cse
+from planish.passes.expand import Expand
+from planish.passes.fold import fold
+from planish.passes.lift import LiftParams
+from planish.passes.pushup import pushup
+from planish.passes.remat import Remat
+from planish.passes.simplify import simplify
+
+Pass: TypeAlias = Callable[[Graph], Graph]
+
+PASSES: dict[str, Pass | type] = {
+    "simplify": simplify,
+    "fold": fold,
+    "cse": cse,
+    "expand": Expand,
+    "grad": Grad,
+    "lift": LiftParams,
+    "pushup": pushup,
+    "remat": Remat,
+}

@@ -1,0 +1,274 @@
+"""Rewrite rules on layout: views, concat and pad, reductions. See `simplify` for what binds them."""
+
+from __future__ import annotations
+
+from planish.ir import types as t
+from planish.ir.dims import AnySize, product
+from planish.ir.errors import ShapeError
+from planish.ir.node import OPS, Node
+from planish.ir.ops.base import Elementwise, broadcast_shapes, const
+from planish.ir.ops.indexing import Concat, Pad
+from planish.ir.ops.linalg import Matmul, matmul, swap_last
+from planish.ir.ops.reductions import Max, Min, Prod, Sum
+from planish.ir.ops.views import (
+    Broadcast,
+    Flip,
+    Reshape,
+    Slice,
+    Transpose,
+    broadcast,
+    flip,
+    reshape,
+    slice_,
+    transpose,
+)
+
+
+def view_of_nothing(node: Node) -> Node | None:
+    """A view that changes nothing -> x"""
+    match node:
+        case Node(Reshape() | Broadcast() | Slice(), (x,)) if x.shape == node.shape:
+            unmoved = not isinstance(node.op, Slice) or not any(node.attrs["starts"])
+            return x if unmoved else None
+        case Node(Transpose(), (x,)) if node.attrs["perm"] == tuple(range(x.type.rank)):
+            return x
+        case Node(Flip(), (x,)) if not node.attrs["axes"]:
+            return x
+    return None
+
+
+def view_of_scalar(node: Node) -> Node | None:
+    """A view of broadcast(scalar) -> broadcast(scalar)"""
+    match node:
+        case Node(_, (Node(Broadcast(), (x,)),)) if not x.shape:
+            return broadcast(x, shape=node.shape) if node.shape else x
+        case Node(Reshape(), (x,)) if not x.shape:
+            return broadcast(x, shape=node.shape)
+    return None
+
+
+def reshape_twice(node: Node) -> Node | None:
+    """reshape(reshape(x)) -> reshape(x)"""
+    match node:
+        case Node(Reshape(), (Node(Reshape(), (x,)),)):
+            return reshape(x, shape=node.shape)
+    return None
+
+
+def transpose_twice(node: Node) -> Node | None:
+    """transpose(transpose(x)) -> transpose(x)"""
+    match node:
+        case Node(Transpose(), (Node(Transpose(), (x,)) as inner,)):
+            return transpose(x, perm=tuple(inner.attrs["perm"][a] for a in node.attrs["perm"]))
+    return None
+
+
+def transpose_of_ones(node: Node) -> Node | None:
+    """A transpose that moves only axes of size 1 -> reshape"""
+    match node:
+        case Node(Transpose(), (x,)):
+            long = [a for a in node.attrs["perm"] if x.shape[a] != 1]
+            return reshape(x, shape=node.shape) if long == sorted(long) else None
+    return None
+
+
+def broadcast_twice(node: Node) -> Node | None:
+    """broadcast(broadcast(x)) -> broadcast(x)"""
+    match node:
+        case Node(Broadcast(), (Node(Broadcast(), (x,)),)):
+            return broadcast(x, shape=node.shape)
+    return None
+
+
+def broadcast_of_leading_ones(node: Node) -> Node | None:
+    """broadcast(reshape(x)) -> broadcast(x), where the reshape only puts axes of size 1 in front"""
+    match node:
+        case Node(Broadcast(), (Node(Reshape(), (x,)) as inner,)):
+            front = len(inner.shape) - len(x.shape)
+            if front > 0 and inner.shape == (1,) * front + x.shape:
+                return broadcast(x, shape=node.shape)
+    return None
+
+
+def implicit_broadcast(node: Node) -> Node | None:
+    """f(x, broadcast(y)) -> f(x, y), where elementwise f broadcasts to the same shape by itself"""
+    if not isinstance(node.op, Elementwise):
+        return None
+    inputs = list(node.inputs)
+    for i, x in enumerate(inputs):
+        if isinstance(x.op, Broadcast):
+            others = [y.shape for j, y in enumerate(inputs) if j != i]
+            if broadcast_shapes("", x.inputs[0].shape, *others) == node.shape:
+                inputs[i] = x.inputs[0]
+    return None if tuple(inputs) == node.inputs else node.with_inputs(tuple(inputs))
+
+
+def slice_of_slice(node: Node) -> Node | None:
+    """slice(slice(x)) -> slice(x)"""
+    match node:
+        case Node(Slice(), (Node(Slice(), (x,)) as inner,)):
+            starts, stops, steps = compose(inner, node)
+            return slice_(x, starts=starts, stops=stops, steps=steps)
+    return None
+
+
+def compose(inner: Node, outer: Node) -> tuple[tuple, tuple, tuple]:
+    """Starts, stops, steps of a slice of a slice, counted in what the inner one slices."""
+    places = zip(
+        *(inner.attrs[n] for n in ("starts", "steps")),
+        *(outer.attrs[n] for n in ("starts", "steps")),
+        outer.shape,
+        strict=True,
+    )
+    starts, stops, steps = [], [], []
+    for start, step, first, stride, size in places:
+        starts.append(start + step * first)
+        steps.append(step * stride)
+        # the last element that is read, and one: a stop beyond the operand would be refused
+        stops.append(starts[-1] + steps[-1] * (size - 1) + 1 if size != 0 else starts[-1])
+    return tuple(starts), tuple(stops), tuple(steps)
+
+
+def slice_of_concat(node: Node) -> Node | None:
+    """slice(concat(x, y)) -> slice(x), where it lies inside x"""
+    match node:
+        case Node(Slice(), (Node(Concat(), parts) as whole,)):
+            axis = whole.attrs["axis"]
+            start, stop = node.attrs["starts"][axis], node.attrs["stops"][axis]
+            offset: AnySize = 0
+            for x in parts:
+                if inside(start, stop, offset, offset + x.shape[axis]):
+                    starts = moved(node.attrs["starts"], axis, offset)
+                    stops = moved(node.attrs["stops"], axis, offset)
+                    return slice_(x, starts=starts, stops=stops, steps=node.attrs["steps"])
+                offset = offset + x.shape[axis]
+    return None
+
+
+def inside(start: AnySize, stop: AnySize, low: AnySize, high: AnySize) -> bool:
+    """Whether start..stop is known to lie in low..high."""
+    gaps = (start - low, high - stop)
+    return all(isinstance(gap, int) and gap >= 0 for gap in gaps)
+
+
+def moved(places: tuple, axis: int, by: AnySize) -> tuple:
+    """`places` with the one at `axis` less by `by`."""
+    return tuple(place - by if a == axis else place for a, place in enumerate(places))
+
+
+def flip_twice(node: Node) -> Node | None:
+    """flip(flip(x)) -> flip(x)"""
+    match node:
+        case Node(Flip(), (Node(Flip(), (x,)) as inner,)):
+            axes = set(inner.attrs["axes"]) ^ set(node.attrs["axes"])
+            return flip(x, axes=tuple(sorted(axes)))
+    return None
+
+
+def concat_of_one(node: Node) -> Node | None:
+    """concat(x) -> x"""
+    match node:
+        case Node(Concat(), (x,)):
+            return x
+    return None
+
+
+def concat_of_parts(node: Node) -> Node | None:
+    """concat(x[:k], x[k:]) -> x"""
+    match node:
+        case Node(Concat(), (Node(Slice(), (x,)), *_)) if x.type == node.type:
+            offset: AnySize = 0
+            for part in node.inputs:
+                if not isinstance(part.op, Slice) or part.inputs[0] is not x:
+                    return None
+                want = tuple(offset if a == node.attrs["axis"] else 0 for a in range(x.type.rank))
+                if part.attrs["starts"] != want or set(part.attrs["steps"]) != {1}:
+                    return None
+                offset = offset + part.shape[node.attrs["axis"]]
+            return x
+    return None
+
+
+def pad_by_nothing(node: Node) -> Node | None:
+    """pad(x) by 0 -> x"""
+    match node:
+        case Node(Pad(), (x,)) if x.shape == node.shape:
+            return x
+    return None
+
+
+def reduce_nothing(node: Node) -> Node | None:
+    """sum over axes of size 1 -> reshape, likewise prod, max, min; sum over no axes -> x"""
+    match node:
+        case Node(Sum() | Prod() | Max() | Min(), (x,)) if x.dtype == node.dtype:
+            if all(x.shape[a] == 1 for a in node.attrs["axes"]):
+                return reshape(x, shape=node.shape)
+    return None
+
+
+def reshaped_reduction(node: Node) -> Node | None:
+    """reshape(sum(x)) -> sum(x, keep=True), where that is all the reshape does, and back"""
+    match node:
+        case Node(Reshape(), (Node(Sum() | Prod() | Max() | Min() as op, (x,)) as inner,)):
+            other = op(x, axes=inner.attrs["axes"], keep=not inner.attrs["keep"])
+            return other if other.shape == node.shape else None
+    return None
+
+
+def reduced_broadcast(node: Node) -> Node | None:
+    """sum(broadcast(x)) -> sum(x) * n over the axes that broadcast made; likewise max, min"""
+    match node:
+        case Node(Sum() | Max() | Min() as op, (Node(Broadcast(), (x,)) as wide,)):
+            rank = wide.type.rank
+            x = reshape(x, shape=(1,) * (rank - x.type.rank) + x.shape)
+            axes = node.attrs["axes"]
+            grown = [a for a in axes if x.shape[a] != wide.shape[a]]
+            if not grown or (0 in wide.shape and not isinstance(op, Sum)):
+                return None
+            x = op(x, axes=tuple(a for a in axes if a not in grown), keep=True)
+            if isinstance(op, Sum):
+                x = x * count(product(wide.shape[a] for a in grown), x)
+            kept = tuple(1 if a in axes else s for a, s in enumerate(wide.shape))
+            return reshape(broadcast(x, shape=kept), shape=node.shape)
+    return None
+
+
+def count(n: AnySize, like: Node) -> Node:
+    """The number `n` at the dtype of `like`."""
+    if isinstance(n, int):
+        return const(n, like.dtype)
+    size = OPS["size"](size=n)
+    return size if like.dtype == t.i64 else OPS["cast"](size, dtype=like.dtype)
+
+
+def transposed_matmul(node: Node) -> Node | None:
+    """transpose(a @ b) -> transpose(b) @ transpose(a); only where nothing else reads a @ b"""
+    match node:
+        case Node(Transpose(), (Node(Matmul(), (a, b)) as y,)):
+            rank = y.type.rank
+            if node.attrs["perm"] != (*range(rank - 2), rank - 1, rank - 2):
+                return None
+            try:
+                return matmul(swap_last(b), swap_last(a))
+            except ShapeError:
+                return None
+    return None
+
+
+VIEW = (view_of_nothing, view_of_scalar)
+REDUCTION = (reduce_nothing, reduced_broadcast)
+LAYOUT_RULES = {
+    "reshape": (*VIEW, reshape_twice, reshaped_reduction),
+    "transpose": (*VIEW, transpose_twice, transpose_of_ones),
+    "broadcast": (view_of_nothing, broadcast_twice, broadcast_of_leading_ones),
+    "slice": (*VIEW, slice_of_slice, slice_of_concat),
+    "flip": (*VIEW, flip_twice),
+    "concat": (concat_of_one, concat_of_parts),
+    "pad": (pad_by_nothing,),
+    "sum": REDUCTION,
+    "prod": (reduce_nothing,),
+    "max": REDUCTION,
+    "min": REDUCTION,
+    "elementwise": (implicit_broadcast,),
+}
+SOLE_RULES = {"transpose": (transposed_matmul,)}  # may apply where the operand has no other reader
