@@ -22,7 +22,7 @@ import numpy as np
 
 from planish.ir import ops  # noqa: F401 - fills the op table
 from planish.ir.dims import AnySize, Dim
-from planish.ir.errors import ParseError, PlanishError
+from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.ops.base import make
