@@ -224,7 +224,7 @@ class _Machine:
     def function(self, op: str, args: tuple[Expr, ...]) -> Callable[..., Value]:
         """A mathematical function: planish's definition, or NumPy's."""
         dtype = args[0].type
-        if self.definitions:
+        if self.definitions or op not in LIBRARY:
             return partial(_Machine({}, {}).call, definition(op, dtype))
         return lambda *xs: np.asarray(LIBRARY[op](*xs)).astype(dtype.numpy)[()]
 

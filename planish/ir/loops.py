@@ -257,6 +257,7 @@ SCALARS: dict[str, tuple[int, str]] = {
     "log2": (1, "same"), "log1p": (1, "same"), "tanh": (1, "same"), "erf": (1, "same"),
     "sin": (1, "same"), "cos": (1, "same"), "sigmoid": (1, "same"), "rsqrt": (1, "same"),
     "pow": (2, "same"),
+    "threefry": (4, "same"),  # random bits: key0, key1, counter0, counter1, all u32
     # guard(i, n, site): i where 0 <= i < n; otherwise report (site, i, n) to the runtime, and 0
     "guard": (3, "same"),
 }  # fmt: skip

@@ -2,3 +2,4 @@
 from planish.ir.ops import elementwise, leaf  # noqa: F401
 from planish.ir.ops import activation, attention, gather, indexing, linalg  # noqa: F401
 from planish.ir.ops import loss, norm, rope, softmax  # noqa: F401
+from planish.ir.ops import random, reduction, view  # noqa: F401

@@ -101,7 +101,7 @@ class Prod(Number):
         return np.asarray(wide.prod(axes, dtype=wide.dtype, keepdims=keep)).astype(x.dtype)
 
     def vjp(self, y: Node, dy: Node, x: Node, *, axes: Axes, keep: bool = False) -> Grads:
-        """The product of the others: y / x, where zeros need care. One zero has it all to itself."""
+        """The product of the others: y / x, but for zeros, where one alone takes it all."""
         zero = eq(x, 0.0)
         zeros = sum_(cast(zero, dtype=x.dtype), axes=axes, keep=True)
         safe = select(zero, 1.0, x)
