@@ -60,6 +60,8 @@ class Attention(Composite):
             raise ShapeError(f"{named}: widths of q and k differ, {q.shape[3]} != {k.shape[3]}")
         if k.shape[:3] != v.shape[:3]:
             raise ShapeError(f"{named}: k and v differ before their last axis")
+        if k.shape[2] == 0:
+            raise ShapeError(f"{named}: there are no keys")
         heads, groups = q.shape[1], k.shape[1]
         if not (isinstance(heads, int) and isinstance(groups, int)):
             raise ShapeError(f"{named}: the numbers of heads must be static")
@@ -96,7 +98,7 @@ class Attention(Composite):
         if causal:
             seen = np.tri(q.shape[2], k.shape[2], self.first(q, k, offset), dtype=bool)
             scores = np.where(seen, scores, np.full_like(scores, -np.inf))
-        top = scores.max(-1, keepdims=True, initial=-np.inf)
+        top = scores.max(-1, keepdims=True)
         e = np.exp(scores - np.where(np.isneginf(top), np.zeros_like(top), top))
         total = e.sum(-1, keepdims=True)
         weights = e / np.where(total == 0, np.ones_like(total), total)

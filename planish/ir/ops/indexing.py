@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Shape
+from planish.ir.dims import AnySize, Shape, lower
 from planish.ir.errors import DTypeError, IRError, ShapeError, TokenError
 from planish.ir.loops import Const, Expr, cast, scalar, select, size_expr
 from planish.ir.node import OPS, Node, register
@@ -137,12 +137,10 @@ class Pad(Indexing):
         kind = float if x.dtype.is_float else bool if x.dtype == t.boolean else int
         return (x,), {"value": kind(value), **attrs}
 
-    def infer(
-        self, x: TensorType, *, low: tuple[int, ...], high: tuple[int, ...], value: float = 0
-    ) -> TensorType:
+    def infer(self, x: TensorType, *, low: Shape, high: Shape, value: float = 0) -> TensorType:
         """The operand's type, each axis grown by low + high."""
-        counts = (*low, *high)
-        if len(low) != x.rank or len(high) != x.rank or any(n < 0 for n in counts):
+        fits = len(low) == len(high) == x.rank
+        if not fits or any((lower(n) or 0) < 0 for n in (*low, *high)):
             raise ShapeError(f"pad of {x} takes {x.rank} counts >= 0, got low={low}, high={high}")
         return x.with_shape(tuple(a + s + b for s, a, b in zip(x.shape, low, high, strict=True)))
 
@@ -162,12 +160,12 @@ class Pad(Indexing):
         axes = [a for a in range(len(shape)) if low[a] or high[a]]
         place = list(out)
         for a in axes:
-            place[a] = clamped(out[a] - low[a], shape[a])
+            place[a] = clamped(out[a] - size_expr(low[a]), shape[a])
         found = reads[0](tuple(place))
         for a in axes:
-            after = size_expr(shape[a]) + low[a]
+            before, after = size_expr(low[a]), size_expr(low[a] + shape[a])
             found = select(out[a] < after, found, padding) if high[a] else found
-            found = select(out[a] >= low[a], found, padding) if low[a] else found
+            found = select(out[a] >= before, found, padding) if low[a] else found
         return found
 
     def vjp(self, y: Node, dy: Node, x: Node, *, low, high, value=0) -> tuple[Node | None, ...]:

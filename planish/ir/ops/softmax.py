@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.ir.errors import AxisError
+from planish.ir.errors import AxisError, ShapeError
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Composite, axis_of, const, need_float, promoted
 from planish.ir.types import TensorType
@@ -42,7 +42,7 @@ def exp_and_sum(x: Node, axis: int) -> tuple[Node, Node, Node]:
 def shifted_by_max(x: np.ndarray, axis: int) -> np.ndarray:
     """x - max along `axis` in at least single precision; a masked row stays minus infinity."""
     wide = x.astype(np.result_type(x.dtype, np.float32))
-    top = wide.max(axis, keepdims=True) if x.shape[axis] else np.zeros((), wide.dtype)
+    top = wide.max(axis, keepdims=True)
     return wide - np.where(np.isneginf(top), np.zeros_like(top), top)
 
 
@@ -60,6 +60,8 @@ class _AlongAxis(Composite):
         need_float(self.name, x)
         if axis_of(self.name, axis, x.rank) != axis:
             raise AxisError(f"{self.name}: axis {axis} must be counted from the front")
+        if x.shape[axis] == 0:
+            raise ShapeError(f"{self.name}: {x} has no elements along axis {axis}")
         return x
 
 
