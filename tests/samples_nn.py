@@ -1,0 +1,133 @@
+"""Samples of the ops that models are made of: indexing, matmul, norms, losses, attention, sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planish.ir import types as t
+from tests.sample import Sample, floats, ints, sample
+
+KEY = np.array([7, 11], np.uint32)
+
+
+def i32(*values: object) -> np.ndarray:
+    """An i32 array."""
+    return np.array(values[0] if len(values) == 1 else values, np.int32)
+
+
+INDEXING = [
+    sample("concat", floats(2, 3), floats(2, 1, seed=1), floats(2, 2, seed=2), axis=1),
+    sample("concat", floats(2, 3), floats(1, 3, seed=1), axis=0),
+    sample("concat", ints(2), ints(0), ints(3), axis=0, rtol=0, atol=0),
+    sample("pad", floats(2, 3), low=(1, 0), high=(2, 1), value=0.5),
+    sample("pad", floats(3), low=(0,), high=(0,), value=0.0),
+    sample("pad", floats(0, 2), low=(1, 0), high=(1, 0), value=-1.0),
+    sample("pad", ints(2, 2), low=(0, 2), high=(0, 0), value=7, rtol=0, atol=0),
+    sample("iota", shape=(3, 4), axis=1, dtype=t.i32),
+    sample("iota", shape=(3, 1, 2), axis=0, dtype=t.f32),
+    sample("tril", floats(3, 4), k=0),
+    sample("tril", floats(2, 4, 3), k=-1),
+    sample("triu", floats(3, 4), k=1),
+    sample("triu", ints(3, 3), k=0, rtol=0, atol=0),
+    sample("dynamic_slice", floats(4, 5), i32(1), i32(2), sizes=(2, 3)),
+    sample("dynamic_slice", floats(4), np.int64(4), sizes=(0,), note=" of nothing"),
+    sample("update_slice", floats(4, 5), floats(2, 3, seed=1), i32(2), i32(0)),
+    sample("update_slice", floats(3, 2), floats(1, 2, seed=1), np.int64(1), np.int64(0)),
+    sample("update_slice", floats(3), floats(3, seed=1), i32(0), note=" of everything"),
+]
+
+GATHER = [
+    sample("take", floats(5, 3), i32([0, 4, 4, 1]), axis=0),
+    sample("take", floats(2, 5), i32([[0, 3], [4, 0]]), axis=1, what="token id"),
+    sample("take", floats(4), np.array(2, np.int64), axis=0),
+    sample("take", floats(3, 2), np.zeros((0,), np.int32), axis=0, note=" of nothing"),
+    sample("take_along", floats(3, 4), i32([[0], [3], [2]]), axis=1),
+    sample("take_along", floats(3, 4), i32([[0, 0], [3, 1], [2, 2]]), axis=1),
+    sample("take_along", floats(3, 2, 2), ints(4, 2, 2, low=0, high=3), axis=0),
+    sample("one_hot", i32([[0, 2], [3, -1]]), size=4, dtype=t.f32),
+    sample("one_hot", np.array(1, np.uint8), size=300, dtype=t.i32),
+    sample("scatter_add", floats(4, 3), i32([1, 1, 3]), floats(3, 3, seed=1), axis=0),
+    sample("scatter_add", floats(2, 4), i32([[0, 0], [3, 0]]), floats(2, 2, 2, seed=1), axis=1),
+]
+
+MATMUL = [
+    sample("matmul", floats(3, 4), floats(4, 2, seed=1)),
+    sample("matmul", floats(2, 3, 4), floats(4, 5, seed=1)),
+    sample("matmul", floats(2, 1, 3, 4), floats(5, 4, 2, seed=1)),
+    sample("matmul", floats(3, 4), floats(2, 4, 3, seed=1)),
+    sample("matmul", floats(1, 1), floats(1, 1, seed=1)),
+    sample("matmul", floats(2, 0), floats(0, 3)),
+    sample("matmul", ints(3, 4), ints(4, 2, seed=1), rtol=0, atol=0),
+]
+
+HUGE = np.array([[1e30, 1e30], [-1e30, 1e30], [-np.inf, 0.0], [-np.inf, -np.inf]], np.float32)
+
+COMPOSITES = [
+    sample("softmax", floats(3, 5), axis=1),
+    sample("softmax", floats(3, 5), axis=0),
+    sample("softmax", HUGE, axis=1, grad=False, note=" huge and masked"),
+    sample("log_softmax", floats(3, 5), axis=1),
+    sample("log_softmax", HUGE, axis=1, grad=False, note=" huge and masked"),
+    sample("layer_norm", floats(2, 3, 8), floats(8, seed=1), floats(8, seed=2), eps=1e-5),
+    sample("layer_norm", floats(3, 4), floats(4, seed=1), eps=1e-3, note=" without bias"),
+    sample("rms_norm", floats(2, 3, 8), floats(8, seed=1), eps=1e-6),
+    sample("relu", floats(3, 4)),
+    sample("silu", floats(3, 4, low=-6, high=6)),
+    sample("gelu", floats(3, 4, low=-6, high=6), approximate="tanh"),
+    sample("gelu", floats(3, 4, low=-6, high=6), approximate="none"),
+    sample("rope", floats(2, 2, 3, 4), i32([0, 1, 5]), base=1e4, interleaved=False),
+    sample("rope", floats(2, 2, 3, 4), i32([[0, 1, 2], [7, 8, 9]]), base=1e4, interleaved=False),
+    sample("rope", floats(2, 3, 6), i32([2, 1, 0]), base=100.0, interleaved=True),
+    sample("rope", floats(2, 1, 3, 4), i32([[0, 1, 2], [7, 8, 9]]), base=1e4, interleaved=True),
+    sample("cross_entropy", floats(4, 5), i32([1, 0, 4, 2]), ignore_index=None),
+    sample("cross_entropy", floats(2, 2, 5), i32([[1, -100], [4, 2]]), ignore_index=-100),
+    sample("cross_entropy", floats(2, 3), i32([0, 0]), ignore_index=0, note=" all ignored"),
+    sample("cross_entropy", floats(5), np.array(3, np.uint8), ignore_index=-100),
+    sample("mse", floats(3, 4), floats(3, 4, seed=1)),
+    sample("bce_with_logits", floats(3, 4, low=-9, high=9), floats(3, 4, seed=1, low=0, high=1)),
+]
+
+
+def heads(*shape: int, seed: int = 0) -> np.ndarray:
+    """Queries, keys or values."""
+    return floats(*shape, seed=seed, low=-1.0, high=1.0)
+
+
+ATTENTION = [
+    Sample(
+        "attention",
+        (heads(2, 2, 3, 4), heads(2, 2, 5, 4, seed=1), heads(2, 2, 5, 4, seed=2)),
+        {"causal": False, "scale": 0.5},
+    ),
+    Sample(
+        "attention",
+        (heads(1, 4, 3, 4), heads(1, 2, 3, 4, seed=1), heads(1, 2, 3, 6, seed=2)),
+        {"causal": True, "scale": 0.5},
+        note=" grouped",
+    ),
+    Sample(
+        "attention",
+        (heads(1, 2, 2, 4), heads(1, 1, 6, 4, seed=1), heads(1, 1, 6, 4, seed=2), i32(3)),
+        {"causal": True, "scale": 0.5},
+        note=" cached",
+    ),
+    Sample(
+        "attention",
+        (heads(1, 1, 4, 2), heads(1, 1, 2, 2, seed=1), heads(1, 1, 2, 2, seed=2)),
+        {"causal": True, "scale": 0.5},
+        note=" with queries that see nothing",
+    ),
+]
+
+PROBS = np.array([[0.5, 0.125, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]], np.float32)
+
+SAMPLING = [
+    sample("kth_largest", floats(3, 7), i32(3), rtol=0, atol=0),
+    sample("kth_largest", floats(2, 2, 4), i32(9), rtol=0, atol=0, note=" beyond the row"),
+    sample("nucleus", PROBS, np.float32(0.7), rtol=0, atol=0),
+    sample("nucleus", PROBS, np.float32(0.0), rtol=0, atol=0, note=" of nothing"),
+    sample("sample", floats(4, 9), KEY, np.float32(0.8), i32(5), np.float32(0.9), rtol=0, atol=0),
+    sample("sample", floats(9), KEY, np.float32(0.0), i32(9), np.float32(1.0), rtol=0, atol=0),
+]
+
+NN_SAMPLES: list[Sample] = [*INDEXING, *GATHER, *MATMUL, *COMPOSITES, *ATTENTION, *SAMPLING]
