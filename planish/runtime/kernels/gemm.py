@@ -1,0 +1,256 @@
+"""Matrix multiplication: C[m, n] = epilogue(sum over k of A[m, k] * B[k, n]).
+
+A register tile of MR rows by NR columns stays in registers over the whole of k; each step loads NR
+elements of B as vectors and broadcasts MR elements of A, which may lie anywhere (so transposed and
+strided A cost nothing). B is read as rows of NR contiguous elements: either B as it is, or
+*panels* [N / NR, K, NR] with zeros at the end, packed when the program is compiled (weights) or by
+a kernel of its own. The tile then goes through a small scratch tile to the epilogue, where row and
+column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
+
+Leading axes of A beyond B's batch are rows: x[B, T, K] @ w[K, N] has M = B * T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.ir import types as t
+from planish.ir.dims import AnySize, Shape, product
+from planish.ir.graph import Graph
+from planish.ir.index import linear_index, to_poly
+from planish.ir.loops import Buffer, Const, Expr, Load, Var, as_index, scalar, size_expr
+from planish.ir.node import Node
+from planish.ir.types import DType, TensorType
+from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.target import Target
+
+# (vectors per row of the tile, rows): accumulators + B vectors + 1 broadcast fit the register file.
+# 32 registers: 24 accumulators in each; 16 registers (AVX2): 12.
+TILES = {32: ((4, 6), (3, 8), (2, 12), (1, 20)), 16: ((2, 6), (1, 12))}
+SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
+
+
+@dataclass(frozen=True)
+class Product:
+    """The sizes of a matmul: batch axes, rows (several axes taken as one), columns, depth."""
+
+    batch: Shape
+    rows: Shape
+    columns: AnySize
+    depth: AnySize
+
+    @staticmethod
+    def of(a: TensorType, b: TensorType, out: TensorType) -> Product:
+        """With a matrix B all leading axes are rows; otherwise they are batch axes."""
+        split = 0 if b.rank == 2 else out.rank - 2
+        return Product(out.shape[:split], out.shape[split:-1], out.shape[-1], a.shape[-1])
+
+
+def choose_tile(p: Product, dtype: DType, target: Target) -> tuple[int, int]:
+    """(MR, NR): the least padded columns; then the widest tile. One row for one row."""
+    lanes = target.lanes(dtype)
+    options = TILES[target.vector_registers]
+    if isinstance(p.columns, int):
+        columns = p.columns
+        options = tuple(
+            sorted(options, key=lambda o: (-(-columns // (o[0] * lanes)) * o[0] * lanes, -o[0]))
+        )
+    vectors, height = options[0]
+    rows = product(p.rows)
+    if isinstance(rows, int):
+        height = min(height, rows)
+    return max(1, height), vectors * lanes
+
+
+def panels(b: np.ndarray, nr: int) -> np.ndarray:
+    """B [..., K, N] as panels [..., N / NR, K, NR], zeros beyond N."""
+    *batch, k, n = b.shape
+    count = -(-n // nr)
+    padded = np.zeros((*batch, k, count * nr), b.dtype)
+    padded[..., :n] = b
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(*batch, k, count, nr), -2, -3))
+
+
+def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
+    """Whether rows of B are contiguous in memory, and N is whole tiles: no panels needed."""
+    if not isinstance(columns, int) or columns % nr:
+        return False
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    index = tuple(Var(f"b{a}") for a in range(b.type.rank))
+    nest.ranges.update({v.name: size_expr(s) for v, s in zip(index, b.shape, strict=True)})
+    found = pull(b, index)
+    if not isinstance(found, Load):
+        return False
+    node, buffer = next(x for x in (*pull.flat.items(), *pull.buffers.items()) if x[1] == found.buffer)
+    shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
+    poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
+    last = index[-1]
+    return {m: c for m, c in poly.items() if _mentions(m, last.name)} == {(last,): 1}
+
+
+def _mentions(term: tuple[Expr, ...], name: str) -> bool:
+    stack = list(term)
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Var) and item.name == name:
+            return True
+        stack.extend(getattr(item, "args", ()))
+    return False
+
+
+def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
+    """B through its views into panels [..., N / NR, K, NR]; `body` holds the operand's views."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    *batch, k, n = b.shape
+    count = (size_expr(n) + (nr - 1)) // nr
+    buffer = Buffer(
+        "out0", b.dtype, (*(size_expr(s) for s in batch), count, size_expr(k), Const(nr, t.i64))
+    )
+    nest.params.append(buffer)
+    nest.writes.append("out0")
+    per_batch = size_expr(k) * count
+    with nest.loop("p", size_expr(product(batch)) * per_batch, "parallel") as p:
+        at = unflatten(p // per_batch, tuple(batch))
+        inside = p % per_batch
+        panel, row = inside // size_expr(k), inside % size_expr(k)
+        with nest.loop("j", nr, "vector", nr) as j:
+            column = panel * nr + j
+            clamped = minimum(column, size_expr(n) - 1)
+            value = pull(b, (*at, row, clamped))
+            zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
+            kept = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
+            nest.store(buffer, (*at, panel, row, j), kept)
+    return lowered(nest, pull, name)
+
+
+class Gemm:
+    """A matmul kernel being written. `panel` is the buffer of packed B, or None to read B itself."""
+
+    def __init__(self, body: Graph, anchor: Node, target: Target, packed: bool, split: int):
+        self.anchor = anchor
+        self.a, self.b = self.anchor.inputs
+        self.product = Product.of(self.a.type, self.b.type, self.anchor.type)
+        self.mr, self.nr = choose_tile(self.product, self.anchor.dtype, target)
+        self.target, self.body, self.split = target, body, split
+        self.nest = Nest()
+        self.pull = Pull(self.nest, body)
+        self.pull.declare()
+        self.outputs = [self.nest.output(f"out{k}", n.type) for k, n in enumerate(body.outputs)]
+        self.panel: Buffer | None = None
+        if packed:
+            *batch, k, n = self.b.shape
+            count = (size_expr(n) + (self.nr - 1)) // self.nr
+            sizes = (*(size_expr(s) for s in batch), count, size_expr(k), Const(self.nr, t.i64))
+            self.panel = Buffer("packed", self.b.dtype, sizes)
+            self.nest.params.append(self.panel)
+
+    def write(self) -> None:
+        """One parallel iteration for each tile; tiles of one column block follow each other."""
+        nest, p = self.nest, self.product
+        rows, columns = size_expr(product(p.rows)), size_expr(p.columns)
+        down = (rows + (self.mr - 1)) // self.mr
+        across = (columns + (self.nr - 1)) // self.nr
+        with nest.loop("p", size_expr(product(p.batch)) * across * down, "parallel") as tile:
+            batch = unflatten(nest.let(tile // (across * down)), p.batch)
+            panel = nest.let((tile // down) % across if p.batch else tile // down)
+            first = nest.let((tile % down) * self.mr)
+            self.accumulate(batch, panel, first, rows)
+            self.finish(batch, panel, first, rows, columns)
+
+    def row_index(self, batch: Index, row: Expr) -> Index:
+        """The index of row `row` without its last axis."""
+        return (*batch, *unflatten(row, self.product.rows))
+
+    def accumulate(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
+        """tile[i, j] = sum over k; rows beyond the last repeat it, and are not stored."""
+        nest, dtype = self.nest, self.anchor.dtype
+        acc = nest.local("acc", dtype, self.mr, self.nr)
+        self.tile = nest.local("tile", dtype, self.mr, self.nr)
+        zero = Const(0.0 if dtype.is_float else 0, dtype)
+        places = [nest.let(minimum(first + i, rows - 1)) for i in range(self.mr)]
+        if self.mr == 1:
+            places = [first]
+        self._tile(lambda i, j: nest.store(acc, (i, j), zero))
+        depth = self.product.depth
+        if self.split > 1 and isinstance(depth, int):
+            with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
+                self._step(acc, places, batch, panel, k1 * self.split + k2)
+        else:
+            with nest.loop("k", depth) as k:
+                self._step(acc, places, batch, panel, k)
+        self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
+
+    def _tile(self, act: Callable[[Expr, Expr], None]) -> None:
+        with self.nest.loop("i", self.mr, "unroll") as i:
+            with self.nest.loop("j", self.nr, "vector", self.nr) as j:
+                act(i, j)
+
+    def _step(self, acc: Buffer, places: list[Expr], batch: Index, panel: Expr, k: Expr) -> None:
+        nest = self.nest
+        for i, row in enumerate(places):
+            a = self.pull(self.a, self._a_index(batch, row, k))
+            with nest.loop("j", self.nr, "vector", self.nr) as j:
+                b = self._b(batch, panel, k, j)
+                place = (as_index(i), j)
+                nest.store(acc, place, scalar("fma", a, b, nest.load(acc, *place)))
+
+    def _a_index(self, batch: Index, row: Expr, k: Expr) -> Index:
+        index = (*self.row_index(batch, row), k)
+        kept = index[len(index) - self.a.type.rank :]
+        zero = as_index(0)
+        return tuple(zero if s == 1 else i for i, s in zip(kept, self.a.shape, strict=True))
+
+    def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
+        kept = batch[len(batch) - (self.b.type.rank - 2) :] if self.b.type.rank > 2 else ()
+        lead = tuple(
+            as_index(0) if s == 1 else i for i, s in zip(kept, self.b.shape[:-2], strict=True)
+        )
+        if self.panel is not None:
+            return self.nest.load(self.panel, *lead, panel, k, j)
+        return self.pull(self.b, (*lead, k, panel * self.nr + j))
+
+    def finish(
+        self, batch: Index, panel: Expr, first: Expr, rows: Expr, columns: Expr
+    ) -> None:
+        """Epilogue and stores, from the scratch tile, without what lies outside."""
+        nest, p = self.nest, self.product
+        start = nest.let(panel * self.nr)
+        static_rows, static_columns = product(p.rows), p.columns
+        whole_m = isinstance(static_rows, int) and static_rows % self.mr == 0
+        whole_n = isinstance(static_columns, int) and static_columns % self.nr == 0
+        height = as_index(self.mr) if whole_m else nest.let(minimum(rows - first, as_index(self.mr)))
+        width = as_index(self.nr) if whole_n else nest.let(minimum(columns - start, as_index(self.nr)))
+        lanes = self.target.lanes(self.anchor.dtype)
+        with nest.loop("i", height) as i, nest.loop("j", width, "vector", lanes) as j:
+            index = (*self.row_index(batch, first + i), start + j)
+            value = nest.let(nest.load(self.tile, i, j), here=True)
+            self.pull.bound[self.anchor] = lambda _index: value
+            self.pull.ahead(self._epilogue(), index, self.anchor.shape)
+            for buffer, node in zip(self.outputs, self.body.outputs, strict=True):
+                nest.store(buffer, index, self.pull(node, index))
+
+    def _epilogue(self) -> tuple[Node, ...]:
+        """Nodes after the matmul: what only the operands need is left out."""
+        operands = set(Graph("operands", self.body.inputs, (self.a, self.b)).nodes)
+        return tuple(n for n in self.body.nodes if n not in operands and n is not self.anchor)
+
+
+def gemm_kernel(
+    body: Graph, anchor: Node, name: str, target: Target, packed: bool
+) -> Lowered:
+    """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0)."""
+    gemm = Gemm(body, anchor, target, packed, 1)
+    gemm.write()
+    divisor = gemm.nest.divisions.get("k", 1)
+    depth = gemm.product.depth
+    if 1 < divisor <= SPLIT_K and isinstance(depth, int) and depth % divisor == 0:
+        gemm = Gemm(body, anchor, target, packed, divisor)
+        gemm.write()
+    return lowered(gemm.nest, gemm.pull, name)

@@ -1,0 +1,74 @@
+"""Writes at places known only at run time: scatter-add, and updates of a donated array in place.
+
+    scatter_add(x, indices, updates)   out = x; out[indices[n]] += updates[n], n in order
+    update_slice(x, update, starts)    out[starts + i] = update[i], the rest of out is x already
+"""
+
+from __future__ import annotations
+
+from planish.ir import types as t
+from planish.ir.dims import product
+from planish.ir.graph import Graph
+from planish.ir.loops import Const, as_index, cast, scalar, size_expr
+from planish.ir.node import Node
+from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.target import Target
+
+BLOCK = 4  # registers of columns that one parallel iteration owns
+
+
+def scatter_add_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """Columns run in parallel, indices in order: each sum has one order, whatever the threads."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    x, indices, updates = anchor.inputs
+    axis = anchor.attrs.get("axis", 0)
+    before, rest = x.shape[:axis], x.shape[axis + 1 :]
+    out = nest.output("out0", anchor.type)
+    width = size_expr(product(rest))
+    block = target.lanes(anchor.dtype) * BLOCK
+    blocks = (width + (block - 1)) // block
+    with nest.loop("p", size_expr(product(before)) * blocks, "parallel") as p:
+        at = unflatten(p // blocks, before)
+        start = nest.let((p % blocks) * block)
+        extent = nest.let(minimum(width - start, as_index(block)))
+        lanes = target.lanes(anchor.dtype)
+        with nest.loop("v", x.shape[axis]) as v, nest.loop("j", extent, "vector", lanes) as j:
+            place = (*at, v, *unflatten(start + j, rest))
+            nest.store(out, place, pull(x, place))
+        with nest.loop("n", product(indices.shape)) as n:
+            where = unflatten(n, indices.shape)
+            found = cast(pull(indices, where), t.i64)
+            limit = size_expr(x.shape[axis])
+            row = nest.let(scalar("guard", found, limit, Const("scatter index", t.i64)))
+            with nest.loop("k", extent, "vector", lanes) as j:
+                column = unflatten(start + j, rest)
+                place = (*at, row, *column)
+                value = pull(updates, (*at, *where, *column))
+                nest.store(out, place, nest.load(out, *place) + value)
+    return lowered(nest, pull, name)
+
+
+def write_slice_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """The update alone is written: `out` already holds the rest."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    x, update, *starts = anchor.inputs
+    out = nest.output("out0", anchor.type)
+    # the whole update must fit: the last place that may start is size - update size
+    found = []
+    for start, size, part in zip(starts, x.shape, update.shape, strict=True):
+        limit = size_expr(size - part + 1)
+        value = cast(pull(start, ()), t.i64)
+        found.append(nest.let(scalar("guard", value, limit, Const("update start", t.i64))))
+    lanes = target.lanes(anchor.dtype)
+    outer = update.shape[:-1]
+    with nest.loop("p", product(outer), "parallel") as p:
+        at = unflatten(p, outer)
+        with nest.loop("j", update.shape[-1], "vector", lanes) as j:
+            index = (*at, j)
+            place = tuple(s + i for s, i in zip(found, index, strict=True))
+            nest.store(out, place, pull(update, index))
+    return lowered(nest, pull, name)

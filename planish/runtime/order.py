@@ -1,0 +1,65 @@
+"""The order of steps: who reads a donated input must run before who writes its storage anew."""
+
+from __future__ import annotations
+
+import heapq
+
+from planish.ir.errors import IRError
+from planish.runtime.plan import Slot, Step
+
+
+def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) -> tuple[Step, ...]:
+    """`steps` in an order in which each donated input is read before its storage is written.
+
+    The order given is kept where it may be. IRError, naming both readers, where no order works.
+    """
+    before: list[set[int]] = [set() for _ in steps]
+    writer: dict[Slot, int] = {}
+    for k, step in enumerate(steps):
+        for slot in written(step):
+            writer.setdefault(slot, k)
+        for slot in read(step):
+            if slot in writer and writer[slot] != k:
+                before[k].add(writer[slot])
+    for i, j in aliases:
+        write = next((k for s, k in writer.items() if (s.kind, s.index) == ("output", j)), None)
+        for k, step in enumerate(steps):
+            if write is not None and k != write and any((s.kind, s.index) == ("input", i) for s in read(step)):
+                before[write].add(k)
+    return tuple(steps[k] for k in _topological(steps, before))
+
+
+def written(step: Step) -> tuple[Slot, ...]:
+    """The slots that a step writes."""
+    return tuple(s for s, b in zip(step.args, step.kernel.params, strict=True) if b.name in step.kernel.writes)
+
+
+def read(step: Step) -> tuple[Slot, ...]:
+    """The slots that a step reads."""
+    return tuple(
+        s for s, b in zip(step.args, step.kernel.params, strict=True) if b.name not in step.kernel.writes
+    )
+
+
+def _topological(steps: tuple[Step, ...], before: list[set[int]]) -> list[int]:
+    after: list[list[int]] = [[] for _ in steps]
+    waits = [len(b) for b in before]
+    for k, earlier in enumerate(before):
+        for e in earlier:
+            after[e].append(k)
+    ready = [k for k, n in enumerate(waits) if n == 0]
+    order = []
+    while ready:
+        k = heapq.heappop(ready)
+        order.append(k)
+        for later in after[k]:
+            waits[later] -= 1
+            if waits[later] == 0:
+                heapq.heappush(ready, later)
+    if len(order) < len(steps):
+        stuck = [steps[k].label for k, n in enumerate(waits) if n][:2]
+        raise IRError(
+            f"a donated input is read by {' and '.join(stuck)} after its storage was written; "
+            "do not donate it, or read it before its update"
+        )
+    return order

@@ -1,0 +1,38 @@
+"""Index algebra: divisions cancel where ranges allow, and only there."""
+
+from planish.ir import types as t
+from planish.ir.index import divided_by, has_division, linear_index, simplify_index
+from planish.ir.loops import Const, Var, size_expr
+from planish.ir.dims import Dim
+
+p, i, j = Var("p"), Var("i"), Var("j")
+
+
+def c(n: int) -> Const:
+    return Const(n, t.i64)
+
+
+def test_quotient_and_remainder_join() -> None:
+    assert simplify_index(p // 8 * 8 + p % 8, {}) == p
+    assert simplify_index(p // 8 * 1024 + p % 8 * 128 + i, {}) == simplify_index(p * 128 + i, {})
+
+
+def test_symbolic_quotient_and_remainder_join() -> None:
+    length = size_expr(Dim("T"))
+    assert linear_index((p // length, p % length, i), (2, Dim("T"), 64), {}) == simplify_index(
+        p * 64 + i, {}
+    )
+
+
+def test_division_of_a_flattened_pair_needs_the_range() -> None:
+    assert simplify_index((i * 32 + j) // 32, {"j": c(32)}) == i
+    assert simplify_index((i * 32 + j) % 32, {"j": c(32)}) == j
+    assert has_division(simplify_index((i * 32 + j) // 32, {"j": c(33)}))
+
+
+def test_terms_that_are_multiples_leave_a_division() -> None:
+    assert simplify_index((i * 64 + p) // 32, {}) == simplify_index(i * 2 + p // 32, {})
+
+
+def test_splits_are_found() -> None:
+    assert list(divided_by(p // 32 + i * 2)) == [("p", 32)]

@@ -1,0 +1,154 @@
+"""Lowering: the kernels of a plan, run by the loop interpreter, against `evaluate`."""
+
+import numpy as np
+import pytest
+
+from planish.ir import types as t
+from planish.ir.dims import Dim, value
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.ir.groups import body_of
+from planish.ir.loop_eval import run_kernel
+from planish.ir.node import OPS, Node
+from planish.ir.ops.leaf import input_
+from planish.ir.types import TensorType
+from planish.runtime.lower import lower
+from planish.runtime.target import Target
+
+RNG = np.random.default_rng(0)
+
+
+def arg(name: str, *shape: object, dtype: t.DType = t.f32) -> Node:
+    return input_(name=name, type=TensorType(dtype, shape))
+
+
+def param(name: str, *shape: int) -> Node:
+    return OPS["param"](name=name, type=TensorType(t.f32, shape))
+
+
+def run_plan(graph: Graph, arrays: list[np.ndarray], target: Target) -> list[np.ndarray]:
+    plan = lower(graph, target)
+    dims: dict[str, int] = {}
+    for node, array in zip(graph.inputs, arrays, strict=True):
+        for size, n in zip(node.shape, array.shape, strict=True):
+            if not isinstance(size, int):
+                dims[str(size)] = n
+    memory = {s: np.array(a) for s, a in zip(plan.inputs, arrays, strict=True)}
+    for s in (*plan.outputs, *plan.temps):
+        memory[s] = np.zeros([value(n, dims) for n in s.type.shape], s.type.dtype.numpy)
+    for i, j in plan.aliases:
+        memory[plan.outputs[j]] = memory[plan.inputs[i]]
+    status: list = []
+    for step in plan.steps:
+        given = [plan.params[s.index] if s.kind == "param" else memory[s] for s in step.args]
+        shapes = [
+            [int(x.value) if hasattr(x, "value") else None for x in b.shape]
+            for b in step.kernel.params
+        ]
+        flat = []
+        for a, shape in zip(given, shapes, strict=True):
+            if None in shape:
+                flat.append(a.reshape(-1))
+            else:
+                flat.append(a.reshape(-1)[: int(np.prod(shape))].reshape(shape))
+        run_kernel(step.kernel, flat, dims, status)
+    assert status == []
+    return [memory[s] for s in plan.outputs]
+
+
+def check(graph: Graph, *arrays: np.ndarray, rtol: float = 2e-6) -> None:
+    for target in (Target.parse("x86-64-v4"), Target.parse("x86-64-v3")):
+        for got, want in zip(run_plan(graph, list(arrays), target), evaluate(graph, *arrays), strict=True):
+            np.testing.assert_allclose(got, want, rtol=rtol, atol=1e-6)
+            assert got.dtype == want.dtype
+
+
+def rand(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def test_map_with_broadcast() -> None:
+    x, b = arg("x", 5, 19), arg("b", 19)
+    check(Graph("f", (x, b), (OPS["tanh"](x + b) * x,)), rand(5, 19), rand(19))
+
+
+def test_one_axis_in_chunks() -> None:
+    x = arg("x", 2500)
+    check(Graph("f", (x,), (x * 2.0,)), rand(2500))
+
+
+def test_scalar_output() -> None:
+    x = arg("x")
+    check(Graph("f", (x,), (x + 1.0,)), rand())
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("keep", [False, True])
+def test_reductions(axes: tuple, keep: bool) -> None:
+    x = arg("x", 3, 5, 37)
+    y = OPS["sum"](x, axes=axes, keep=keep)
+    z = OPS["max"](x, axes=axes, keep=keep)
+    check(Graph("f", (x,), (y, z)), rand(3, 5, 37), rtol=1e-5)
+
+
+@pytest.mark.parametrize("m,k,n", [(1, 1, 1), (7, 5, 9), (13, 32, 64), (6, 3, 65), (1, 40, 130)])
+def test_matmul(m: int, k: int, n: int) -> None:
+    a, b = arg("a", m, k), arg("b", k, n)
+    check(Graph("f", (a, b), (OPS["matmul"](a, b),)), rand(m, k), rand(k, n), rtol=1e-4)
+
+
+def test_matmul_with_transposed_weight_packed_when_compiled() -> None:
+    x, w = arg("x", 2, 3, 8), param("w", 70, 8)
+    turned = OPS["transpose"](w, perm=(1, 0))
+    y = OPS["matmul"](x, turned)
+    body, operands = body_of((turned, y), (y,), "linear")
+    graph = Graph("f", (x,), (OPS["fused"](*operands, body=body),), {"w": rand(70, 8)})
+    check(graph, rand(2, 3, 8), rtol=1e-4)
+    plan = lower(graph, Target.parse("x86-64-v4"))
+    assert [p.ndim for p in plan.params] == [3] and len(plan.steps) == 1
+
+
+def test_symbolic_batch_and_length() -> None:
+    x, w = arg("x", Dim("B"), Dim("T"), 8), param("w", 8, 40)
+    y = OPS["matmul"](x, w)
+    graph = Graph("f", (x,), (OPS["tanh"](y) + 1.0,), {"w": rand(8, 40)})
+    check(graph, rand(2, 5, 8), rtol=1e-4)
+
+
+def test_attention_reads_merged_projection() -> None:
+    qkv = arg("qkv", 2, 5, 48)
+    parts = []
+    for i in range(3):
+        x = OPS["slice"](qkv, starts=(0, 0, 16 * i), stops=(2, 5, 16 * i + 16), steps=(1, 1, 1))
+        x = OPS["reshape"](x, shape=(2, 5, 4, 4))
+        parts.append(OPS["transpose"](x, perm=(0, 2, 1, 3)))
+    y = OPS["attention"](*parts, causal=True)
+    y = OPS["reshape"](OPS["transpose"](y, perm=(0, 2, 1, 3)), shape=(2, 5, 16))
+    check(Graph("f", (qkv,), (y,)), rand(2, 5, 48), rtol=1e-5)
+
+
+def test_update_of_a_donated_input_writes_the_slice_only() -> None:
+    cache, new, at = arg("cache", 2, 8, 4), arg("new", 2, 1, 4), arg("at", dtype=t.i32)
+    zero = OPS["const"](value=0, dtype=t.i32)
+    y = OPS["update_slice"](cache, new, zero, at, zero)
+    graph = Graph("f", (cache, new, at), (y, y * 2.0), aliases=((0, 0),))
+    check(graph, rand(2, 8, 4), rand(2, 1, 4), np.asarray(3, np.int32))
+
+
+def test_argmax_take_and_scatter() -> None:
+    x, i = arg("x", 6, 21), arg("i", 4, dtype=t.i32)
+    rows = OPS["take"](x, i, axis=0)
+    graph = Graph(
+        "f", (x, i), (OPS["argmax"](rows, axis=1), OPS["scatter_add"](x, i, rows, axis=0))
+    )
+    check(graph, rand(6, 21), np.array([5, 0, 5, 2], np.int32))
+
+
+def test_thresholds() -> None:
+    x, k = arg("x", 3, 50), arg("k", dtype=t.i32)
+    p = arg("p")
+    graph = Graph("f", (x, k), (OPS["kth_largest"](x, k),))
+    check(graph, rand(3, 50), np.asarray(7, np.int32))
+    graph = Graph("f", (x, p), (OPS["nucleus"](x, p),))
+    probs = np.abs(rand(3, 50))
+    check(graph, probs / probs.sum(-1, keepdims=True), np.asarray(0.7, np.float32))
