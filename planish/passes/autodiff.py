@@ -24,7 +24,8 @@ from planish.ir import types as t
 from planish.ir.errors import GradientError, IRError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
-from planish.ir.ops.base import const, make
+from planish.ir.ops.base import broadcast_shapes, const
+from planish.ir.ops.reduction import sum_to
 from planish.ir.text import labels, line_of
 from planish.ir.types import TensorType
 from planish.passes.expand import expand_where
@@ -182,19 +183,10 @@ def blocked(graph: Graph, node: Node, why: str, x: Node | None = None) -> str:
 
 
 def unbroadcast(dx: Node, wanted: TensorType) -> Node:
-    """Sum `dx` over the axes along which an operand of type `wanted` was broadcast."""
+    """`dx` summed over the axes along which an operand of type `wanted` was broadcast."""
     if dx.dtype != wanted.dtype:
         raise IRError(f"a vjp gives {dx.type} as the gradient of {wanted}")
-    extra = len(dx.shape) - len(wanted.shape)
-    axes = tuple(range(extra)) + tuple(
-        a + extra
-        for a, s in enumerate(wanted.shape)
-        if s == 1 and a + extra >= 0 and dx.shape[a + extra] != 1
-    )
-    if axes:
-        dx = make(OPS["sum"], (dx,), {"axes": axes, "keep": extra <= 0})
-    if dx.shape != wanted.shape and extra > 0:
-        dx = OPS["reshape"](dx, shape=wanted.shape)
-    if dx.shape != wanted.shape:  # a rule may leave a constant gradient small
-        dx = OPS["broadcast"](dx, shape=wanted.shape)
-    return dx
+    joined = broadcast_shapes("gradient", dx.shape, wanted.shape)
+    if dx.shape != joined:  # a rule may leave a constant gradient small
+        dx = OPS["broadcast"](dx, shape=joined)
+    return dx if joined == wanted.shape else sum_to(dx, wanted.shape)

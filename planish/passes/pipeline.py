@@ -78,19 +78,15 @@ class Pipeline:
         """The text of each pass with the graph after it."""
         for position, step in enumerate(self.passes, 1):
             name = pass_text(step)
-            where = f"pass {name} ({position} of {len(self.passes)})"
+            where = f"{name} ({position} of {len(self.passes)})"
             started = time.perf_counter()
             try:
                 after = step(graph)
             except PlanishError as error:
-                error.add_note(f"  in {where}")
+                error.add_note(f"  in pass {where}")
                 raise
             seconds = time.perf_counter() - started
-            try:
-                verify(after)
-            except PlanishError as error:
-                error.args = (f"after {where}: {error}",)
-                raise
+            verify(after, where)
             for observer in observe:
                 observer(Step(name, position, len(self.passes), graph, after, seconds))
             yield name, after

@@ -9,8 +9,8 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.base import Elementwise, broadcast_shapes, const
 from planish.ir.ops.indexing import Concat, Pad
 from planish.ir.ops.linalg import Matmul, matmul, swap_last
-from planish.ir.ops.reductions import Max, Min, Prod, Sum
-from planish.ir.ops.views import (
+from planish.ir.ops.reduction import Max, Min, Prod, Sum
+from planish.ir.ops.view import (
     Broadcast,
     Flip,
     Reshape,
@@ -22,6 +22,7 @@ from planish.ir.ops.views import (
     slice_,
     transpose,
 )
+from planish.passes.rewrite import scalar_of
 
 
 def view_of_nothing(node: Node) -> Node | None:
@@ -103,12 +104,26 @@ def implicit_broadcast(node: Node) -> Node | None:
     return None if tuple(inputs) == node.inputs else node.with_inputs(tuple(inputs))
 
 
+def on_scalars(node: Node) -> Node | None:
+    """f(broadcast(a), broadcast(b)) -> broadcast(f(a, b)), where a and b are constants"""
+    if not isinstance(node.op, Elementwise) or not node.shape:
+        return None
+    values = [scalar_of(x) for x in node.inputs]
+    if any(value is None for value in values):
+        return None
+    scalars = tuple(const(v, x.dtype) for v, x in zip(values, node.inputs, strict=True))  # type: ignore[arg-type]
+    return broadcast(node.with_inputs(scalars), shape=node.shape)
+
+
 def slice_of_slice(node: Node) -> Node | None:
     """slice(slice(x)) -> slice(x)"""
     match node:
         case Node(Slice(), (Node(Slice(), (x,)) as inner,)):
             starts, stops, steps = compose(inner, node)
-            return slice_(x, starts=starts, stops=stops, steps=steps)
+            try:
+                return slice_(x, starts=starts, stops=stops, steps=steps)
+            except ShapeError:  # a stop of symbolic size that is not known to lie inside
+                return None
     return None
 
 
@@ -124,8 +139,9 @@ def compose(inner: Node, outer: Node) -> tuple[tuple, tuple, tuple]:
     for start, step, first, stride, size in places:
         starts.append(start + step * first)
         steps.append(step * stride)
-        # the last element that is read, and one: a stop beyond the operand would be refused
-        stops.append(starts[-1] + steps[-1] * (size - 1) + 1 if size != 0 else starts[-1])
+        # one past the last element that is read: a stop beyond the operand would be refused
+        last = starts[-1] + steps[-1] * (size - 1)
+        stops.append(starts[-1] if size == 0 else last + 1 if steps[-1] > 0 else last - 1)
     return tuple(starts), tuple(stops), tuple(steps)
 
 
@@ -254,7 +270,6 @@ def transposed_matmul(node: Node) -> Node | None:
                 return None
     return None
 
-
 VIEW = (view_of_nothing, view_of_scalar)
 REDUCTION = (reduce_nothing, reduced_broadcast)
 LAYOUT_RULES = {
@@ -269,6 +284,6 @@ LAYOUT_RULES = {
     "prod": (reduce_nothing,),
     "max": REDUCTION,
     "min": REDUCTION,
-    "elementwise": (implicit_broadcast,),
+    "elementwise": (on_scalars, implicit_broadcast),
 }
 SOLE_RULES = {"transpose": (transposed_matmul,)}  # may apply where the operand has no other reader

@@ -15,7 +15,7 @@ ends. A rule is a function whose docstring is its equation; None means that it d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from planish.ir.errors import IRError
@@ -50,15 +50,25 @@ def sweep(graph: Graph) -> Graph:
     reads = readers(graph)
 
     def step(node: Node) -> Node:
-        for rule in (*RULES.get(node.op.kind, ()), *RULES.get(node.op.name, ())):
-            if (found := rule(node)) is not None:
-                return kept_type(rule, node, found)
-        for rule in SOLE_RULES.get(node.op.name, ()):
-            if reads.get(node.inputs[0]) == 1 and (found := rule(node)) is not None:
-                return kept_type(rule, node, found)
+        for _ in range(ROUNDS):
+            found = rewrite(node, reads)
+            if found is None:
+                break
+            node = found
         return node
 
     return rewritten(graph, step)
+
+
+def rewrite(node: Node, reads: Mapping[Node, int]) -> Node | None:
+    """What the first rule that applies makes of `node`."""
+    for rule in (*RULES.get(node.op.kind, ()), *RULES.get(node.op.name, ())):
+        if (found := rule(node)) is not None:
+            return kept_type(rule, node, found)
+    for rule in SOLE_RULES.get(node.op.name, ()):
+        if reads.get(node.inputs[0]) == 1 and (found := rule(node)) is not None:
+            return kept_type(rule, node, found)
+    return None
 
 
 def kept_type(rule: Rule, node: Node, found: Node) -> Node:

@@ -1,0 +1,244 @@
+"""A partition of the core nodes into kernels, and when two of them may become one.
+
+Parts are kept in a topological order of the quotient graph (`rank`). Merging p and c is legal
+unless a path leads from p to c through another part: that part would have to run both after and
+before the merged one. Where c is the only reader of p there is no such path, by construction. Else
+the parts after p and before c in the order are searched, and after the merge they alone are
+reordered (Pearce and Kelly, A dynamic topological sort algorithm for directed acyclic graphs,
+2006), so that the cost of a merge does not depend on the size of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+from planish.ir.groups import Group, classify_nodes, has_kernel, is_pull
+from planish.ir.node import Node
+from planish.ir.text import labels
+from planish.passes.fuse.cost import repeats
+from planish.passes.fuse.survey import NOTHING, Survey
+
+MOST_BUFFERS = 24  # operands and outputs: pointers of one kernel, and streams of the prefetcher
+MOST_NODES = 200  # keeps compile time linear; a longer body gains nothing, it is bound by compute
+FARTHEST = 128  # parts searched for a path: values that live this long are better stored
+
+# Kinds that have a chance together; what is legal then is for `classify` to say.
+_PAIRS = {
+    frozenset(pair)
+    for pair in (
+        ("map",), ("row",), ("reduce",), ("map", "row"), ("map", "reduce"), ("map", "contraction"),
+    )
+}  # fmt: skip
+
+
+class Part:
+    """One kernel to be. `reads` are values from outside, `outs` those that others read.
+
+    `plain`: elementwise of one shape, so that two of them need no closer look.
+    """
+
+    __slots__ = ("kind", "nodes", "outs", "plain", "rank", "reads", "shape")
+
+    def __init__(self, nodes: set[int], kind: str | None, rank: int):
+        self.nodes, self.kind, self.rank = nodes, kind, rank
+        self.reads: set[int] = set()
+        self.outs: set[int] = set()
+        self.plain = False
+        self.shape: tuple = ()
+
+
+class Partition:
+    """The parts of a graph; at first one for each core node."""
+
+    def __init__(self, survey: Survey):
+        self.survey = survey
+        self.home: dict[int, Part] = {}  # value -> the part that stores it
+        self.readers: dict[int, set[Part]] = {i: set() for i in survey.users}
+        for i in survey.core:
+            part = Part({i}, self._kind(i), i)
+            part.reads = set(survey.reads[i])
+            part.plain = self._plain(i)
+            part.shape = self._shape(i)
+            self.home[i] = part
+            for r in part.reads:
+                self.readers[r].add(part)
+        for i, part in self.home.items():
+            if self.readers[i] or i in survey.outputs:
+                part.outs.add(i)
+
+    def _kind(self, i: int) -> str | None:
+        node = self.survey.nodes[i]
+        if self.survey.absorbs[i] == NOTHING:
+            return None
+        if node.op.kind == "reduction":
+            return "row" if node.attrs["axes"] == (node.inputs[0].type.rank - 1,) else "reduce"
+        if has_kernel(node.op):
+            return "special"
+        return "map" if is_pull(node.op) else node.op.kind
+
+    def _plain(self, i: int) -> bool:
+        node, s = self.survey.nodes[i], self.survey
+        stored = (r for r in s.reads[i] if s.nodes[r].op.kind != "leaf")
+        return node.op.kind == "elementwise" and all(s.nodes[r] in node.inputs for r in stored)
+
+    def _shape(self, i: int) -> tuple:
+        """What must agree: rows of a row part, else the shape of the outputs."""
+        node = self.survey.nodes[i]
+        if self.survey.absorbs[i] == NOTHING:
+            return ()
+        return node.inputs[0].shape[:-1] if self._kind(i) == "row" else node.shape
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts in topological order."""
+        return sorted(dict.fromkeys(self.home.values()), key=lambda part: part.rank)
+
+    def producers(self, part: Part, *kinds: str) -> list[Part]:
+        """Parts of these kinds that `part` reads, the latest first."""
+        found = {self.home[r] for r in part.reads if r in self.home}
+        return sorted((q for q in found if q.kind in kinds), key=lambda q: -q.rank)
+
+    def merge(self, a: Part, b: Part) -> Part | None:
+        """Make one part of two, or None where `refusal` would say why not."""
+        if a is b or self._early(a, b) or self._body(a, b):
+            return None
+        p, c = (a, b) if a.rank < b.rank else (b, a)
+        between = self._between(p, c)
+        return None if isinstance(between, str) else self._join(p, c, between)
+
+    def refusal(self, a: Part, b: Part) -> str | None:
+        """Why two parts do not become one kernel; None where they could."""
+        p, c = (a, b) if a.rank < b.rank else (b, a)
+        between = self._between(p, c)
+        if isinstance(between, str):
+            return between
+        return self._early(p, c) or self._body(p, c)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """How nodes print."""
+        known = labels(self.survey.graph)
+        return [known[node] for node in self.survey.nodes]
+
+    def _early(self, a: Part, b: Part) -> str | None:
+        """Cheap reasons: kinds, shapes, sizes."""
+        for part in (a, b):
+            if part.kind in (None, "special"):
+                return f"{self.names[min(part.nodes)]} is a kernel of its own"
+        if frozenset((a.kind, b.kind)) not in _PAIRS:
+            return f"a kernel of kind {a.kind} takes in none of kind {b.kind}"
+        if a.kind == b.kind and a.kind != "map" and a.shape != b.shape:
+            return f"they run over different shapes, {list(a.shape)} and {list(b.shape)}"
+        if len(a.nodes) + len(b.nodes) > MOST_NODES:
+            return f"together they have more than {MOST_NODES} nodes"
+        reads = (a.reads | b.reads) - a.nodes - b.nodes
+        count = len(reads) + len(self.outs_of(a, b))
+        if count > MOST_BUFFERS:
+            return f"together they have {count} operands and results, more than {MOST_BUFFERS}"
+        return None
+
+    def outs_of(self, a: Part, b: Part) -> set[int]:
+        """What others read of two parts."""
+        both = {a, b}
+        return {
+            v
+            for v in a.outs | b.outs
+            if v in self.survey.outputs or not self.readers[v] <= both
+        }  # fmt: skip
+
+    def _body(self, a: Part, b: Part) -> str | None:
+        """Why the two together are no kernel, or compute something too often."""
+        if a.plain and b.plain and a.shape == b.shape:
+            return None
+        return self.check(a.nodes | b.nodes, self.outs_of(a, b))[1]
+
+    def check(self, places: Iterable[int], outs: Iterable[int]) -> tuple[Group, str | None]:
+        """The kind of a body, and why it may not be a kernel."""
+        nodes = self.survey.nodes
+        outputs = [nodes[i] for i in sorted(outs)]
+        body = self.body(places)
+        group = classify_nodes(body, outputs)
+        return group, (repeats(body, outputs) if group.kind else group.reason)
+
+    def body(self, places: Iterable[int]) -> list[Node]:
+        """The nodes at `places` with the free ones they absorb, in topological order."""
+        inner = self.survey.inner
+        found = {k for i in places for k in (i, *inner[i])}
+        return [self.survey.nodes[i] for i in sorted(found)]
+
+    def _between(self, p: Part, c: Part) -> str | set[Part]:
+        """Parts that run after `p` and before `c` must; a sentence where a path joins them."""
+        if all(self.readers[v] <= {c} for v in p.outs):
+            return set()
+        found = self._search(p, c, lambda q: [r for v in q.outs for r in self.readers[v]])
+        if isinstance(found, Part):
+            through = self.names[max(found.nodes)]
+            return (
+                f"{self.names[min(c.nodes)]} also depends on {self.names[min(p.nodes)]} "
+                f"through {through}, which is outside the kernel"
+            )
+        return found if found is not None else "they are too far apart"
+
+    def _search(
+        self, start: Part, goal: Part, step: Callable[[Part], list[Part]]
+    ) -> set[Part] | Part | None:
+        """Parts reached from `start` before `goal` in rank; one that leads to `goal`; None: many."""
+        low, high = sorted((start.rank, goal.rank))
+        seen = {q for q in step(start) if q is not goal and low < q.rank < high}
+        stack = list(seen)
+        while stack:
+            q = stack.pop()
+            for r in step(q):
+                if r is goal:
+                    return q
+                if r not in seen and low < r.rank < high:
+                    seen.add(r)
+                    stack.append(r)
+            if len(seen) > FARTHEST:
+                return None
+        return seen
+
+    def _join(self, p: Part, c: Part, after: set[Part]) -> Part:
+        """Merge `c` and `p`, which comes before it; `after` must follow them, though before c."""
+        rank = c.rank
+        if after:
+            back = self._search(c, p, lambda q: [self.home[r] for r in q.reads if r in self.home])
+            before = back if isinstance(back, set) else set()  # no path back: checked by the caller
+            if back is None:
+                rank = p.rank
+            ranks = sorted(q.rank for q in (*before, p, *after, c))
+            for q, free in zip(sorted(before, key=_rank), ranks, strict=False):
+                q.rank = free
+            rank = ranks[len(before)]
+            for q, free in zip(sorted(after, key=_rank), ranks[len(before) + 1 :], strict=False):
+                q.rank = free
+        outs = self.outs_of(p, c)
+        merged, other = (p, c) if len(p.nodes) >= len(c.nodes) else (c, p)
+        hard = merged if merged.kind != "map" else other
+        merged.plain = p.plain and c.plain and p.shape == c.shape
+        if hard is merged and hard.kind == "map":
+            hard = c  # what p alone puts out has the shape of c, or nobody else reads it
+        merged.kind, merged.shape = hard.kind, hard.shape
+        self._move(merged, other)
+        merged.outs, merged.rank = outs, rank
+        return merged
+
+    def _move(self, merged: Part, other: Part) -> None:
+        """Hand nodes and reads of `other` over."""
+        for v in other.nodes:
+            if self.home.get(v) is other:
+                self.home[v] = merged
+        merged.reads -= other.nodes
+        for v in other.nodes:
+            self.readers[v].discard(merged)
+        for r in other.reads:
+            self.readers[r].discard(other)
+            if r not in merged.nodes:
+                merged.reads.add(r)
+                self.readers[r].add(merged)
+        merged.nodes |= other.nodes
+
+
+def _rank(part: Part) -> int:
+    return part.rank
