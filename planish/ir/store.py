@@ -1,0 +1,128 @@
+"""Graphs as files: the text, and the weights as safetensors.
+
+    x.safetensors    one file, the text in its metadata
+    x/               a folder: graph.ir and weights-<hash>.safetensors, which graph.ir names
+
+Both are replaced in one step: whoever is stopped in the middle of saving leaves the old graph
+whole. Loading verifies; nothing in a file is run or followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from planish.ir.errors import ArtifactError, PlanishError
+from planish.ir.graph import Graph
+from planish.ir.parse import parse
+from planish.ir.text import graph_text
+from planish.ir.types import i4
+from planish.ir.verify import verify
+
+KEY = "planish.graph"  # of the text, in the metadata
+_WEIGHTS = re.compile(r"# weights-([0-9a-f]{16})\.safetensors\n")
+
+
+def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph with its weights: one file if `path` ends in .safetensors, else a folder."""
+    verify(graph, strict=True)
+    target, text = Path(path), graph_text(graph, locs=True)
+    arrays = {name: _plain(graph.params[name]) for name in graph.param_nodes}
+    if target.suffix == ".safetensors":
+        write_atomically(target, safetensors.numpy.save(arrays, {KEY: text}))
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(arrays)
+    name = f"weights-{_digest(data)}.safetensors"
+    write_atomically(target / name, data)
+    write_atomically(target / "graph.ir", f"# {name}\n{text}\n".encode())
+    for old in target.glob("weights-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def load_graph(path: str | os.PathLike[str]) -> Graph:
+    """The graph in a file or folder written by `save_graph`; ArtifactError if it is not one."""
+    target = Path(path)
+    if not target.is_dir():
+        metadata, arrays = _read(target)
+        if KEY not in metadata:
+            raise ArtifactError(f"{target}: holds weights, but no graph")
+        return _graph(target, metadata[KEY], arrays)
+    source = target / "graph.ir"
+    if not source.is_file():
+        raise ArtifactError(f"{target}: this folder has no graph.ir")
+    try:
+        text = source.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{source}: not text, {error}") from error
+    named = _WEIGHTS.match(text)
+    if named is None:
+        raise ArtifactError(f"{source}: the first line does not name a weights file")
+    weights = target / f"weights-{named[1]}.safetensors"
+    if not weights.is_file() or _digest(weights.read_bytes()) != named[1]:
+        raise ArtifactError(f"{weights}: missing or damaged")
+    return _graph(source, text, _read(weights)[1])
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that `path` is either the old one or the whole new one."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _graph(path: Path, text: str, arrays: Mapping[str, np.ndarray]) -> Graph:
+    """The graph of a text with its weights."""
+    try:
+        wanted = parse(text).param_nodes
+        extra = [name for name in arrays if name not in wanted]
+        if extra:
+            raise ArtifactError(f"{path}: the graph has no param {extra[0]!r}")
+        small = {name for name, node in wanted.items() if node.dtype == i4}
+        params = {n: a.astype(i4.numpy) if n in small else a for n, a in arrays.items()}
+        for array in params.values():
+            array.flags.writeable = False
+        return verify(parse(text, params), strict=True)
+    except ArtifactError:
+        raise
+    except PlanishError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> tuple[Mapping[str, str], dict[str, np.ndarray]]:
+    """The metadata and the arrays of a safetensors file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file ({error})") from error
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """As the file format knows it: contiguous, i4 as i8."""
+    array = np.asarray(array, order="C")
+    return array.astype(np.int8) if array.dtype == i4.numpy else array
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
