@@ -1,4 +1,4 @@
-"""One call of an op: what the op tests are driven by. The table of all calls is tests/samples.py."""
+"""One call of an op. The table of all of them is tests/samples.py."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ class Sample:
     @property
     def id(self) -> str:
         """How the sample is called in a test report."""
-        shapes = ",".join(f"{x.dtype}{list(x.shape)}" for x in self.args)
-        return f"{self.op}({shapes}){self.note}"
+        types = [f"{x.dtype}{list(x.shape)}".replace(" ", "") for x in self.args]
+        attrs = [f"{name}={value}".replace(" ", "") for name, value in self.attrs.items()]
+        return f"{self.op}({','.join((*types, *attrs))}){self.note}"
 
 
 def sample(op: str, *args: Any, **options: Any) -> Sample:
-    """A `Sample`; Python floats and lists become f32 arrays; unknown options are attributes."""
+    """A `Sample`; Python numbers and lists become f32 or i32; other options are attributes."""
     known = {k: options.pop(k) for k in ("rtol", "atol", "grad", "note") if k in options}
-    arrays = tuple(x if isinstance(x, np.ndarray) else _array(x) for x in args)
+    arrays = tuple(map(_array, args))
     return Sample(op, arrays, options, **known)
 
 
 def _array(x: Any) -> np.ndarray:
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np.asarray(x)
     found = np.asarray(x)
-    return found.astype(np.float32) if found.dtype == np.float64 else found
+    narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
+    return found.astype(narrow.get(found.dtype, found.dtype))
 
 
 def floats(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> np.ndarray:
@@ -49,6 +53,8 @@ def floats(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> 
     return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
 
 
-def ints(*shape: int, seed: int = 0, low: int = -9, high: int = 10, dtype: Any = np.int32) -> np.ndarray:
+def ints(
+    *shape: int, seed: int = 0, low: int = -9, high: int = 10, dtype: Any = np.int32
+) -> np.ndarray:
     """Reproducible integers in [low, high)."""
     return np.random.default_rng(seed).integers(low, high, shape, dtype=dtype)
