@@ -10,8 +10,8 @@ from planish.ir.node import Node
 
 # Polynomials of 10 to 30 instructions: worth a store and a load.
 FUNCTIONS = frozenset(
-    """exp exp2 expm1 log log2 log1p sin cos tan tanh erf sigmoid pow atan2
-    random_bits fold_in""".split()
+    {"exp", "exp2", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "tanh", "erf", "sigmoid"}
+    | {"pow", "atan2", "random_bits", "fold_in"}
 )
 # Not pipelined: cheap once, not once per element of a larger array.
 SLOW = FUNCTIONS | frozenset({"div", "floor_div", "mod", "sqrt", "rsqrt", "reciprocal"})

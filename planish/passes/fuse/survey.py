@@ -39,7 +39,7 @@ class Survey:
 
 
 def survey(graph: Graph) -> Survey:
-    """Look at `graph` once, consumers before producers: a free node is core if a reader needs it."""
+    """Look at `graph`, consumers before producers: a free node is core if a reader needs it."""
     nodes = graph.nodes
     at = {node: i for i, node in enumerate(nodes)}
     outputs = frozenset(at[x] for x in graph.outputs)
