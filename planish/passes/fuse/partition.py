@@ -101,11 +101,15 @@ class Partition:
 
     def merge(self, a: Part, b: Part) -> Part | None:
         """Make one part of two, or None where `refusal` would say why not."""
-        if a is b or self._early(a, b) or self._body(a, b):
+        if a is b or self._early(a, b):
             return None
         p, c = (a, b) if a.rank < b.rank else (b, a)
-        between = self._between(p, c)
-        return None if isinstance(between, str) else self._join(p, c, between)
+        after = self._between(p, c)
+        before = self._before(p, c) if after else set()
+        if isinstance(after, str) or before is None:
+            return None
+        group, reason = self._together(p, c)
+        return self._join(p, c, before, after, group) if reason is None else None
 
     def refusal(self, a: Part, b: Part) -> str | None:
         """Why two parts do not become one kernel; None where they could."""
@@ -113,7 +117,7 @@ class Partition:
         between = self._between(p, c)
         if isinstance(between, str):
             return between
-        return self._early(p, c) or self._body(p, c)
+        return self._early(p, c) or self._together(p, c)[1]
 
     @cached_property
     def names(self) -> list[str]:
@@ -147,11 +151,11 @@ class Partition:
             if v in self.survey.outputs or not self.readers[v] <= both
         }  # fmt: skip
 
-    def _body(self, a: Part, b: Part) -> str | None:
-        """Why the two together are no kernel, or compute something too often."""
-        if a.plain and b.plain and a.shape == b.shape:
-            return None
-        return self.check(a.nodes | b.nodes, self.outs_of(a, b))[1]
+    def _together(self, p: Part, c: Part) -> tuple[Group, str | None]:
+        """The kind of the two together, and why they are no kernel, or a wasteful one."""
+        if p.plain and c.plain and p.shape == c.shape:
+            return Group("map"), None
+        return self.check(p.nodes | c.nodes, self.outs_of(p, c))
 
     def check(self, places: Iterable[int], outs: Iterable[int]) -> tuple[Group, str | None]:
         """The kind of a body, and why it may not be a kernel."""
@@ -183,7 +187,7 @@ class Partition:
     def _search(
         self, start: Part, goal: Part, step: Callable[[Part], list[Part]]
     ) -> set[Part] | Part | None:
-        """Parts reached from `start` before `goal` in rank; one that leads to `goal`; None: many."""
+        """Parts between `start` and `goal` reached from `start`; one leading on to `goal`; None: many."""
         low, high = sorted((start.rank, goal.rank))
         seen = {q for q in step(start) if q is not goal and low < q.rank < high}
         stack = list(seen)
@@ -199,29 +203,25 @@ class Partition:
                 return None
         return seen
 
-    def _join(self, p: Part, c: Part, after: set[Part]) -> Part:
-        """Merge `c` and `p`, which comes before it; `after` must follow them, though before c."""
-        rank = c.rank
-        if after:
-            back = self._search(c, p, lambda q: [self.home[r] for r in q.reads if r in self.home])
-            before = back if isinstance(back, set) else set()  # no path back: checked by the caller
-            if back is None:
-                rank = p.rank
-            ranks = sorted(q.rank for q in (*before, p, *after, c))
-            for q, free in zip(sorted(before, key=_rank), ranks, strict=False):
-                q.rank = free
-            rank = ranks[len(before)]
-            for q, free in zip(sorted(after, key=_rank), ranks[len(before) + 1 :], strict=False):
+    def _before(self, p: Part, c: Part) -> set[Part] | None:
+        """Parts that run before `c` must, though after `p`, from which no path leads to them."""
+        found = self._search(c, p, lambda q: [self.home[r] for r in q.reads if r in self.home])
+        return found if isinstance(found, set) else None
+
+    def _join(self, p: Part, c: Part, before: set[Part], after: set[Part], group: Group) -> Part:
+        """Merge `p` and the later `c`: the ranks of all concerned are handed out anew."""
+        ranks = sorted(q.rank for q in (*before, p, *after, c))
+        order = [*sorted(before, key=_rank), None, *sorted(after, key=_rank)]
+        rank = c.rank if not after else ranks[len(before)]
+        for q, free in zip(order, ranks, strict=False):  # one rank is left over
+            if q is not None:
                 q.rank = free
         outs = self.outs_of(p, c)
         merged, other = (p, c) if len(p.nodes) >= len(c.nodes) else (c, p)
-        hard = merged if merged.kind != "map" else other
         merged.plain = p.plain and c.plain and p.shape == c.shape
-        if hard is merged and hard.kind == "map":
-            hard = c  # what p alone puts out has the shape of c, or nobody else reads it
-        merged.kind, merged.shape = hard.kind, hard.shape
+        merged.kind, merged.outs, merged.rank = group.kind, outs, rank
+        merged.shape = group.rows if group.kind == "row" else self.survey.nodes[min(outs)].shape
         self._move(merged, other)
-        merged.outs, merged.rank = outs, rank
         return merged
 
     def _move(self, merged: Part, other: Part) -> None:
