@@ -1,0 +1,120 @@
+"""Which parts are merged, and in which order: the strategy of fusion.
+
+The order decides who gets a value that could go to several kernels. What saves the most comes
+first: epilogues of contractions (the value is still in registers), then what runs into reductions,
+then rows, then whatever elementwise work is left.
+"""
+
+from __future__ import annotations
+
+from planish.passes.fuse.cost import bytes_of
+from planish.passes.fuse.partition import Part, Partition
+from planish.passes.fuse.sink import sink
+
+# Arrays below this size cost a barrier rather than bandwidth: independent ones share a kernel.
+SMALL = 4096
+
+
+def grow(partition: Partition) -> None:
+    """Merge all that should be merged."""
+    epilogues(partition)
+    prologues_of_reduces(partition)
+    rows(partition)
+    maps(partition)
+    sink(partition)
+    siblings(partition)
+
+
+def epilogues(p: Partition) -> None:
+    """Elementwise work on a matmul's result joins it: bias, activation, residual, scale, mask.
+
+    An in-place update stays apart, so that others can read the old value first.
+    """
+    s = p.survey
+    for i in s.core:
+        if s.nodes[i].op.kind == "elementwise" and s.donated.isdisjoint(s.reads[i]):
+            part = p.home[i]
+            for q in p.producers(part, "contraction"):
+                if q.shape == part.shape and p.merge(q, part):
+                    break
+
+
+def prologues_of_reduces(p: Partition) -> None:
+    """What only a leading-axes reduction reads joins it, and what is computed of its result."""
+    s = p.survey
+    for i in s.core:
+        part = p.home[i]
+        if part.kind == "reduce":
+            absorb(p, part, only=True)
+        elif part.kind == "map":
+            for q in p.producers(part, "reduce"):
+                part = p.merge(q, part) or part
+
+
+def rows(p: Partition) -> None:
+    """Last-axis reductions join with what runs into them, with each other, and what follows."""
+    for i in p.survey.core:
+        part = p.home[i]
+        if part.kind not in ("row", "map"):
+            continue
+        for q in p.producers(part, "row"):
+            part = p.merge(q, part) or part
+        if part.kind == "row":
+            absorb(p, part, only=False)
+
+
+def maps(p: Partition) -> None:
+    """Elementwise work joins elementwise work, and else the one kernel that reads it."""
+    for i in p.survey.core:
+        part = p.home[i]
+        if part.kind == "map":
+            for q in p.producers(part, "map"):
+                part = p.merge(q, part) or part
+    for part in p.parts:
+        if part.kind in ("contraction", "row", "reduce"):
+            absorb(p, part, only=part.kind != "row")
+
+
+def absorb(p: Partition, part: Part, only: bool) -> None:
+    """Merge map producers into `part`, theirs too; `only` those that nobody else reads."""
+    refused: set[Part] = set()
+    while True:
+        found = [q for q in p.producers(part, "map") if q not in refused]
+        if only:
+            found = [q for q in found if _only_for(p, q, part)]
+        if not found:
+            return
+        merged = p.merge(found[0], part)
+        if merged is None:
+            refused.add(found[0])
+        else:
+            part = merged
+
+
+def _only_for(p: Partition, q: Part, part: Part) -> bool:
+    return all(p.readers[v] == {part} and v not in p.survey.outputs for v in q.outs)
+
+
+def siblings(p: Partition) -> None:
+    """Reductions that read the same arrays share a kernel; so do small arrays of one shape."""
+    last: dict[tuple, Part] = {}
+    for part in p.parts:
+        key = _kin(p, part)
+        if key is not None:
+            shared = last.get(key)
+            if part.kind == "map" or (shared and not shared.reads.isdisjoint(part.reads)):
+                part = (p.merge(shared, part) if shared else None) or part
+            last[key] = part
+
+
+def _kin(p: Partition, part: Part) -> tuple | None:
+    """What parts that may share a kernel have in common."""
+    if part.kind == "reduce":
+        group, _ = p.check(part.nodes, part.outs)
+        first = group.reductions[0]
+        return ("reduce", first.attrs["axes"], first.inputs[0].shape, first.shape)
+    if part.kind == "map":
+        nodes = [p.survey.nodes[v] for v in part.nodes]
+        if sum(map(bytes_of, nodes)) <= SMALL:
+            return ("map", part.shape)
+    return None

@@ -1,0 +1,127 @@
+"""Move values from the kernel that stores them into those that read them, where that saves traffic.
+
+    kernel 1:  h = x @ w, t = h * p   ->  stores h and t
+    kernel 2:  sum(t), h - sum(t)     ->  reads h and t
+becomes
+    kernel 1:  h = x @ w              ->  stores h
+    kernel 2:  t = h * p, sum(t), h - sum(t)  ->  reads h and p
+
+A stored value is computed by its readers instead, together with the cheap nodes it is made of, if
+the bytes that are then stored and read are fewer. Nodes may so be computed in several kernels;
+expensive ones only move, to a single reader. No cycle can arise: what a reader reads anew comes
+from the storing kernel or its producers, all of which already ran before that reader.
+"""
+
+from __future__ import annotations
+
+from planish.passes.fuse.cost import FUNCTIONS, bytes_of
+from planish.passes.fuse.partition import MOST_BUFFERS, MOST_NODES, Part, Partition
+
+LARGEST_CONE = 12  # nodes that readers compute again
+SMALLER = 8  # a value this many times smaller than the one it is made into stays stored
+
+
+def sink(p: Partition) -> None:
+    """Try every stored value, the last ones first, so that chains move whole."""
+    for v in reversed(p.survey.core):
+        part = p.home.get(v)
+        if part is None or v not in part.outs or v in p.survey.outputs:
+            continue
+        readers = sorted(p.readers[v], key=lambda q: q.rank)
+        if all(q.kind not in (None, "special") for q in readers):
+            cone = _cone(p, part, v, readers)
+            if cone and _saves(p, part, v, cone, readers) and _legal(p, part, v, cone, readers):
+                _move(p, part, v, cone, readers)
+
+
+def _cone(p: Partition, part: Part, v: int, readers: list[Part]) -> set[int]:
+    """`v` and the nodes of its part it is made of, back to stored, small or expensive ones."""
+    s = p.survey
+    cone: set[int] = set()
+    pending = {v}
+    while pending and len(cone) <= LARGEST_CONE:
+        i = max(pending)  # readers first
+        pending.remove(i)
+        if s.nodes[i].op.kind != "elementwise":
+            continue
+        again = len(readers) > 1 or any(u in part.nodes and u not in cone for u in s.users[i])
+        if s.nodes[i].op.name in FUNCTIONS and again:
+            continue
+        cone.add(i)
+        for r in s.reads[i]:
+            small = r in part.nodes and bytes_of(s.nodes[r]) * SMALLER <= bytes_of(s.nodes[v])
+            if r in part.nodes and r not in part.outs and r not in cone and not small:
+                pending.add(r)
+    return cone
+
+
+def _frontier(p: Partition, cone: set[int]) -> set[int]:
+    """What the nodes of a cone read from outside it."""
+    return {r for i in cone for r in p.survey.reads[i]} - cone
+
+
+def _left(p: Partition, part: Part, v: int, cone: set[int]) -> tuple[set[int], set[int], set[int]]:
+    """Nodes, results and operands of `part` without `v`."""
+    s = p.survey
+    outs = (part.outs - {v}) | (_frontier(p, cone) & part.nodes)
+    nodes: set[int] = set()
+    reads: set[int] = set()
+    stack = list(outs)
+    while stack:
+        i = stack.pop()
+        if i not in part.nodes:
+            reads.add(i)
+        elif i not in nodes:
+            nodes.add(i)
+            stack.extend(s.reads[i])
+    return nodes, outs, reads
+
+
+def _saves(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> bool:
+    """Whether fewer bytes are stored and read."""
+
+    def size(values: set[int]) -> int:
+        return sum(bytes_of(p.survey.nodes[i]) for i in values)
+
+    _, outs, reads = _left(p, part, v, cone)
+    change = size(outs - part.outs) - size(part.outs - outs) - size(part.reads - reads)
+    for q in readers:
+        change += size(_frontier(p, cone) - q.reads - q.nodes) - size({v})
+    return change < 0
+
+
+def _legal(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> bool:
+    """Whether all concerned remain kernels of their kinds."""
+    nodes, outs, _ = _left(p, part, v, cone)
+    if nodes:
+        group, reason = p.check(nodes, outs)
+        if reason or group.kind != part.kind:
+            return False
+    for q in readers:
+        group, reason = p.check(q.nodes | cone, q.outs)
+        reads = (q.reads | _frontier(p, cone)) - q.nodes
+        if reason or group.kind != q.kind or len(reads) + len(q.outs) > MOST_BUFFERS:
+            return False
+        if len(q.nodes | cone) > MOST_NODES:
+            return False
+    return True
+
+
+def _move(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> None:
+    """Give `cone` to the readers, and drop from `part` what nobody there needs any more."""
+    nodes, outs, reads = _left(p, part, v, cone)
+    for r in part.reads - reads:
+        p.readers[r].discard(part)
+    for q in readers:
+        q.nodes |= cone
+        for r in q.reads & cone:
+            p.readers[r].discard(q)
+        q.reads -= cone
+        for r in _frontier(p, cone) - q.nodes:
+            q.reads.add(r)
+            p.readers[r].add(q)
+        q.plain = False
+    for i in part.nodes - nodes:
+        if p.home.get(i) is part:
+            del p.home[i]
+    part.nodes, part.outs, part.reads, part.plain = nodes, outs, reads, False
