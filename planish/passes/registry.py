@@ -10,6 +10,7 @@ from planish.passes.autodiff import Grad
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
+from planish.passes.fuse import Fuse
 from planish.passes.lift import LiftParams
 from planish.passes.pushup import pushup
 from planish.passes.remat import Remat
@@ -26,4 +27,5 @@ PASSES: dict[str, Pass | type] = {
     "lift": LiftParams,
     "pushup": pushup,
     "remat": Remat,
+    "fuse": Fuse,
 }
