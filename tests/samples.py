@@ -21,7 +21,7 @@ EXACT = {"rtol": 0.0, "atol": 0.0}
 
 def clear(*shape: int, seed: int = 0) -> np.ndarray:
     """Values between the integers and away from 0, where steps and kinks are."""
-    return (ints(*shape, seed=seed, low=-4, high=4) + 0.5).astype(np.float32)
+    return (ints(*shape, seed=seed, low=-4, high=4) + 0.375).astype(np.float32)
 
 
 def distinct(*shape: int, seed: int = 0) -> np.ndarray:

@@ -180,8 +180,8 @@ class Reduction(Op):
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         (x,), attrs = super().prepare(operands, attrs)
-        axes = axes_of(self.name, attrs.pop("axes", None), x.type.rank)
-        return (x,), {"axes": axes, "keep": bool(attrs.pop("keep", False)), **attrs}
+        axes = axes_of(self.name, attrs.get("axes"), x.type.rank)
+        return (x,), {"keep": False, **attrs, "axes": axes}
 
     def infer(self, x: TensorType, *, axes: tuple[int, ...], keep: bool = False) -> TensorType:
         """The operand's type without `axes`."""
@@ -194,6 +194,8 @@ class Reduction(Op):
 
 def reduced(name: str, x: TensorType, axes: tuple[int, ...], keep: bool) -> TensorType:
     """The type of `x` after reducing sorted, non-negative `axes`."""
+    if not isinstance(keep, bool):
+        raise IRError(f"{name}: keep is True or False, got {keep!r}")
     if not isinstance(axes, tuple) or list(axes) != sorted(
         {axis_of(name, a, x.rank) for a in axes}
     ):

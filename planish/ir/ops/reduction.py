@@ -199,8 +199,8 @@ class Statistic(Composite):
         operands, attrs = super().prepare(operands, attrs)
         (x,) = operands
         x = x if x.dtype.is_float else as_node(x, t.f32)
-        axes = axes_of(self.name, attrs.pop("axes", None), x.type.rank)
-        return (x,), {"axes": axes, "keep": bool(attrs.pop("keep", False)), **attrs}
+        axes = axes_of(self.name, attrs.get("axes"), x.type.rank)
+        return (x,), {"keep": False, **attrs, "axes": axes}
 
     def infer(self, x: TensorType, *, axes: Axes, keep: bool = False) -> TensorType:
         """The operand's type without `axes`."""
@@ -289,8 +289,8 @@ class ArgExtremum(Op):
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         (x,), attrs = super().prepare(operands, attrs)
-        axis = axis_of(self.name, attrs.pop("axis", None), x.type.rank)
-        return (x,), {"axis": axis, "keep": bool(attrs.pop("keep", False)), **attrs}
+        axis = axis_of(self.name, attrs.get("axis"), x.type.rank)
+        return (x,), {"keep": False, **attrs, "axis": axis}
 
     def infer(self, x: TensorType, *, axis: int, keep: bool = False) -> TensorType:
         """The operand's shape without `axis`, i64."""

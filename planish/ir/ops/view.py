@@ -263,7 +263,9 @@ class Slice(View):
             for i, start, step in zip(out_index, starts, steps, strict=True)
         )
 
-    def vjp(self, y: Node, dy: Node, x: Node, *, starts: Shape, stops: Shape, steps: Shape) -> Grads:
+    def vjp(
+        self, y: Node, dy: Node, x: Node, *, starts: Shape, stops: Shape, steps: Shape
+    ) -> Grads:
         """Zeros between and around. Backward slices are turned around first."""
         backward = tuple(a for a, step in enumerate(steps) if step < 0)
         dy = flip(dy, axes=backward) if backward else dy
