@@ -163,6 +163,7 @@ class Op:
     name = ""
     kind = ""
     arity: int | None = None
+    at_least = 0  # operands of an op that has no arity
     no_vjp: str | None = None
 
     def __call__(self, *operands: object, **attrs: Any) -> Node:
@@ -194,6 +195,8 @@ class Op:
         """Refuse a wrong number of operands."""
         if self.arity is not None and count != self.arity:
             raise IRError(f"{self.name} takes {self.arity} operands, got {count}")
+        if count < self.at_least:
+            raise IRError(f"{self.name} takes at least {self.at_least} operands, got {count}")
 
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
