@@ -1,0 +1,100 @@
+"""LLVM through llvmlite: text in, machine code out. The only file that drives it.
+
+Modules go through LLVM's O2 pipeline without its vectorisers: loop IR already says what is a
+vector. Every compilation has a context of its own, so that nothing outlives it but the code.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import llvmlite.binding as llvm
+
+from planish.ir.errors import CompileError
+from planish.runtime.target import Target
+
+# One thread compiles at a time (llvmlite's own lock works per call), and no fork happens while
+# one does: a child would inherit LLVM's locks in whatever state they are.
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )
+
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+
+
+class Library:
+    """Machine code loaded into this process; the code lives as long as this object."""
+
+    def __init__(self, code: bytes, target: Target) -> None:
+        with _LOCK:
+            empty = llvm.parse_assembly("", llvm.create_context())
+            self._engine = llvm.create_mcjit_compiler(empty, machine(target))
+            self._code = llvm.ObjectFileRef.from_data(code)
+            self._engine.add_object_file(self._code)
+            self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Where the function `name` is."""
+        with _LOCK:
+            return self._engine.get_function_address(name)
+
+
+def machine(target: Target) -> llvm.TargetMachine:
+    """LLVM's description of `target`."""
+    known = llvm.Target.from_triple(target.triple)
+    return known.create_target_machine(
+        cpu=target.cpu, features=target.feature_text, opt=2, reloc="pic", codemodel="small"
+    )
+
+
+def compile_text(text: str, target: Target) -> bytes:
+    """The object file of an LLVM module given as text."""
+    with _optimised(text, target) as (module, tm):
+        return tm.emit_object(module)
+
+
+def optimised_text(text: str, target: Target) -> str:
+    """The module after LLVM's passes."""
+    with _optimised(text, target) as (module, _):
+        return str(module)
+
+
+def assembly_text(text: str, target: Target) -> str:
+    """The module as assembly."""
+    with _optimised(text, target) as (module, tm):
+        return tm.emit_assembly(module)
+
+
+@contextmanager
+def _optimised(text: str, target: Target) -> Iterator[tuple[llvm.ModuleRef, llvm.TargetMachine]]:
+    with _LOCK:
+        tm = machine(target)
+        header = f'target datalayout = "{tm.target_data}"\ntarget triple = "{target.triple}"\n'
+        try:
+            module = llvm.parse_assembly(header + text, llvm.create_context())
+            module.verify()
+        except RuntimeError as error:
+            raise CompileError(_report(header + text, error)) from None
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        options.loop_vectorization = options.slp_vectorization = False
+        options.loop_interleaving = False
+        builder = llvm.create_pass_builder(tm, options)
+        builder.getModulePassManager().run(module, builder)
+        yield module, tm
+
+
+def _report(text: str, error: Exception) -> str:
+    handle, path = tempfile.mkstemp(prefix="planish-", suffix=".ll")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    return (
+        f"LLVM refuses the code that planish made, which is a fault of planish: {error}\n"
+        f"The module is in {path}; please report it with that file."
+    )
