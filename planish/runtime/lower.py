@@ -11,7 +11,7 @@ lies; a donated input and its output are one memory (see `order_writes`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
+from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.gemm import Product, choose_tile, gemm_kernel, is_direct, pack_kernel, panels
@@ -78,6 +79,7 @@ class Lowering:
     steps: list[Step] = field(default_factory=list)
     sites: list[str] = field(default_factory=list)
     packed: dict[tuple, Slot] = field(default_factory=dict)
+    made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
 
     def __post_init__(self) -> None:
         self.home: dict[tuple[Node, int], int] = {}  # result -> the output that it is written to
@@ -148,20 +150,29 @@ class Lowering:
         self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group, outs: tuple[Slot, ...]
     ) -> None:
         """Make the kernel of a group and enter it."""
-        name, extra = kernel_name(body.name), None
-        if group.kind == "contraction":
-            made, extra = self.contraction(node, body, operands, group, name)
-        elif group.kind == "special" and group.anchor is not None:
-            made = SPECIAL[group.anchor.op.name](body, group.anchor, name, self.target)
-        elif group.kind == "row":
-            made = row_kernel(body, group, name, self.target)
-        elif group.kind == "reduce":
-            made = reduce_kernel(body, group, name, self.target)
-        elif self.writes_in_place(node, operands, outs):
-            made = write_slice_kernel(body, body.outputs[0], name, self.target)
-        else:
-            made = map_kernel(body, name, self.target)
-        self.enter(made, operands, outs, label(node), extra)
+        in_place = self.writes_in_place(node, operands, outs)
+        extra = None
+        if group.kind == "contraction" and group.anchor is not None:
+            extra = self.panels_for(node, body, operands, group.anchor)
+        key = (graph_text(replace(body, name="body")), in_place, extra is not None)
+        if key not in self.made:
+            self.made[key] = self.kernel(body, group, in_place, extra is not None)
+        self.enter(self.made[key], operands, outs, label(node), extra)
+
+    def kernel(self, body: Graph, group: Group, in_place: bool, packed: bool) -> Lowered:
+        """The kernel of a body, by its kind."""
+        name, anchor = kernel_name(body.name), group.anchor
+        if group.kind == "contraction" and anchor is not None:
+            return gemm_kernel(body, anchor, name, self.target, packed)
+        if group.kind == "special" and anchor is not None:
+            return SPECIAL[anchor.op.name](body, anchor, name, self.target)
+        if group.kind == "row":
+            return row_kernel(body, group, name, self.target)
+        if group.kind == "reduce":
+            return reduce_kernel(body, group, name, self.target)
+        if in_place:
+            return write_slice_kernel(body, body.outputs[0], name, self.target)
+        return map_kernel(body, name, self.target)
 
     def enter(
         self, made: Lowered, operands: tuple[Node, ...], outs: tuple[Slot, ...], text: str,
@@ -182,19 +193,16 @@ class Lowering:
         base = self.slot(operands[0])
         return base.kind == "input" and (base.index, outs[0].index) in self.graph.aliases
 
-    def contraction(
-        self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group, name: str
-    ) -> tuple[Lowered, Slot | None]:
-        """The kernel of a matmul and, where B is packed, the slot of its panels."""
-        anchor = group.anchor
-        if anchor is None:
-            raise IRError(f"{label(node)}: a contraction without a matmul")
+    def panels_for(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node
+    ) -> Slot | None:
+        """The slot of B's panels; None where the kernel reads B as it lies."""
         a, b = anchor.inputs
         _, nr = choose_tile(Product.of(a.type, b.type, anchor.type), anchor.dtype, self.target)
         slot = self.packed_param(body, operands, b, nr)
         if slot is None and not is_direct(body, b, nr, anchor.shape[-1]):
             slot = self.packed_now(node, body, operands, b, nr)
-        return gemm_kernel(body, anchor, name, self.target, slot is not None), slot
+        return slot
 
     def packed_param(
         self, body: Graph, operands: tuple[Node, ...], b: Node, nr: int
