@@ -26,7 +26,7 @@ class Attention(Composite):
     `expand` is the definition; lowering has a streaming kernel that never stores the T * S scores.
     """
 
-    name = "attention"
+    name, at_least = "attention", 3
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         offset = tuple(as_node(x, t.i64) if type(x) is int else x for x in operands[3:])

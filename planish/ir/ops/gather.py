@@ -20,9 +20,8 @@ from planish.ir.ops.indexing import Reads, Types, check_range, guarded, zeros
 from planish.ir.types import DType, TensorType
 
 
-def _with_axis(name: str, x: object, attrs: dict[str, Any], default: int) -> dict[str, Any]:
+def _with_axis(name: str, rank: int, attrs: dict[str, Any], default: int) -> dict[str, Any]:
     """The attributes with `axis` counted from the front and `what` stated."""
-    rank = x.type.rank if isinstance(x, Node) else 0
     axis = axis_of(name, attrs.pop("axis", default), rank)
     return {"axis": axis, "what": "index", **attrs}
 
@@ -38,7 +37,8 @@ class Take(Indexing):
     name, arity = "take", 2
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
-        return super().prepare(operands, _with_axis(self.name, operands[0], attrs, 0))
+        operands, attrs = super().prepare(operands, attrs)
+        return operands, _with_axis(self.name, operands[0].type.rank, attrs, 0)
 
     def infer(
         self, x: TensorType, indices: TensorType, *, axis: int, what: str = "index"
@@ -72,7 +72,8 @@ class TakeAlong(Indexing):
     name, arity = "take_along", 2
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
-        return super().prepare(operands, _with_axis(self.name, operands[0], attrs, -1))
+        operands, attrs = super().prepare(operands, attrs)
+        return operands, _with_axis(self.name, operands[0].type.rank, attrs, -1)
 
     def infer(
         self, x: TensorType, indices: TensorType, *, axis: int, what: str = "index"
@@ -152,7 +153,8 @@ class ScatterAdd(Op):
     name, kind, arity = "scatter_add", "special", 3
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
-        return super().prepare(operands, _with_axis(self.name, operands[0], attrs, 0))
+        operands, attrs = super().prepare(operands, attrs)
+        return operands, _with_axis(self.name, operands[0].type.rank, attrs, 0)
 
     def infer(
         self,

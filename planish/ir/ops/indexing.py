@@ -14,7 +14,7 @@ import numpy as np
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, lower
-from planish.ir.errors import DTypeError, IRError, ShapeError, TokenError
+from planish.ir.errors import DTypeError, ShapeError, TokenError
 from planish.ir.loops import Const, Expr, cast, scalar, select, size_expr
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Index, Indexing, Read, axis_of, const, promoted
@@ -68,7 +68,7 @@ def need_rank(name: str, x: TensorType, least: int) -> None:
 class Concat(Indexing):
     """The operands one after another along `axis`."""
 
-    name = "concat"
+    name, at_least = "concat", 1
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         nodes = promoted(operands)
@@ -77,8 +77,6 @@ class Concat(Indexing):
 
     def infer(self, *types: TensorType, axis: int) -> TensorType:
         """The first operand's type with the sizes along `axis` added up."""
-        if not types:
-            raise IRError("concat takes at least one operand")
         first = types[0]
         axis_of(self.name, axis, first.rank)
         for x in types[1:]:
@@ -258,8 +256,7 @@ def _check_starts(name: str, x: TensorType, starts: Types, sizes: Shape) -> None
         if start.shape or not start.dtype.is_int:
             raise DTypeError(f"{name}: a start is an integer scalar, got {start}")
     for size, n in zip(sizes, x.shape, strict=True):
-        below = n - size
-        if isinstance(size, int) and size < 0 or isinstance(below, int) and below < 0:
+        if any(isinstance(rest, int) and rest < 0 for rest in (size, n - size)):
             raise ShapeError(f"{name}: {list(sizes)} does not fit into {x}")
 
 
@@ -283,7 +280,7 @@ class DynamicSlice(Indexing):
     A block that does not lie inside the operand is refused at run time, never moved or cut.
     """
 
-    name = "dynamic_slice"
+    name, at_least = "dynamic_slice", 1
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         return super().prepare((operands[:1] + _start_nodes(operands[1:])), attrs)
@@ -315,7 +312,7 @@ class UpdateSlice(Indexing):
     other reader, lowering writes the block only.
     """
 
-    name = "update_slice"
+    name, at_least = "update_slice", 2
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         return super().prepare((operands[:2] + _start_nodes(operands[2:])), attrs)

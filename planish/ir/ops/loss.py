@@ -9,7 +9,7 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.errors import DTypeError, ShapeError
 from planish.ir.node import OPS, Node, register
-from planish.ir.ops.base import Composite, const, need_float, need_int, promoted
+from planish.ir.ops.base import Composite, as_node, const, need_float, need_int, promoted
 from planish.ir.ops.indexing import check_range
 from planish.ir.ops.softmax import shifted_by_max
 from planish.ir.types import DType, TensorType
@@ -74,11 +74,12 @@ class CrossEntropy(Composite):
     def vjp(
         self, y: Node, dy: Node, logits: Node, targets: Node, *, ignore_index: int | None
     ) -> tuple[Node | None, ...]:
-        # softmax - one_hot, scaled. The logsumexp is the forward pass's, so nothing is summed again.
+        # softmax - one_hot, scaled; the logsumexp is the forward pass's, so no row is summed again
         axis = logits.type.rank - 1
         counts, ids, count = _targets(logits, targets, ignore_index)
         p = OPS["exp"](logits - OPS["logsumexp"](logits, axes=(axis,), keep=True))
         place = OPS["iota"](shape=logits.shape, axis=axis, dtype=t.i32)
+        ids = as_node(ids, t.i32)  # the forward pass has refused what does not fit
         error = OPS["select"](OPS["eq"](place, ids), p - 1.0, p)
         scale = dy / count
         if counts is not None:

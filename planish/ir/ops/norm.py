@@ -44,7 +44,7 @@ class LayerNorm(_Norm):
     The variance is the mean squared distance from the mean (not the n - 1 estimate).
     """
 
-    name, default_eps = "layer_norm", 1e-5
+    name, at_least, default_eps = "layer_norm", 2, 1e-5
 
     def infer(self, x: TensorType, weight: TensorType, *bias: TensorType, eps: float) -> TensorType:
         """The type of `x`."""
