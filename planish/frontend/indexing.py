@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from planish.frontend.shapes import broadcast_to, cast, reshape
 from planish.frontend.sizes import SymbolicSize, plain_size
 from planish.ir.dims import AnySize, Shape, Size, upper
 from planish.ir.errors import AxisError, ShapeError, TraceError, UnsupportedError
@@ -29,14 +30,16 @@ MASKED = (
 class Place:
     """What one axis of the indexed array becomes.
 
-    kind is "slice" (start, stop, step), "int" (start), "array" (indices: an integer array of any
-    rank, a scalar included) or "new" (an axis of size 1 that the array does not have).
+    kind is "slice" (start, stop, step; `count` elements), "flip" (all, backward), "int" (start),
+    "array" (indices: an integer array of any rank, a scalar included) or "new" (an axis of size 1
+    that the array does not have).
     """
 
     kind: str
     start: AnySize = 0
     stop: AnySize = 0
     step: int = 1
+    count: AnySize = 1
     indices: Any = None
 
 
@@ -56,7 +59,9 @@ def parse_key(key: Any, shape: Shape) -> list[Place]:
         if item is None:
             places.append(Place("new"))
         elif item is Ellipsis:
-            places += [Place("slice", 0, n) for n in shape[axis : axis + len(shape) - taken]]
+            places += [
+                Place("slice", 0, n, count=n) for n in shape[axis : axis + len(shape) - taken]
+            ]
             axis += len(shape) - taken
         else:
             places.append(_place(item, shape[axis], axis))
@@ -131,17 +136,17 @@ def _slice_place(item: slice, n: AnySize, axis: int) -> Place:
     if isinstance(n, int) and all(b is None or isinstance(b, int) for b in bounds):
         start, stop, step = slice(*bounds, step).indices(n)  # type: ignore[arg-type]
         count = len(range(start, stop, step))
-        return Place("slice", start, start + count * step, step)
+        return Place("slice", start, stop if count else start, step, count)
     if step != 1:
         whole = bounds == [None, None] and step == -1
         if not whole:
             raise TraceError(f"a slice of symbolic size has step 1, got {step} on axis {axis}: {n}")
-        return Place("slice", n - 1, -1, -1)
+        return Place("flip", count=n)
     start = 0 if bounds[0] is None else _bound(bounds[0], n, axis)
     stop = n if bounds[1] is None else _bound(bounds[1], n, axis)
     if isinstance(stop - start, int) and stop - start < 0:
         stop = start
-    return Place("slice", start, stop)
+    return Place("slice", start, stop, 1, stop - start)
 
 
 def _bound(b: AnySize, n: AnySize, axis: int) -> AnySize:
@@ -177,7 +182,7 @@ def index(op: Apply, x: Any, shape: Shape, key: Any) -> Any:
         _need_one_block(old, arrays[0])
         x = op("take", x, old[arrays[0]].indices, axis=arrays[0])
     wanted = _final_shape(places)
-    return x if not _reshapes(places) else op("reshape", x, shape=wanted)
+    return reshape(op, x, wanted) if _reshapes(places) else x
 
 
 def _need_one_block(old: list[Place], axis: int) -> None:
@@ -190,31 +195,18 @@ def _need_one_block(old: list[Place], axis: int) -> None:
 
 def _cut(op: Apply, x: Any, shape: Shape, old: list[Place]) -> Any:
     """Apply the slices and ints; an axis taken by an int stays, with size 1."""
-    backward = tuple(a for a, p in enumerate(old) if p.kind == "slice" and p.step < 0)
-    if backward:
-        x = op("flip", x, axes=backward)
-        old = [_flipped(p, n) if a in backward else p for a, (p, n) in enumerate(zip(old, shape))]
-    starts = tuple(p.start for p in old)
-    stops = tuple(_stop(p, n) for p, n in zip(old, shape))
-    steps = tuple(p.step for p in old)
-    if starts == (0,) * len(shape) and stops == tuple(shape) and set(steps) <= {1}:
+    around = tuple(a for a, p in enumerate(old) if p.kind == "flip")
+    if around:
+        x = op("flip", x, axes=around)
+    starts, stops, steps = [], [], []
+    for p, n in zip(old, shape, strict=True):
+        whole = p.kind in ("array", "flip")
+        starts.append(0 if whole else p.start)
+        stops.append(n if whole else p.start + 1 if p.kind == "int" else p.stop)
+        steps.append(p.step)
+    if set(starts) <= {0} and tuple(stops) == tuple(shape) and set(steps) <= {1}:
         return x
-    return op("slice", x, starts=starts, stops=stops, steps=steps)
-
-
-def _stop(p: Place, n: AnySize) -> AnySize:
-    if p.kind == "int":
-        return p.start + 1
-    if p.kind == "array":
-        return n
-    if p.step == 1 or p.stop == p.start:
-        return p.stop
-    return p.stop - p.step + 1  # just behind the last element that is taken
-
-
-def _flipped(p: Place, n: AnySize) -> Place:
-    """A backward slice as a forward slice of the flipped axis."""
-    return Place("slice", n - 1 - p.start, n - 1 - p.stop, -p.step)
+    return op("slice", x, starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
 
 
 def _reshapes(places: list[Place]) -> bool:
@@ -225,9 +217,8 @@ def _final_shape(places: list[Place]) -> Shape:
     """The shape of the result, from slices, arrays and new axes."""
     shape: list[AnySize] = []
     for p in places:
-        if p.kind == "slice":
-            count = p.stop - p.start
-            shape.append(count if p.step == 1 else count // p.step)
+        if p.kind in ("slice", "flip"):
+            shape.append(p.count)
         elif p.kind == "array":
             shape += [plain_size(n) for n in p.indices.shape]
         elif p.kind == "new":
@@ -257,25 +248,24 @@ class Part:
         if _dtype_kind(self.key) == "b":
             if len(self.key.shape) != len(x.type.shape):
                 raise UnsupportedError("x.at[mask].set takes a mask of the shape of x")
-            return op("select", self.key, op("cast", _like(value, x), dtype=x.type.dtype), x)
+            return op("select", self.key, _like(value, x), x)
         places = parse_key(self.key, x.type.shape)
-        if any(p.kind == "slice" and p.step != 1 for p in places):
+        if any(p.kind == "flip" or p.kind == "slice" and p.step != 1 for p in places):
             raise UnsupportedError("x.at[...].set takes slices of step 1; use pnp.where for others")
         old = [p for p in places if p.kind != "new"]
         if any(p.kind == "array" and p.indices.shape for p in old):
             raise UnsupportedError("x.at[array].set is not provided; .add is, or use pnp.where")
-        sizes = tuple(p.stop - p.start if p.kind == "slice" else 1 for p in old)
-        shown = tuple(p.stop - p.start if p.kind == "slice" else 1 for p in places if _stays(p))
-        value = op("broadcast", op("cast", _like(value, x), dtype=x.type.dtype), shape=shown)
-        starts = [p.indices if p.kind == "array" else p.start for p in old]
-        return op("update_slice", x, op("reshape", value, shape=sizes), *starts)
+        shown = tuple(p.count for p in places if p.kind in ("slice", "new"))
+        update = broadcast_to(op, _like(value, x), shown)
+        update = reshape(op, update, tuple(p.count for p in old))
+        return op("update_slice", x, update, *(_start(p) for p in old))
 
     def add(self, value: Any) -> Any:
         """`x` with `value` added to this part; repeated indices add up."""
         x, op = self.x, self.x.apply
         if _dtype_kind(self.key) in ("i", "u") and getattr(self.key, "shape", ()):
             wanted = (*(plain_size(n) for n in self.key.shape), *x.type.shape[1:])
-            updates = op("broadcast", op("cast", _like(value, x), dtype=x.type.dtype), shape=wanted)
+            updates = broadcast_to(op, _like(value, x), wanted)
             return op("scatter_add", x, self.key, updates, axis=0)
         return self.set(x[self.key] + value)
 
@@ -284,14 +274,14 @@ class Part:
         return self.set(self.x[self.key] * value)
 
 
-def _stays(p: Place) -> bool:
-    return p.kind in ("slice", "new")
+def _start(p: Place) -> Any:
+    return p.indices if p.kind == "array" else p.start
 
 
 def _like(value: Any, x: Any) -> Any:
-    """Python numbers take the dtype of the array that they go into."""
-    if not isinstance(value, (bool, int, float)):
-        return value
+    """`value` in the dtype of the array that it goes into."""
     dtype = x.type.dtype
+    if not isinstance(value, (bool, int, float)):
+        return cast(x.apply, value, dtype)
     kind = float if dtype.is_float else int if dtype.is_int else bool
     return x.apply("const", value=kind(value), dtype=dtype)

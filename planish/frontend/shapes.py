@@ -40,6 +40,12 @@ def no_out(out: Any) -> None:
         raise TraceError("out= is not provided: traced arrays never change, use the result")
 
 
+def cast(op: Apply, x: Any, dtype: DType) -> Any:
+    """`x` in another dtype; itself where it has it."""
+    same = not isinstance(x, (bool, int, float)) and dtype_of(x) == dtype
+    return x if same else op("cast", x, dtype=dtype)
+
+
 def reshape(op: Apply, x: Any, shape: Any) -> Any:
     """`x` in another shape, one size of which may be -1."""
     old, wanted = shape_of(x), list(plain_shape(shape))
@@ -125,9 +131,9 @@ def reduce(
     no_out(out)
     found = dtype_of(x)
     if dtype is not None:
-        x = op("cast", x, dtype=t.dtype(dtype))
+        x = cast(op, x, t.dtype(dtype))
     elif name in ("sum", "prod") and not found.is_float and found.bits < 64:
-        x = op("cast", x, dtype=t.i64)
+        x = cast(op, x, t.i64)
     elif name in ("any", "all") and found != t.boolean:
         x = op("ne", x, False if found == t.boolean else 0)
     axes = axes_of(name, _axis_arg(axis), len(shape_of(x)))
@@ -161,8 +167,8 @@ def variance(
 
 def _floats(op: Apply, x: Any, dtype: Any) -> Any:
     if dtype is not None:
-        return op("cast", x, dtype=t.dtype(dtype))
-    return x if dtype_of(x).is_float else op("cast", x, dtype=t.f32)
+        return cast(op, x, t.dtype(dtype))
+    return x if dtype_of(x).is_float else cast(op, x, t.f32)
 
 
 def extremum(op: Apply, name: str, x: Any, axis: Any, keepdims: bool, out: Any = None) -> Any:
