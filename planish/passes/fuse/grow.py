@@ -1,8 +1,8 @@
 """Which parts are merged, and in which order: the strategy of fusion.
 
 The order decides who gets a value that could go to several kernels. What saves the most comes
-first: epilogues of contractions (the value is still in registers), then what runs into reductions,
-then rows, then whatever elementwise work is left.
+first: epilogues of contractions (the value is still in registers), then rows, then reductions over
+other axes, then whatever elementwise work is left.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SMALL = 4096
 def grow(partition: Partition) -> None:
     """Merge all that should be merged."""
     epilogues(partition)
-    prologues_of_reduces(partition)
     rows(partition)
+    reduces(partition)
     maps(partition)
     sink(partition)
     siblings(partition)
@@ -39,18 +39,6 @@ def epilogues(p: Partition) -> None:
                     break
 
 
-def prologues_of_reduces(p: Partition) -> None:
-    """What only a leading-axes reduction reads joins it, and what is computed of its result."""
-    s = p.survey
-    for i in s.core:
-        part = p.home[i]
-        if part.kind == "reduce":
-            absorb(p, part, only=True)
-        elif part.kind == "map":
-            for q in p.producers(part, "reduce"):
-                part = p.merge(q, part) or part
-
-
 def rows(p: Partition) -> None:
     """Last-axis reductions join with what runs into them, with each other, and what follows."""
     for i in p.survey.core:
@@ -61,6 +49,18 @@ def rows(p: Partition) -> None:
             part = p.merge(q, part) or part
         if part.kind == "row":
             absorb(p, part, only=False)
+
+
+def reduces(p: Partition) -> None:
+    """What only a leading-axes reduction reads joins it, and what is computed of its result."""
+    s = p.survey
+    for i in s.core:
+        part = p.home[i]
+        if part.kind == "reduce":
+            absorb(p, part, only=True)
+        elif part.kind == "map":
+            for q in p.producers(part, "reduce"):
+                part = p.merge(q, part) or part
 
 
 def maps(p: Partition) -> None:

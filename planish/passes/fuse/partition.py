@@ -187,7 +187,7 @@ class Partition:
     def _search(
         self, start: Part, goal: Part, step: Callable[[Part], list[Part]]
     ) -> set[Part] | Part | None:
-        """Parts between `start` and `goal` reached from `start`; one leading on to `goal`; None: many."""
+        """Parts reached from `start` before `goal`, or one leading to it; None: too many."""
         low, high = sorted((start.rank, goal.rank))
         seen = {q for q in step(start) if q is not goal and low < q.rank < high}
         stack = list(seen)

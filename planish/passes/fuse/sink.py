@@ -17,12 +17,21 @@ from __future__ import annotations
 from planish.passes.fuse.cost import FUNCTIONS, bytes_of
 from planish.passes.fuse.partition import MOST_BUFFERS, MOST_NODES, Part, Partition
 
+MOST_ROUNDS = 4  # two in practice
 LARGEST_CONE = 12  # nodes that readers compute again
 SMALLER = 8  # a value this many times smaller than the one it is made into stays stored
 
 
 def sink(p: Partition) -> None:
+    """Move until nothing moves; what one value needed stored may have kept another where it was."""
+    for _ in range(MOST_ROUNDS):
+        if not _round(p):
+            return
+
+
+def _round(p: Partition) -> bool:
     """Try every stored value, the last ones first, so that chains move whole."""
+    moved = False
     for v in reversed(p.survey.core):
         part = p.home.get(v)
         if part is None or v not in part.outs or v in p.survey.outputs:
@@ -32,6 +41,8 @@ def sink(p: Partition) -> None:
             cone = _cone(p, part, v, readers)
             if cone and _saves(p, part, v, cone, readers) and _legal(p, part, v, cone, readers):
                 _move(p, part, v, cone, readers)
+                moved = True
+    return moved
 
 
 def _cone(p: Partition, part: Part, v: int, readers: list[Part]) -> set[int]:
