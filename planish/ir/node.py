@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from planish.ir import attributes
 from planish.ir.errors import IRError
 from planish.ir.types import TensorType, Type
 
@@ -208,6 +209,7 @@ class Op:
         if unknown or missing:
             wrong = f"has no attribute {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             raise IRError(f"{self.name} {wrong}; its attributes are {self.attr_names}")
+        attributes.check(self.name, self.infer.__annotations__, attrs)
         return self.infer(*types, **attrs)
 
     def infer(self, *types: Any, **attrs: Any) -> Type:

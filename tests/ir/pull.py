@@ -12,6 +12,7 @@ from planish.ir.loops import Accumulate, Buffer, Const, For, Kernel, Let, Stmt, 
 from planish.ir.loops import size_expr
 from planish.ir.node import Node
 from planish.ir.types import TensorType
+from planish.runtime.kernels.tidy import number_sites
 
 PULLED = ("leaf", "elementwise", "view", "indexing", "random")
 
@@ -33,7 +34,7 @@ def run_loops(
         if node.op.kind == "reduction"
         else pull(node, inputs, result)
     )
-    kernel = Kernel("one", (*inputs, result), ("y",), (), body)
+    kernel = number_sites(Kernel("one", (*inputs, result), ("y",), (), body), [])
     status: list[tuple[int, int, int]] = []
     given = [np.ascontiguousarray(x).reshape(x.shape) for x in arrays]
     run_kernel(kernel, [*given, out], sizes, status, definitions=False)
