@@ -1,4 +1,4 @@
-"""Samples of the ops that models are made of: indexing, matmul, norms, losses, attention, sampling."""
+"""Samples of the ops of networks: indexing, matmul, norms, losses, attention, sampling."""
 
 from __future__ import annotations
 
