@@ -147,7 +147,8 @@ class Sample(Composite):
     serves all settings (top_k >= V and top_p >= 1 switch those off; logits equal to the k-th
     largest are all kept). A temperature below 1e-6 gives the most likely id, the lowest of equal
     ones, whatever the key. A row that has no finite maximum (NaN, or everything masked) gives -1,
-    never an id, and so does a temperature that is NaN or infinite. The draw is the Gumbel-max trick: argmax(logits + noise).
+    never an id, and so does a temperature that is NaN or infinite. The draw is the Gumbel-max
+    trick: argmax(logits + noise).
     """
 
     name, arity = "sample", 5
