@@ -58,6 +58,17 @@ def check(op: str, annotations: Mapping[str, Any], attrs: Mapping[str, Any]) -> 
             raise error(f"{op}: {name} is {meaning}, got {value!r}")
 
 
+def literal(op: str, name: str, value: object, dtype: DType) -> bool | int | float:
+    """A Python number as the kind of number that `dtype` has; refused where it cannot be one."""
+    kind = float if dtype.is_float else int if dtype.is_int else bool
+    try:
+        if isinstance(value, (bool, int, float)):
+            return kind(value)
+    except (ValueError, OverflowError):  # of nan or inf as an integer
+        pass
+    raise DTypeError(f"{op}: {name} is a {dtype}, got {value!r}")
+
+
 def as_float(op: str, name: str, value: object) -> float:
     """A number as a float; refused where it is none."""
     check(op, {name: "float"}, {name: value})

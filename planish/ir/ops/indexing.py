@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
+from planish.ir.attributes import literal
 from planish.ir.dims import AnySize, Shape, lower
 from planish.ir.errors import DTypeError, ShapeError, TokenError
 from planish.ir.loops import Const, Expr, cast, scalar, select, size_expr
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Index, Indexing, Read, axis_of, const, promoted
+from planish.ir.ops.view import check_shape
 from planish.ir.types import DType, TensorType
 
 Reads = Sequence[Read]
@@ -131,12 +133,14 @@ class Pad(Indexing):
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         (x,), attrs = super().prepare(operands, attrs)
-        value = attrs.pop("value", 0)
-        kind = float if x.dtype.is_float else bool if x.dtype == t.boolean else int
-        return (x,), {"value": kind(value), **attrs}
+        value = literal(self.name, "value", attrs.get("value", 0), x.dtype)
+        return (x,), {**attrs, "value": value}
 
-    def infer(self, x: TensorType, *, low: Shape, high: Shape, value: float = 0) -> TensorType:
+    def infer(
+        self, x: TensorType, *, low: Shape, high: Shape, value: bool | float = 0
+    ) -> TensorType:
         """The operand's type, each axis grown by low + high."""
+        literal(self.name, "value", value, x.dtype)
         fits = len(low) == len(high) == x.rank
         if not fits or any((lower(n) or 0) < 0 for n in (*low, *high)):
             raise ShapeError(f"pad of {x} takes {x.rank} counts >= 0, got low={low}, high={high}")
@@ -177,7 +181,7 @@ class Iota(Indexing):
     name, arity = "iota", 0
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
-        shape = tuple(attrs.pop("shape", ()))
+        shape = check_shape(self.name, attrs.pop("shape", ()))
         axis = axis_of(self.name, attrs.pop("axis", -1), len(shape))
         dtype = t.dtype(attrs.pop("dtype", t.i32))
         return super().prepare(operands, {"shape": shape, "axis": axis, "dtype": dtype, **attrs})

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from planish.ir.attributes import as_float
 from planish.ir.errors import IRError, ShapeError
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Composite, need_float, promoted
@@ -24,8 +25,8 @@ class _Norm(Composite):
     default_eps = 0.0
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
-        attrs = {"eps": self.default_eps, **attrs}
-        return promoted(operands, at_least_float=True), {**attrs, "eps": float(attrs["eps"])}
+        eps = as_float(self.name, "eps", attrs.get("eps", self.default_eps))
+        return promoted(operands, at_least_float=True), {**attrs, "eps": eps}
 
     def checked(self, x: TensorType, others: tuple[TensorType, ...], eps: float) -> TensorType:
         """The type of `x`, where weight and bias are rows of it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
+from planish.ir.attributes import as_float
 from planish.ir.errors import IRError, ShapeError
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Composite, need_float, need_int, promoted
@@ -27,7 +28,7 @@ class Rope(Composite):
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         operands, attrs = super().prepare(operands, {"base": 1e4, "interleaved": False, **attrs})
         (x,) = promoted(operands[:1], at_least_float=True)
-        return (x, *operands[1:]), {**attrs, "base": float(attrs["base"])}
+        return (x, *operands[1:]), {**attrs, "base": as_float(self.name, "base", attrs["base"])}
 
     def infer(
         self, x: TensorType, positions: TensorType, *, base: float, interleaved: bool = False
