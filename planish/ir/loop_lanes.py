@@ -14,11 +14,16 @@ def mentions(expr: Expr, names: set[str]) -> bool:
     return any(isinstance(x, Var) and x.name in names for x in walk((expr,)))  # type: ignore
 
 
-def varying(loop: For) -> set[str]:
-    """Names that may differ from one iteration of `loop` to the next."""
+def varying(loop: For, loads: bool = True) -> set[str]:
+    """Names that may differ from one iteration of `loop` to the next.
+
+    `loads` counts every value read from memory as one of them.
+    """
     names = {loop.var.name}
     for item in walk(loop.body):
-        if isinstance(item, Let) and (mentions(item.value, names) or _loads(item.value)):
+        if isinstance(item, Let) and (
+            mentions(item.value, names) or (loads and _loads(item.value))
+        ):
             names.add(item.var.name)
     return names
 

@@ -3,7 +3,7 @@
     kernel ::= Kernel(name, params: Buffer*, outputs: names written, locals: Buffer*, body: stmt*)
     stmt   ::= For(var, extent, kind, body, width)   kind: serial | parallel | vector | unroll
              | If(cond, body)
-             | Let(var, value)                       a name for a value, seen to the end of the block
+             | Let(var, value)                       a name for a value, up to the end of the block
              | Store(buffer, index, value)
              | Accumulate(buffer, index, op, value)  buffer[index] = op(buffer[index], value)
     expr   ::= Const(value, dtype) | Var(name, dtype) | Load(buffer, index)
@@ -244,13 +244,13 @@ SCALARS: dict[str, tuple[int, str]] = {
     # min and max give NaN where an argument is NaN, as np.minimum and np.maximum do
     "sqrt": (1, "same"), "floor": (1, "same"), "ceil": (1, "same"), "trunc": (1, "same"),
     "round": (1, "same"),  # half to even
-    # comparison and logic; shr copies the sign bit of signed integers, umulhi treats all as unsigned
+    # comparison and logic; shr copies the sign of signed integers, umulhi takes all as unsigned
     "eq": (2, "bool"), "ne": (2, "bool"), "lt": (2, "bool"), "le": (2, "bool"),
     "gt": (2, "bool"), "ge": (2, "bool"),
     "and": (2, "same"), "or": (2, "same"), "xor": (2, "same"), "not": (1, "same"),
     "shl": (2, "same"), "shr": (2, "same"), "umulhi": (2, "same"),
     "select": (3, "second"),
-    "cast": (1, "explicit"),      # numeric conversion; float to int truncates, NaN gives 0, saturates
+    "cast": (1, "explicit"),      # by value; float to int truncates, NaN gives 0, saturates
     "bitcast": (1, "explicit"),   # same bits, other dtype of the same width
     # functions with a definition in loop IR (planish.ir.math)
     "exp": (1, "same"), "exp2": (1, "same"), "expm1": (1, "same"), "log": (1, "same"),

@@ -62,12 +62,12 @@ def quarter_turns(body: Body, x: Expr) -> tuple[Expr, Expr]:
             turns = body.let("turns", scalar("round", part * 0.25))
             part = body.let("part", fma(turns, -4.0, part))
         parts.append(part)
-    total = parts[0]
+    total: Expr = parts[0]
     for part in parts[1:]:
         total = body.let("total", total + part)
     n = body.let("n", scalar("round", total))
     # Taking n away first keeps every further sum exact where x is close to a multiple of pi / 2.
-    rest = body.let("rest", parts[0] - n)
+    rest: Expr = body.let("rest", parts[0] - n)
     for part in parts[1:]:
         rest = body.let("rest", rest + part)
     return body.let("a", cast(rest * (pi / 2), t.f32)), body.let("n", cast(n, t.f32))
