@@ -9,6 +9,7 @@ what a pass did. Weights travel with the graph as `params` (name -> read-only ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from planish.ir.dims import Symbol, symbols
+from planish.ir.draw import draw
 from planish.ir.errors import IRError
 from planish.ir.node import Node
 from planish.ir.text import graph_text
@@ -105,6 +107,10 @@ class Graph:
         ):
             return self
         return replace(self, outputs=outputs)
+
+    def draw(self, path: str | os.PathLike[str], after: object = None) -> None:
+        """Write a picture to a .dot, .svg or .png file; `after` is a pass or pipeline to run first."""
+        draw(self, path, after)
 
     @property
     def output_types(self) -> tuple[TensorType, ...]:
