@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from planish.ir import attributes
-from planish.ir.errors import IRError
+from planish.ir.dims import upper
+from planish.ir.errors import IRError, ShapeError
 from planish.ir.types import TensorType, Type
 
 if TYPE_CHECKING:
@@ -210,7 +211,10 @@ class Op:
             wrong = f"has no attribute {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             raise IRError(f"{self.name} {wrong}; its attributes are {self.attr_names}")
         attributes.check(self.name, self.infer.__annotations__, attrs)
-        return self.infer(*types, **attrs)
+        found = self.infer(*types, **attrs)
+        if isinstance(found, TensorType):
+            refuse_oversize(self.name, found)
+        return found
 
     def infer(self, *types: Any, **attrs: Any) -> Type:
         """The type of the result."""
@@ -227,6 +231,13 @@ class Op:
     def element(self, out_index, reads, in_types, out_type, **attrs):  # noqa: ANN001, ANN201
         """One element of the result, in loop IR."""
         raise NotImplementedError(self.name)
+
+
+def refuse_oversize(name: str, found: TensorType) -> None:
+    """Refuse an array that no memory holds, before anything is allocated for it."""
+    size = upper(found.size)
+    if size is not None and size * found.dtype.itemsize >= 1 << 63:
+        raise ShapeError(f"{name}: {found} has {size} elements, more than can be addressed")
 
 
 # How lowering treats an op. The first group is "pull shaped": an output element is an expression of

@@ -48,6 +48,16 @@ class DType:
         """Bytes of one element (i4 is unpacked here; packed storage is the layout's affair)."""
         return self.numpy.itemsize
 
+    @property
+    def least(self) -> int:
+        """The least value of an integer dtype."""
+        return -(1 << (self.bits - 1)) if self.kind == "i" else 0
+
+    @property
+    def most(self) -> int:
+        """The greatest value of an integer dtype."""
+        return (1 << (self.bits - (self.kind == "i"))) - 1
+
 
 f64 = DType("f64", "f", 64, np.dtype(np.float64))
 f32 = DType("f32", "f", 32, np.dtype(np.float32))

@@ -206,13 +206,12 @@ class Cast(Elementwise):
             return x != 0
         if not dtype.is_int or not t.dtype(x.dtype).is_float:
             return x.astype(dtype.numpy)
-        low = -(2.0 ** (dtype.bits - 1)) if dtype.kind == "i" else 0.0
-        high = 2.0 ** (dtype.bits - (dtype.kind == "i"))
+        low, high = float(dtype.least), float(dtype.most + 1)
         wide = np.trunc(x.astype(np.float64))
         inside = np.where((wide >= low) & (wide < high), wide, 0.0)
         # i4 has no conversion from float64 of its own
         whole = inside.astype(np.int64 if dtype.bits < 64 else dtype.numpy).astype(dtype.numpy)
-        ends = np.array([int(low), int(high) - 1]).astype(dtype.numpy)
+        ends = np.array([dtype.least, dtype.most]).astype(dtype.numpy)
         return np.where(wide >= high, ends[1], np.where(wide < low, ends[0], whole))
 
     def scalar(self, x: Expr, *, dtype: DType) -> Expr:  # type: ignore[override]

@@ -47,6 +47,8 @@ class Constant(Op):
         wanted = float if dtype.is_float else bool if dtype == t.boolean else int
         if type(value) is not wanted:
             raise DTypeError(f"const {value!r} is not a {dtype}")
+        if dtype.is_int and not dtype.least <= value <= dtype.most:
+            raise DTypeError(f"{value} is outside {dtype}, {dtype.least} to {dtype.most}")
         return TensorType(dtype, ())
 
     def ref(self, *, value: Any, dtype: DType) -> np.ndarray:

@@ -138,9 +138,7 @@ class Max(Extremum):
     name, combine, function = "max", "max", np.maximum
 
     def identity(self, dtype: DType) -> bool | int | float:
-        if dtype.is_float:
-            return -math.inf
-        return -(1 << (dtype.bits - 1)) if dtype.kind == "i" else 0
+        return -math.inf if dtype.is_float else dtype.least
 
 
 class Min(Extremum):
@@ -149,7 +147,7 @@ class Min(Extremum):
     name, combine, function = "min", "min", np.minimum
 
     def identity(self, dtype: DType) -> bool | int | float:
-        return math.inf if dtype.is_float else (1 << (dtype.bits - (dtype.kind == "i"))) - 1
+        return math.inf if dtype.is_float else dtype.most
 
 
 class Truth(Reduction):
