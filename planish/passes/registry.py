@@ -19,12 +19,12 @@ from planish.passes.simplify import simplify
 Pass: TypeAlias = Callable[[Graph], Graph]
 
 PASSES: dict[str, Pass | type] = {
+    "grad": Grad,
+    "lift": LiftParams,
     "simplify": simplify,
     "fold": fold,
     "cse": cse,
     "expand": Expand,
-    "grad": Grad,
-    "lift": LiftParams,
     "pushup": pushup,
     "remat": Remat,
     "fuse": Fuse,

@@ -1,1 +1,141 @@
-class Remat: pass
+"""Save or recompute: which values of the forward pass the backward pass keeps in memory.
+
+    %0 = matmul(%x, %w) : f32[512, 256]
+    %1 = sin(%0) : f32[512, 256]
+    %2 = matmul(%1, %v) : f32[512, 8]
+    ...
+    %9 = transpose(%1, perm=(1, 0)) : f32[256, 512]
+becomes
+    ...
+    %9 = sin(%0) : f32[512, 256]
+    %10 = transpose(%9, perm=(1, 0)) : f32[256, 512]
+
+where `%0` is needed later anyway, so that keeping `%1` too would cost memory and saves one cheap
+loop. As in AOTAutograd's partitioner (torch/_functorch/partitioners.py), the values to keep are a
+minimum cut: between what cannot be recomputed (contractions, kernels of their own) and what the
+backward pass reads, weighted by bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from planish.ir.dims import upper
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.ir.ops.arithmetic import Pow
+from planish.ir.ops.functions import FloatUnary
+from planish.ir.types import TensorType, TupleType
+from planish.ir.views import min_cut
+from planish.passes.rewrite import walk
+
+NOMINAL = 128  # stands for a symbolic size without a maximum
+BUDGET = 1 << 30  # bytes; models whose training fits in 1 GiB recompute nothing
+
+
+@dataclass(frozen=True)
+class Remat:
+    """Recompute as little as brings the estimated peak of memory to at most `budget` bytes.
+
+    The forward pass is what output number `loss` depends on.
+    """
+
+    budget: int = BUDGET
+    loss: int = 0
+
+    def __call__(self, graph: Graph) -> Graph:
+        best, peak = graph, live_bytes(graph)
+        for cheap in LEVELS:
+            if peak <= self.budget:
+                break
+            found = recomputed(graph, self.loss, cheap)
+            if live_bytes(found) < peak:
+                best, peak = found, live_bytes(found)
+        return best
+
+
+Cheap: TypeAlias = Callable[[Node], bool]
+
+
+def arithmetic(node: Node) -> bool:
+    """Views, casts, additions, products: done while loading."""
+    costly = isinstance(node.op, (FloatUnary, Pow))
+    return node.op.kind in ("view", "indexing", "elementwise") and not costly
+
+
+def pointwise(node: Node) -> bool:
+    """Any function of single elements: exp, tanh, random bits."""
+    return node.op.kind in ("view", "indexing", "elementwise", "random")
+
+
+def all_but_contractions(node: Node) -> bool:
+    """Reductions too."""
+    return pointwise(node) or node.op.kind == "reduction"
+
+
+LEVELS: tuple[Cheap, ...] = (arithmetic, pointwise, all_but_contractions)
+
+
+def recomputed(graph: Graph, loss: int, cheap: Cheap) -> Graph:
+    """`graph` with the fewest bytes kept from forward to backward by recomputing `cheap` nodes."""
+    forward = dict.fromkeys(walk([graph.outputs[loss]]))
+    later = [x for x in graph.nodes if x not in forward]
+    needed = [x for x in forward if any(user not in forward for user in graph.users[x])]
+    saved = kept(forward, needed, cheap)
+    again: dict[Node, Node] = {}
+    for node in walk(needed, saved):
+        inputs = tuple(again.get(x, x) for x in node.inputs)
+        again[node] = Node(node.op, inputs, node.attrs, node.type, node.loc)
+    for node in later:
+        again[node] = node.with_inputs(tuple(again.get(x, x) for x in node.inputs))
+    return graph.with_outputs(
+        tuple(x if x in forward else again.get(x, x) for x in graph.outputs)
+    )
+
+
+def kept(forward: dict[Node, None], needed: list[Node], cheap: Cheap) -> set[Node]:
+    """The values to save: leaves, and the cheapest cut between what is not `cheap` and `needed`."""
+    fixed = [x for x in forward if x.op.kind == "leaf" or not cheap(x)]
+    held = set(fixed)
+    edges = [(x, node) for node in forward if node not in held for x in node.inputs]
+    capacity = {x: 0 if x.op.kind == "leaf" else nbytes(x) for x in forward}
+    _, cut = min_cut(edges, capacity, fixed, needed)
+    return {*cut, *(x for x in forward if x.op.kind == "leaf")}
+
+
+def nbytes(node: Node) -> int:
+    """Bytes of a value at the largest sizes."""
+    items = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+    return sum(map(type_bytes, items))
+
+
+def type_bytes(x: TensorType) -> int:
+    """Bytes of an array at the largest sizes; a size without a maximum counts as `NOMINAL`."""
+    return math.prod(upper(s) or NOMINAL if s != 0 else 0 for s in x.shape) * x.dtype.itemsize
+
+
+def live_bytes(graph: Graph) -> int:
+    """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
+
+    Nodes run in the order of `graph.nodes`; a view is a name for its operand.
+    """
+    home: dict[Node, Node] = {}
+    last: dict[Node, int] = {}
+    for place, node in enumerate(graph.nodes):
+        home[node] = home[node.inputs[0]] if node.op.kind in ("view", "get") else node
+        for x in node.inputs:
+            last[home[x]] = place
+    for x in graph.outputs:
+        last[home[x]] = len(graph.nodes)
+    ends: dict[int, int] = {}
+    peak = alive = 0
+    for place, node in enumerate(graph.nodes):
+        if home[node] is node and node.op.kind != "leaf" and node in last:
+            alive += nbytes(node)
+            ends[last[node]] = ends.get(last[node], 0) + nbytes(node)
+        peak = max(peak, alive)
+        alive -= ends.pop(place, 0)
+    return peak

@@ -32,7 +32,7 @@ def epilogues(p: Partition) -> None:
     """
     s = p.survey
     for i in s.core:
-        if s.nodes[i].op.kind == "elementwise" and s.donated.isdisjoint(s.reads[i]):
+        if s.nodes[i].op.kind == "elementwise" and i not in s.updates:
             part = p.home[i]
             for q in p.producers(part, "contraction"):
                 if q.shape == part.shape and p.merge(q, part):

@@ -39,7 +39,10 @@ def _round(p: Partition) -> bool:
         readers = sorted(p.readers[v], key=lambda q: q.rank)
         if all(q.kind not in (None, "special") for q in readers):
             cone = _cone(p, part, v, readers)
-            if cone and _saves(p, part, v, cone, readers) and _legal(p, part, v, cone, readers):
+            if not cone or not _legal(p, part, v, cone, readers):
+                continue
+            change = _change(p, part, v, cone, readers)
+            if change < 0 or (change == 0 and _leads(p, part, v, cone)):
                 _move(p, part, v, cone, readers)
                 moved = True
     return moved
@@ -88,8 +91,8 @@ def _left(p: Partition, part: Part, v: int, cone: set[int]) -> tuple[set[int], s
     return nodes, outs, reads
 
 
-def _saves(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> bool:
-    """Whether fewer bytes are stored and read."""
+def _change(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> int:
+    """How many more bytes are stored and read."""
 
     def size(values: set[int]) -> int:
         return sum(bytes_of(p.survey.nodes[i]) for i in values)
@@ -98,7 +101,19 @@ def _saves(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]
     change = size(outs - part.outs) - size(part.outs - outs) - size(part.reads - reads)
     for q in readers:
         change += size(_frontier(p, cone) - q.reads - q.nodes) - size({v})
-    return change < 0
+    return change
+
+
+def _leads(p: Partition, part: Part, v: int, cone: set[int]) -> bool:
+    """Whether another stored value, made of the same ones, can follow at a gain."""
+    needed = _frontier(p, cone) & part.nodes - part.outs
+    for w in part.outs - {v} - p.survey.outputs:
+        readers = list(p.readers[w])
+        if needed and all(q.kind not in (None, "special", "contraction") for q in readers):
+            other = _cone(p, part, w, readers)
+            if other and _frontier(p, other) & part.nodes - part.outs == needed:
+                return True
+    return False
 
 
 def _legal(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> bool:

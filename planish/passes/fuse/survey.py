@@ -1,9 +1,9 @@
 """What fusion knows of a graph before it groups anything: which nodes are free, who reads what.
 
-Free nodes (views, iota, casts of those, masks made of indices) are never stored if every reader can
-compute them itself: each kernel that reads one gets a copy. What is left are the *core* nodes; they
-are what is grouped, and `reads` are the edges between them. Nodes are named by their place in
-`graph.nodes`.
+Free nodes (views, iota, casts of those, short functions of one input) are never stored if every
+reader can compute them itself: each kernel that reads one gets a copy. What is left are the *core*
+nodes; they are what is grouped, and `reads` are the edges between them. Nodes are named by their
+place in `graph.nodes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.passes.fuse.cost import FUNCTIONS
 
-# A mask or index expression longer than this is stored rather than computed by every reader.
+# Masks, index expressions and functions of one leaf longer than this are stored, not recomputed.
 LONGEST_FREE = 8
 
 NOTHING, VIEWS, CASTS, ALL = range(4)  # what a reader can compute on the way to an operand
@@ -25,7 +25,8 @@ NOTHING, VIEWS, CASTS, ALL = range(4)  # what a reader can compute on the way to
 @dataclass(frozen=True)
 class Survey:
     """Facts on a graph. For a core node: `inner` are the free nodes that it absorbs, `reads` the
-    values it needs stored (or in its own kernel), `users` the core nodes that read it."""
+    values it needs stored (or in its own kernel), `users` the core nodes that read it. `absorbs` says what a
+    node can compute on the way to its operands; `updates` compute new values of donated inputs."""
 
     graph: Graph
     nodes: tuple[Node, ...]
@@ -35,7 +36,7 @@ class Survey:
     reads: dict[int, tuple[int, ...]]
     users: dict[int, tuple[int, ...]]
     absorbs: tuple[int, ...]
-    donated: frozenset[int]
+    updates: frozenset[int]
 
 
 def survey(graph: Graph) -> Survey:
@@ -43,7 +44,8 @@ def survey(graph: Graph) -> Survey:
     nodes = graph.nodes
     at = {node: i for i, node in enumerate(nodes)}
     outputs = frozenset(at[x] for x in graph.outputs)
-    free = _free(nodes, at)
+    donated = {graph.inputs[i] for i, _ in graph.aliases}
+    free = _free(nodes, at, donated)
     absorbs = _absorbs(graph)
     core = {i for i in outputs if nodes[i].op.kind != "leaf" or nodes[i].op.name in COPIED_LEAVES}
     inner: dict[int, tuple[int, ...]] = {}
@@ -69,30 +71,55 @@ def survey(graph: Graph) -> Survey:
         reads,
         {i: tuple(found) for i, found in users.items()},
         absorbs,
-        frozenset(at[graph.inputs[i]] for i, _ in graph.aliases),
+        _updates(nodes, at, donated),
     )
 
 
-def _free(nodes: tuple[Node, ...], at: dict[Node, int]) -> list[bool]:
-    """Which nodes may be computed by every reader. `made` counts the ops of index expressions."""
+def _free(nodes: tuple[Node, ...], at: dict[Node, int], donated: set[Node]) -> list[bool]:
+    """Which nodes may be computed by every reader: views, and short elementwise functions of at
+    most one leaf. Donated leaves must be read before they are overwritten, so not by any reader.
+
+    `made` holds, for such a function, its number of ops and its leaf.
+    """
     free: list[bool] = []
-    made: list[int | None] = []
+    made: list[tuple[int, Node | None] | None] = []
     for node in nodes:
         inputs = [at[x] for x in node.inputs]
-        parts = [made[i] for i in inputs]
-        count = None if None in parts else 1 + sum(parts)  # type: ignore[arg-type]
-        name, kind = node.op.name, node.op.kind
-        cheap = is_pull(node.op) and kind != "random" and name not in FUNCTIONS
-        if kind == "leaf":
-            count = 0 if name in COPIED_LEAVES else None
-        elif not cheap or (count is not None and count > LONGEST_FREE):
-            count = None
-        made.append(count)
-        cast = name == "cast" and (free[inputs[0]] or nodes[inputs[0]].op.kind == "leaf")
-        free.append(
-            kind != "leaf" and (kind == "view" or cast or name == "one_hot" or count is not None)
-        )
+        found = _function(node, [made[i] for i in inputs])
+        if node.op.kind == "leaf":
+            own = None if node.op.name in COPIED_LEAVES else node
+            found = None if node in donated else (0, own)
+        made.append(found)
+        always = node.op.kind == "view" or node.op.name == "one_hot"
+        cast = node.op.name == "cast" and free[inputs[0]]
+        free.append(node.op.kind != "leaf" and (always or cast or found is not None))
     return free
+
+
+def _function(
+    node: Node, operands: list[tuple[int, Node | None] | None]
+) -> tuple[int, Node | None] | None:
+    """The size and leaf of a cheap function of one leaf; None where it is none."""
+    name, kind = node.op.name, node.op.kind
+    index = name in ("iota", "tril", "triu")
+    if name in FUNCTIONS or not (index or kind in ("elementwise", "view")) or None in operands:
+        return None
+    count = 1 + sum(size for size, _ in operands)  # type: ignore[misc]
+    leaves = {leaf for _, leaf in operands if leaf is not None}  # type: ignore[misc]
+    if count > LONGEST_FREE or len(leaves) > 1:
+        return None
+    return count, next(iter(leaves), None)
+
+
+def _updates(nodes: tuple[Node, ...], at: dict[Node, int], donated: set[Node]) -> frozenset[int]:
+    """Nodes that follow from a donated input element by element."""
+    found: set[int] = set()
+    for i, node in enumerate(nodes):
+        if node.op.kind == "elementwise" and any(
+            (x in donated or at[x] in found) and x.shape == node.shape for x in node.inputs
+        ):
+            found.add(i)
+    return frozenset(found)
 
 
 def _absorbs(graph: Graph) -> tuple[int, ...]:

@@ -1,0 +1,86 @@
+"""The named pipelines, and what must come before what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planish.ir.errors import IRError, ParseError
+from planish.passes.cse import cse
+from planish.passes.expand import Expand
+from planish.passes.fold import fold
+from planish.passes.fuse import Fuse
+from planish.passes.pipeline import Pipeline, pass_name, unknown
+from planish.passes.pushup import pushup
+from planish.passes.registry import PASSES
+from planish.passes.remat import Remat
+from planish.passes.simplify import simplify
+
+CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
+FAST = Pipeline(pushup, cse, Fuse())
+
+PIPELINES = {
+    "O0": Pipeline(Expand()),  # one kernel per node: what every other pipeline is compared with
+    "O1": CLEAN,
+    "O2": CLEAN + FAST,
+    "train": CLEAN + Pipeline(Remat(), Fuse()),  # for graphs with gradients; weights are inputs
+    # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
+}
+
+
+@dataclass(frozen=True)
+class Before:
+    """Where both run, `first` runs before `second` does for the first time."""
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Not:
+    """`late` never runs after `early` has."""
+
+    late: str
+    early: str
+
+
+ORDER = (
+    Before("simplify", "cse"),  # canonical operands merge more often
+    Before("simplify", "fold"),  # constants that meet fold as one
+    Before("fold", "expand"),  # a composite of constants is one value, its parts are many
+    Before("expand", "pushup"),  # slices pass through primitives, not through norms
+    Before("expand", "fuse"),  # composites without a kernel fit in none
+    Before("grad", "lift"),  # gradients name the params
+    Not("cse", "remat"),  # cse would merge what remat computes twice
+    Not("pushup", "fuse"),  # nothing moves into or out of a kernel
+    Not("simplify", "fuse"),  # nor is it rewritten
+    Not("grad", "fuse"),  # nor differentiated
+    Not("remat", "fuse"),  # nor computed twice
+)
+
+
+def check_order(name: str, pipeline: Pipeline) -> None:
+    """Refuse a pipeline that breaks `ORDER`. The list of passes stays the truth; this documents it."""
+    names = [pass_name(step) for step in pipeline.passes]
+    for rule in ORDER:
+        match rule:
+            case Before(first, second):
+                if {first, second} <= {*names} and names.index(first) > names.index(second):
+                    raise IRError(f"pipeline {name}: {first} must run before {second}")
+            case Not(late, early):
+                if early in names and late in names[names.index(early) :]:
+                    raise IRError(f"pipeline {name}: {late} must not run after {early}")
+
+
+for _name, _pipeline in PIPELINES.items():
+    check_order(_name, _pipeline)
+
+
+def pipeline(named: str | Pipeline) -> Pipeline:
+    """A pipeline by its name or its text; one that is a pipeline already is returned."""
+    if isinstance(named, Pipeline):
+        return named
+    if named in PIPELINES:
+        return PIPELINES[named]
+    if named.isidentifier() and named not in PASSES:
+        raise ParseError(unknown("pipeline or pass", named, [*PIPELINES, *PASSES]))
+    return Pipeline.parse(named)
