@@ -143,7 +143,9 @@ class _Kernel(Expressions):
             self.begin()
             match stmt:
                 case Let(var, value):
-                    self.env[var.name] = self.operand(value)
+                    found = self.env[var.name] = self.operand(value)
+                    if isinstance(found, Value) and not found.lanes:
+                        self.registers.atom(found.ref)  # it was made here, wherever it is used
                 case Store(buffer, index, value):
                     self._store(buffer, index, value)
                 case Accumulate():
