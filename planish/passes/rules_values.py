@@ -1,7 +1,7 @@
 """Rewrite rules on values: arithmetic, comparison, logic, casts. See `simplify` for what binds them.
 
 No rule changes a bit of a result but the sign of a zero, except `pow_by_squares` (x^3 by two
-products) and scaling by powers of two at the edge of the exponent's range. So x * 0 is 0 and x - x
+products) and scaling by powers of two where it meets the ends of the exponent's range. So x * 0 is 0 and x - x
 is 0 for integers only: for floats they are NaN where x is NaN or infinite.
 """
 
@@ -38,6 +38,9 @@ from planish.ir.ops.compare import (
 from planish.ir.ops.functions import Abs, Neg, Square, neg, reciprocal, square
 from planish.ir.types import DType
 from planish.passes.rewrite import full, scalar_of
+
+
+SAFE = 2.0**14  # scales up to this are finite and normal in every float dtype
 
 
 def constant_last(node: Node) -> Node | None:
@@ -124,21 +127,21 @@ def merge_constants(node: Node) -> Node | None:
                 return None
             if node.dtype.is_int:
                 return op(x, op(a, b))
-            if scales and math.isfinite(first * second):
+            if scales and 1 / SAFE <= abs(first * second) <= SAFE:
                 return mul(x, const(first * second, node.dtype))
     return None
 
 
 def is_power_of_two(value: float) -> bool:
-    """Whether multiplying by `value` is exact (but at the edge of the exponent's range)."""
+    """Whether multiplying by `value` only changes exponents."""
     return value != 0 and math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5
 
 
 def div_by_power_of_two(node: Node) -> Node | None:
     """x / 2^k -> x * 2^-k"""
     match node:
-        case Node(Div(), (x, c)) if (value := scalar_of(c)) and abs(value) < 2.0**100:
-            return x * const(1 / value, node.dtype) if is_power_of_two(value) else None
+        case Node(Div(), (x, c)) if is_power_of_two(value := scalar_of(c) or 0):
+            return x * const(1 / value, node.dtype) if 1 / SAFE <= abs(value) <= SAFE else None
     return None
 
 

@@ -72,7 +72,7 @@ def maps(p: Partition) -> None:
                 part = p.merge(q, part) or part
     for part in p.parts:
         if part.kind in ("contraction", "row", "reduce"):
-            absorb(p, part, only=part.kind != "row")
+            absorb(p, part, only=part.kind == "reduce")
 
 
 def absorb(p: Partition, part: Part, only: bool) -> None:
@@ -80,8 +80,9 @@ def absorb(p: Partition, part: Part, only: bool) -> None:
     refused: set[Part] = set()
     while True:
         found = [q for q in p.producers(part, "map") if q not in refused]
-        if only:
-            found = [q for q in found if _only_for(p, q, part)]
+        if only or part.kind == "contraction":
+            same = not only and part.shape
+            found = [q for q in found if q.shape == same or _only_for(p, q, part)]
         if not found:
             return
         merged = p.merge(found[0], part)
@@ -96,14 +97,14 @@ def _only_for(p: Partition, q: Part, part: Part) -> bool:
 
 
 def siblings(p: Partition) -> None:
-    """Reductions that read the same arrays share a kernel; so do small arrays of one shape."""
+    """Reductions and maps that read the same arrays share a kernel; so do small maps of a shape."""
     last: dict[tuple, Part] = {}
     for part in p.parts:
         key = _kin(p, part)
         if key is not None:
             shared = last.get(key)
-            if part.kind == "map" or (shared and not shared.reads.isdisjoint(part.reads)):
-                part = (p.merge(shared, part) if shared else None) or part
+            if shared is not None and _related(p, shared, part):
+                part = p.merge(shared, part) or part
             last[key] = part
 
 
@@ -113,8 +114,12 @@ def _kin(p: Partition, part: Part) -> tuple | None:
         group, _ = p.check(part.nodes, part.outs)
         first = group.reductions[0]
         return ("reduce", first.attrs["axes"], first.inputs[0].shape, first.shape)
-    if part.kind == "map":
-        nodes = [p.survey.nodes[v] for v in part.nodes]
-        if sum(map(bytes_of, nodes)) <= SMALL:
-            return ("map", part.shape)
-    return None
+    return ("map", part.shape) if part.kind == "map" else None
+
+
+def _related(p: Partition, a: Part, b: Part) -> bool:
+    """Whether one kernel saves a read as large as a result, or little but a barrier is at stake."""
+    nodes = p.survey.nodes
+    size = max(bytes_of(nodes[v]) for v in a.outs | b.outs)
+    small = size <= SMALL and a.kind == "map"
+    return small or any(bytes_of(nodes[r]) >= size for r in a.reads & b.reads)

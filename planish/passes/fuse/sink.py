@@ -37,36 +37,39 @@ def _round(p: Partition) -> bool:
         if part is None or v not in part.outs or v in p.survey.outputs:
             continue
         readers = sorted(p.readers[v], key=lambda q: q.rank)
-        if all(q.kind not in (None, "special") for q in readers):
-            cone = _cone(p, part, v, readers)
-            if not cone or not _legal(p, part, v, cone, readers):
-                continue
-            change = _change(p, part, v, cone, readers)
-            if change < 0 or (change == 0 and _leads(p, part, v, cone)):
+        cones = _cones(p, part, v, readers)
+        if cones:
+            changes = [_change(p, part, v, cone, readers) for cone in cones]
+            best = min(changes)
+            cone = cones[changes.index(best)]
+            wanted = best < 0 or (best == 0 and _leads(p, part, v, cone))
+            if wanted and _legal(p, part, v, cone, readers):
                 _move(p, part, v, cone, readers)
                 moved = True
     return moved
 
 
-def _cone(p: Partition, part: Part, v: int, readers: list[Part]) -> set[int]:
-    """`v` and the nodes of its part it is made of, back to stored, small or expensive ones."""
+def _cones(p: Partition, part: Part, v: int, readers: list[Part]) -> list[set[int]]:
+    """`v` with more and more of the nodes it is made of, back to stored, small or costly ones."""
     s = p.survey
+    found: list[set[int]] = []
+    if any(q.kind in (None, "special") for q in readers):
+        return found
     cone: set[int] = set()
     pending = {v}
-    while pending and len(cone) <= LARGEST_CONE:
+    while pending and len(cone) < LARGEST_CONE:
         i = max(pending)  # readers first
         pending.remove(i)
-        if s.nodes[i].op.kind != "elementwise":
-            continue
         again = len(readers) > 1 or any(u in part.nodes and u not in cone for u in s.users[i])
-        if s.nodes[i].op.name in FUNCTIONS and again:
+        if s.nodes[i].op.kind != "elementwise" or (again and s.nodes[i].op.name in FUNCTIONS):
             continue
         cone.add(i)
+        found.append(set(cone))
         for r in s.reads[i]:
             small = r in part.nodes and bytes_of(s.nodes[r]) * SMALLER <= bytes_of(s.nodes[v])
             if r in part.nodes and r not in part.outs and r not in cone and not small:
                 pending.add(r)
-    return cone
+    return found
 
 
 def _frontier(p: Partition, cone: set[int]) -> set[int]:
@@ -107,13 +110,11 @@ def _change(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part
 def _leads(p: Partition, part: Part, v: int, cone: set[int]) -> bool:
     """Whether another stored value, made of the same ones, can follow at a gain."""
     needed = _frontier(p, cone) & part.nodes - part.outs
-    for w in part.outs - {v} - p.survey.outputs:
-        readers = list(p.readers[w])
-        if needed and all(q.kind not in (None, "special", "contraction") for q in readers):
-            other = _cone(p, part, w, readers)
-            if other and _frontier(p, other) & part.nodes - part.outs == needed:
-                return True
-    return False
+    return bool(needed) and any(
+        _frontier(p, other) & part.nodes - part.outs == needed
+        for w in part.outs - {v} - p.survey.outputs
+        for other in _cones(p, part, w, list(p.readers[w]))
+    )
 
 
 def _legal(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]) -> bool:
