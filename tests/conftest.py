@@ -7,22 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from planish.runtime.target import Target
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the golden cases."""
-    parser.addoption(
-        "--bless", action="store_true", help="rewrite golden cases that differ in text only"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers."""
-    config.addinivalue_line(
-        "markers", "isa: compares instruction sets; skipped where one is absent"
-    )
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `isa("avx512f")` where the processor lacks that feature."""
+    for mark in item.iter_markers("isa"):
+        missing = [name for name in mark.args if not Target.host().has(name)]
+        if missing:
+            pytest.skip(f"this processor lacks {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session")
