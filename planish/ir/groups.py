@@ -213,27 +213,29 @@ def _reduce(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) ->
 def body_of(
     nodes: Iterable[Node], outputs: Sequence[Node], name: str
 ) -> tuple[Graph, tuple[Node, ...]]:
-    """A body that computes `outputs` by `nodes` (in topological order), and its operands.
+    """A body that computes `outputs` by those of `nodes` that they need, and its operands.
 
-    What `nodes` read from elsewhere becomes inputs p0, p1, ... in order of first use; constants and
+    What they read from elsewhere becomes inputs p0, p1, ... in order of first use; constants and
     sizes go inside.
     """
+    inside = {n for n in nodes if n.op.kind != "leaf"}
     new: dict[Node, Node] = {}
-    operands: list[Node] = []
-    inputs: list[Node] = []
-
-    def inner(x: Node) -> Node:
-        if x not in new and x.op.name in COPIED_LEAVES:
-            new[x] = x
-        elif x not in new:
-            new[x] = OPS["input"](name=f"p{len(inputs)}", type=x.type)
-            operands.append(x)
-            inputs.append(new[x])
-        return new[x]
-
-    for n in nodes:
-        if n.op.kind == "leaf":
+    operands: dict[Node, Node] = {}
+    stack = list(reversed(outputs))
+    while stack:
+        n = stack.pop()
+        if n in new:
             continue
-        read = tuple(map(inner, n.inputs))
-        new[n] = Node(n.op, read, n.attrs, n.type, n.loc)  # equal types in, so equal type out
-    return Graph(name, tuple(inputs), tuple(inner(x) for x in outputs)), tuple(operands)
+        if n in inside:
+            waiting = [x for x in n.inputs if x not in new]
+            if waiting:
+                stack += (n, *reversed(waiting))
+                continue
+            read = tuple(new[x] for x in n.inputs)
+            new[n] = Node(n.op, read, n.attrs, n.type, n.loc)  # equal types in, equal type out
+        elif n.op.name in COPIED_LEAVES:
+            new[n] = n
+        else:
+            new[n] = operands[n] = OPS["input"](name=f"p{len(operands)}", type=n.type)
+    body = Graph(name, tuple(operands.values()), tuple(new[x] for x in outputs))
+    return body, tuple(operands)

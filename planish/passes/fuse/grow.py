@@ -121,5 +121,4 @@ def _related(p: Partition, a: Part, b: Part) -> bool:
     """Whether one kernel saves a read as large as a result, or little but a barrier is at stake."""
     nodes = p.survey.nodes
     size = max(bytes_of(nodes[v]) for v in a.outs | b.outs)
-    small = size <= SMALL and a.kind == "map"
-    return small or any(bytes_of(nodes[r]) >= size for r in a.reads & b.reads)
+    return size <= SMALL or any(bytes_of(nodes[r]) >= size for r in a.reads & b.reads)

@@ -24,9 +24,12 @@ NOTHING, VIEWS, CASTS, ALL = range(4)  # what a reader can compute on the way to
 
 @dataclass(frozen=True)
 class Survey:
-    """Facts on a graph. For a core node: `inner` are the free nodes that it absorbs, `reads` the
-    values it needs stored (or in its own kernel), `users` the core nodes that read it. `absorbs` says what a
-    node can compute on the way to its operands; `updates` compute new values of donated inputs."""
+    """Facts on a graph.
+
+    For a core node: `inner` are the free nodes that it absorbs, `reads` the values it needs stored
+    or in its own kernel, `users` the core nodes that read it. `absorbs` says what a node can
+    compute on the way to its operands. `updates` are new values of donated inputs.
+    """
 
     graph: Graph
     nodes: tuple[Node, ...]
