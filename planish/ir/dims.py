@@ -70,7 +70,7 @@ AnySize: TypeAlias = Union[int, Size]
 Shape: TypeAlias = tuple[AnySize, ...]
 
 
-def Dim(name: str, max: int | None = None) -> Size:  # noqa: N802 - reads as a type to its users
+def Dim(name: str, max: int | None = None) -> Size:
     """A symbolic size called `name`, at most `max`."""
     if not name.isidentifier():
         raise ShapeError(f"dimension name {name!r} is not an identifier, such as 'T'")
@@ -100,7 +100,13 @@ def _term_text(term: tuple[Monomial, int]) -> str:
     names = "*".join(symbol.name for symbol in monomial)
     if not names:
         return str(coefficient)
-    return names if coefficient == 1 else f"-{names}" if coefficient == -1 else f"{coefficient}*{names}"
+    return (
+        names
+        if coefficient == 1
+        else f"-{names}"
+        if coefficient == -1
+        else f"{coefficient}*{names}"
+    )
 
 
 def divide(size: AnySize, by: AnySize) -> AnySize:

@@ -60,7 +60,9 @@ def to_poly(index: Expr, ranges: Ranges) -> Poly:
 def to_expr(poly: Poly) -> Expr:
     """A polynomial as an expression: terms in a fixed order, constants last."""
     total: Expr = Const(0, t.i64)
-    for term, coefficient in sorted(poly.items(), key=lambda item: (item[0] == (), _order(item[0]))):
+    for term, coefficient in sorted(
+        poly.items(), key=lambda item: (item[0] == (), _order(item[0]))
+    ):
         product: Expr = Const(1, t.i64)
         for atom in term:
             product = product * atom

@@ -84,7 +84,7 @@ class Node:
         return self.type.shape
 
     @property
-    def dtype(self):  # noqa: ANN201
+    def dtype(self):
         """The dtype of the result."""
         return self.type.dtype
 
@@ -228,7 +228,7 @@ class Op:
         """Gradients of the operands, given the gradient `dy` of the result `y`."""
         raise NotImplementedError(self.name)
 
-    def element(self, out_index, reads, in_types, out_type, **attrs):  # noqa: ANN001, ANN201
+    def element(self, out_index, reads, in_types, out_type, **attrs):
         """One element of the result, in loop IR."""
         raise NotImplementedError(self.name)
 

@@ -24,7 +24,14 @@ from planish.ir.node import Node
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.kernels.attention import attention_kernel
-from planish.runtime.kernels.gemm import Product, choose_tile, gemm_kernel, is_direct, pack_kernel, panels
+from planish.runtime.kernels.gemm import (
+    Product,
+    choose_tile,
+    gemm_kernel,
+    is_direct,
+    pack_kernel,
+    panels,
+)
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.reduce import reduce_kernel
@@ -147,7 +154,12 @@ class Lowering:
         self.step(node, body, operands, group, outs)
 
     def step(
-        self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group, outs: tuple[Slot, ...]
+        self,
+        node: Node,
+        body: Graph,
+        operands: tuple[Node, ...],
+        group: Group,
+        outs: tuple[Slot, ...],
     ) -> None:
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(node, operands, outs)
@@ -181,12 +193,16 @@ class Lowering:
         """Add a step for a kernel."""
         args = []
         for kind, k in made.args:
-            slot = outs[k] if kind == "out" else extra if kind == "packed" else self.slot(operands[k])
+            slot = (
+                outs[k] if kind == "out" else extra if kind == "packed" else self.slot(operands[k])
+            )
             args.append(slot)
         kernel = number_sites(made.kernel, self.sites)
         self.steps.append(Step(kernel, tuple(args), text))  # type: ignore[arg-type]
 
-    def writes_in_place(self, node: Node, operands: tuple[Node, ...], outs: tuple[Slot, ...]) -> bool:
+    def writes_in_place(
+        self, node: Node, operands: tuple[Node, ...], outs: tuple[Slot, ...]
+    ) -> bool:
         """Whether `node` updates a slice of a donated input whose storage is its own result's."""
         if node.op.name != "update_slice" or outs[0].kind != "output":
             return False
@@ -256,7 +272,9 @@ class Lowering:
                 if (i, j) in self.graph.aliases:
                     continue
             body, operands = body_of((node,), (node,), "copy") if is_inline(node) else copy_of(node)
-            self.enter(map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}")
+            self.enter(
+                map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}"
+            )
 
 
 def is_alias(node: Node) -> bool:
@@ -321,5 +339,3 @@ def with_bodies(graph: Graph) -> list[Node]:
         if node.op.kind == "fused":
             found.extend(node.attrs["body"].nodes)
     return found
-
-

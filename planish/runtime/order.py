@@ -24,20 +24,30 @@ def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) 
     for i, j in aliases:
         write = next((k for s, k in writer.items() if (s.kind, s.index) == ("output", j)), None)
         for k, step in enumerate(steps):
-            if write is not None and k != write and any((s.kind, s.index) == ("input", i) for s in read(step)):
+            if (
+                write is not None
+                and k != write
+                and any((s.kind, s.index) == ("input", i) for s in read(step))
+            ):
                 before[write].add(k)
     return tuple(steps[k] for k in _topological(steps, before))
 
 
 def written(step: Step) -> tuple[Slot, ...]:
     """The slots that a step writes."""
-    return tuple(s for s, b in zip(step.args, step.kernel.params, strict=True) if b.name in step.kernel.writes)
+    return tuple(
+        s
+        for s, b in zip(step.args, step.kernel.params, strict=True)
+        if b.name in step.kernel.writes
+    )
 
 
 def read(step: Step) -> tuple[Slot, ...]:
     """The slots that a step reads."""
     return tuple(
-        s for s, b in zip(step.args, step.kernel.params, strict=True) if b.name not in step.kernel.writes
+        s
+        for s, b in zip(step.args, step.kernel.params, strict=True)
+        if b.name not in step.kernel.writes
     )
 
 

@@ -1,9 +1,9 @@
 """Index algebra: divisions cancel where ranges allow, and only there."""
 
 from planish.ir import types as t
+from planish.ir.dims import Dim
 from planish.ir.index import divided_by, has_division, linear_index, simplify_index
 from planish.ir.loops import Const, Var, size_expr
-from planish.ir.dims import Dim
 
 p, i, j = Var("p"), Var("i"), Var("j")
 

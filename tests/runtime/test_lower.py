@@ -58,7 +58,9 @@ def run_plan(graph: Graph, arrays: list[np.ndarray], target: Target) -> list[np.
 
 def check(graph: Graph, *arrays: np.ndarray, rtol: float = 2e-6) -> None:
     for target in (Target.parse("x86-64-v4"), Target.parse("x86-64-v3")):
-        for got, want in zip(run_plan(graph, list(arrays), target), evaluate(graph, *arrays), strict=True):
+        for got, want in zip(
+            run_plan(graph, list(arrays), target), evaluate(graph, *arrays), strict=True
+        ):
             np.testing.assert_allclose(got, want, rtol=rtol, atol=1e-6)
             assert got.dtype == want.dtype
 

@@ -86,7 +86,9 @@ def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
     found = pull(b, index)
     if not isinstance(found, Load):
         return False
-    node, buffer = next(x for x in (*pull.flat.items(), *pull.buffers.items()) if x[1] == found.buffer)
+    node, buffer = next(
+        x for x in (*pull.flat.items(), *pull.buffers.items()) if x[1] == found.buffer
+    )
     shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
     poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
     last = index[-1]
@@ -216,17 +218,19 @@ class Gemm:
             return self.nest.load(self.panel, *lead, panel, k, j)
         return self.pull(self.b, (*lead, k, panel * self.nr + j))
 
-    def finish(
-        self, batch: Index, panel: Expr, first: Expr, rows: Expr, columns: Expr
-    ) -> None:
+    def finish(self, batch: Index, panel: Expr, first: Expr, rows: Expr, columns: Expr) -> None:
         """Epilogue and stores, from the scratch tile, without what lies outside."""
         nest, p = self.nest, self.product
         start = nest.let(panel * self.nr)
         static_rows, static_columns = product(p.rows), p.columns
         whole_m = isinstance(static_rows, int) and static_rows % self.mr == 0
         whole_n = isinstance(static_columns, int) and static_columns % self.nr == 0
-        height = as_index(self.mr) if whole_m else nest.let(minimum(rows - first, as_index(self.mr)))
-        width = as_index(self.nr) if whole_n else nest.let(minimum(columns - start, as_index(self.nr)))
+        height = (
+            as_index(self.mr) if whole_m else nest.let(minimum(rows - first, as_index(self.mr)))
+        )
+        width = (
+            as_index(self.nr) if whole_n else nest.let(minimum(columns - start, as_index(self.nr)))
+        )
         lanes = self.target.lanes(self.anchor.dtype)
         with nest.loop("i", height) as i, nest.loop("j", width, "vector", lanes) as j:
             index = (*self.row_index(batch, first + i), start + j)
@@ -242,9 +246,7 @@ class Gemm:
         return tuple(n for n in self.body.nodes if n not in operands and n is not self.anchor)
 
 
-def gemm_kernel(
-    body: Graph, anchor: Node, name: str, target: Target, packed: bool
-) -> Lowered:
+def gemm_kernel(body: Graph, anchor: Node, name: str, target: Target, packed: bool) -> Lowered:
     """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0)."""
     gemm = Gemm(body, anchor, target, packed, 1)
     gemm.write()

@@ -148,9 +148,7 @@ class Nest:
     def kernel(self, name: str) -> Kernel:
         """What was written, tidied."""
         body = tuple(self.levels[0].body)
-        return tidy(
-            Kernel(name, tuple(self.params), tuple(self.writes), tuple(self.locals), body)
-        )
+        return tidy(Kernel(name, tuple(self.params), tuple(self.writes), tuple(self.locals), body))
 
 
 def unflatten(position: Expr, shape: Shape) -> Index:
@@ -235,9 +233,7 @@ def _reader(pull: Pull, node: Node) -> Callable[[Index], Expr]:
 
 def _broadcasts(shape: Shape, to: Shape) -> bool:
     kept = to[len(to) - len(shape) :]
-    return len(shape) <= len(to) and all(
-        a in (1, b) for a, b in zip(shape, kept, strict=True)
-    )
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape, kept, strict=True))
 
 
 @dataclass(frozen=True)

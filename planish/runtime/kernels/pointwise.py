@@ -37,9 +37,7 @@ def _map(
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
-    outputs = [
-        nest.output(f"out{k}", node.type, split) for k, node in enumerate(body.outputs)
-    ]
+    outputs = [nest.output(f"out{k}", node.type, split) for k, node in enumerate(body.outputs)]
     axis = max((a for a, size in enumerate(split) if size != 1), default=None)
     lanes = target.lanes(min((x.dtype for x in body.outputs), key=lambda d: -d.bits))
     if axis is None:
@@ -69,7 +67,9 @@ def _one_axis(
     with nest.loop("p", chunks, "parallel") as p:
         start = nest.let(p * CHUNK)
         even = isinstance(size, int) and size % CHUNK == 0
-        extent = Const(CHUNK, t.i64) if even else minimum(size_expr(size) - start, Const(CHUNK, t.i64))
+        extent = (
+            Const(CHUNK, t.i64) if even else minimum(size_expr(size) - start, Const(CHUNK, t.i64))
+        )
         with nest.loop("j", nest.let(extent), "vector", lanes) as j:
             _elements(nest, pull, outputs, shape, split, _at(start + j, axis, split))
 

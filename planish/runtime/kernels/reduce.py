@@ -147,4 +147,3 @@ def _lanes(r: _Reduce) -> None:
             all_of(unflatten(p, kept))
     else:
         all_of(())
-

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from planish.ir.dims import AnySize, Shape, product
+from planish.ir.dims import AnySize, product
 from planish.ir.graph import Graph
 from planish.ir.groups import Group
-from planish.ir.loops import Buffer, Const, Expr, as_index
+from planish.ir.loops import Buffer, Const, as_index
 from planish.ir.node import Node
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, unflatten
 from planish.runtime.target import Target
 
 DEAR = frozenset(
-    "exp exp2 expm1 log log2 log1p tanh erf sin cos sigmoid pow div sqrt rsqrt take take_along "
-    "random_bits reciprocal".split()
+    ["exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "erf", "sin", "cos", "sigmoid", "pow", "div", "sqrt", "rsqrt", "take", "take_along", "random_bits", "reciprocal"]
 )
 KEEP_COST = 6  # operations; a scratch row costs a store and a load, and both hit the L1 cache
 
@@ -36,7 +35,9 @@ class Rows:
     body: Graph
     group: Group
     phase: dict[Node, int] = field(default_factory=dict)
-    kept: dict[Node, Buffer] = field(default_factory=dict)  # rows computed once, read in later phases
+    kept: dict[Node, Buffer] = field(
+        default_factory=dict
+    )  # rows computed once, read in later phases
 
     def __post_init__(self) -> None:
         for node in self.body.nodes:
@@ -46,7 +47,11 @@ class Rows:
     def is_row(self, node: Node) -> bool:
         """Whether the node has a whole row of elements for each row of the row space."""
         rank = len(self.group.rows)
-        return node.type.rank == rank + 1 and node.shape[:rank] == self.group.rows and node.shape[-1] != 1
+        return (
+            node.type.rank == rank + 1
+            and node.shape[:rank] == self.group.rows
+            and node.shape[-1] != 1
+        )
 
 
 def row_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowered:
@@ -75,7 +80,9 @@ def _choose_kept(rows: Rows, nest: Nest, outputs: dict[Node, Buffer]) -> None:
             late = rows.phase[node] > rows.phase[x] and node.op.kind != "reduction"
             if late and x.inputs and x.op.kind != "reduction" and x not in rows.kept:
                 if rows.is_row(x) and (x in outputs or _cost(x) >= KEEP_COST):
-                    buffer = outputs.get(x) or nest.local(f"row{len(rows.kept)}", x.dtype, x.shape[-1])
+                    buffer = outputs.get(x) or nest.local(
+                        f"row{len(rows.kept)}", x.dtype, x.shape[-1]
+                    )
                     rows.kept[x] = buffer
 
 
@@ -91,7 +98,13 @@ def _cost(node: Node) -> int:
 
 
 def _phase(
-    rows: Rows, nest: Nest, pull: Pull, outputs: dict[Node, Buffer], at: Index, phase: int, target: Target
+    rows: Rows,
+    nest: Nest,
+    pull: Pull,
+    outputs: dict[Node, Buffer],
+    at: Index,
+    phase: int,
+    target: Target,
 ) -> None:
     """The loops of one phase, one for each row length."""
     work = [
@@ -149,7 +162,7 @@ def _keep(
         nest.store(rows.kept[node], index[-1:], value)
 
 
-def _from_row(nest: Nest, buffer: Buffer):  # noqa: ANN202
+def _from_row(nest: Nest, buffer: Buffer):
     rank = len(buffer.shape)
     return lambda index: nest.load(buffer, *index[len(index) - rank :])
 

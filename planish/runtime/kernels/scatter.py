@@ -1,7 +1,7 @@
 """Writes at places known only at run time: scatter-add, and updates of a donated array in place.
 
-    scatter_add(x, indices, updates)   out = x; out[indices[n]] += updates[n], n in order
-    update_slice(x, update, starts)    out[starts + i] = update[i], the rest of out is x already
+scatter_add(x, indices, updates)   out = x; out[indices[n]] += updates[n], n in order
+update_slice(x, update, starts)    out[starts + i] = update[i], the rest of out is x already
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Searches along the last axis or another one: argmax, argmin, and the thresholds of sampling.
 
-    argmax      the extreme of the row, then the least index that has it; NaN counts as the extreme
-    kth_largest, nucleus
-                bisection over the bits of the value: floats in the order of their bits, read as
-                integers, so that 32 counting passes give the exact threshold without sorting
+argmax      the extreme of the row, then the least index that has it; NaN counts as the extreme
+kth_largest, nucleus
+            bisection over the bits of the value: floats in the order of their bits, read as
+            integers, so that 32 counting passes give the exact threshold without sorting
 """
 
 from __future__ import annotations
