@@ -1,4 +1,4 @@
-"""Run the loop meaning of one op: a loop nest over its result, each element pulled from operands."""
+"""Run the loop meaning of one op: a loop nest over its result that pulls every element."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import numpy as np
 
 from planish.ir import types as t
 from planish.ir.loop_eval import run_kernel
-from planish.ir.loops import Accumulate, Buffer, Const, For, Kernel, Let, Stmt, Store, Var
-from planish.ir.loops import size_expr
+from planish.ir.loops import (
+    Accumulate,
+    Buffer,
+    Const,
+    For,
+    Kernel,
+    Let,
+    Stmt,
+    Store,
+    Var,
+    size_expr,
+)
 from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.runtime.kernels.tidy import number_sites

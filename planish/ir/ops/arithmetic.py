@@ -11,7 +11,9 @@ import numpy as np
 
 from planish.ir import types as t
 from planish.ir.errors import DTypeError
-from planish.ir.loops import Const, Expr, cast as cast_expr, scalar, select as select_expr
+from planish.ir.loops import Const, Expr, scalar
+from planish.ir.loops import cast as cast_expr
+from planish.ir.loops import select as select_expr
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Elementwise
 from planish.ir.types import DType, TensorType

@@ -160,7 +160,7 @@ class Elementwise(Op):
         """The element of the result, from elements of the operands."""
         raise NotImplementedError(self.name)
 
-    def element(self, out_index, reads, in_types, out_type, **attrs):  # noqa: ANN001, ANN201
+    def element(self, out_index, reads, in_types, out_type, **attrs):
         found = [
             read(broadcast_index(out_index, x.shape))
             for read, x in zip(reads, in_types, strict=True)
@@ -211,11 +211,11 @@ class View(Op):
     kind = "view"
     arity = 1
 
-    def index(self, out_index: Index, in_type, out_type, **attrs: Any) -> Index:  # noqa: ANN001
+    def index(self, out_index: Index, in_type, out_type, **attrs: Any) -> Index:
         """Which element of the operand the output element at `out_index` is."""
         raise NotImplementedError(self.name)
 
-    def element(self, out_index, reads, in_types, out_type, **attrs):  # noqa: ANN001, ANN201
+    def element(self, out_index, reads, in_types, out_type, **attrs):
         return reads[0](self.index(out_index, in_types[0], out_type, **attrs))
 
 

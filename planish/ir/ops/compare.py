@@ -8,7 +8,8 @@ import numpy as np
 
 from planish.ir import types as t
 from planish.ir.errors import DTypeError, IRError
-from planish.ir.loops import Const, Expr, scalar, select as select_expr
+from planish.ir.loops import Const, Expr, scalar
+from planish.ir.loops import select as select_expr
 from planish.ir.node import Node, register
 from planish.ir.ops.base import Elementwise, as_node, broadcast_shapes, promoted
 from planish.ir.types import TensorType

@@ -54,7 +54,7 @@ class Constant(Op):
     def ref(self, *, value: Any, dtype: DType) -> np.ndarray:
         return np.asarray(value, dtype.numpy)
 
-    def element(self, out_index, reads, in_types, out_type, *, value, dtype):  # noqa: ANN001, ANN201
+    def element(self, out_index, reads, in_types, out_type, *, value, dtype):
         return Const(value, dtype)
 
 
@@ -70,7 +70,7 @@ class SizeOf(Op):
     def ref(self, *, size: int) -> np.ndarray:
         return np.asarray(size, np.int64)
 
-    def element(self, out_index, reads, in_types, out_type, *, size):  # noqa: ANN001, ANN201
+    def element(self, out_index, reads, in_types, out_type, *, size):
         return cast(size_expr(size), t.i64)
 
 

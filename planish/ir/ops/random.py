@@ -15,7 +15,8 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.dims import Shape
 from planish.ir.errors import DTypeError, IRError, ShapeError
-from planish.ir.loops import Const, Expr, cast as cast_expr, scalar, size_expr
+from planish.ir.loops import Const, Expr, scalar, size_expr
+from planish.ir.loops import cast as cast_expr
 from planish.ir.node import Node, Op, register
 from planish.ir.ops.base import Composite, Index, as_node, need_float
 from planish.ir.ops.elementwise import cast, cos, log, lt, mul, select, shift_right, sqrt
@@ -82,14 +83,14 @@ class RandomBits(Op):
         with np.errstate(over="ignore"):
             return threefry(key, low_word(place >> 32), low_word(place)).reshape(shape)
 
-    def element(self, out_index: Index, reads, in_types, out_type, *, shape: Shape):  # noqa: ANN001, ANN201
+    def element(self, out_index: Index, reads, in_types, out_type, *, shape: Shape):
         place: Expr = Const(0, t.i64)
         for i, size in zip(out_index, out_type.shape, strict=True):
             place = place * size_expr(size) + i
         return bits_at(reads[0], cast_expr(place >> 32, t.u32), cast_expr(place, t.u32))
 
 
-def bits_at(read, high: Expr, low: Expr) -> Expr:  # noqa: ANN001
+def bits_at(read, high: Expr, low: Expr) -> Expr:
     """Threefry of a key and a counter, in loop IR."""
     key = [read((Const(i, t.i64),)) for i in range(2)]
     return scalar("threefry", *key, high, low)
@@ -122,7 +123,7 @@ class FoldIn(Op):
         with np.errstate(over="ignore"):
             return threefry(key, first, low_word(data))
 
-    def element(self, out_index: Index, reads, in_types, out_type):  # noqa: ANN001, ANN201
+    def element(self, out_index: Index, reads, in_types, out_type):
         first = cast_expr(out_index[0], t.u32) + Const(FOLD, t.u32)
         return bits_at(reads[0], first, cast_expr(reads[1](()), t.u32))
 
@@ -174,7 +175,9 @@ class Normal(Distribution):
         return mul(length, cos(mul(angle, 2.0 * math.pi)))
 
     def ref(self, key: np.ndarray, *, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
-        one, two = (uniform.ref(fold_in.ref(key, n), shape=shape, dtype=t.f64) for n in range(2))
+        one, two = (
+            uniform.ref(fold_in.ref(key, np.int64(n)), shape=shape, dtype=t.f64) for n in range(2)
+        )
         found = np.sqrt(-2.0 * np.log(1.0 - one)) * np.cos(2.0 * np.pi * two)
         return found.astype(dtype.numpy)
 

@@ -13,7 +13,19 @@ from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.node import OPS, Node, Op, register
 from planish.ir.ops.base import Composite, Reduction, as_node, axes_of, axis_of, need_float, reduced
 from planish.ir.ops.elementwise import (
-    add, cast, div, eq, exp, isfinite, log, maximum, mul, select, square, stop_gradient, sub,
+    add,
+    cast,
+    div,
+    eq,
+    exp,
+    isfinite,
+    log,
+    maximum,
+    mul,
+    select,
+    square,
+    stop_gradient,
+    sub,
 )  # fmt: skip
 from planish.ir.types import DType, TensorType
 
@@ -274,7 +286,7 @@ class LogSumExp(Statistic):
 
     def ref(self, x: np.ndarray, *, axes: Axes, keep: bool = False) -> np.ndarray:
         with np.errstate(all="ignore"):
-            found = np.logaddexp.reduce(x.astype(np.float64), axes, keepdims=keep)
+            found = np.logaddexp.reduce(x.astype(np.float64), axes, keepdims=keep)  # type: ignore
             return np.asarray(found).astype(x.dtype)
 
 

@@ -79,7 +79,7 @@ class Reshape(View):
     def ref(self, x: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
         return np.reshape(x, shape)
 
-    def index(self, out_index: Index, in_type, out_type, *, shape: Shape) -> Index:  # noqa: ANN001
+    def index(self, out_index: Index, in_type, out_type, *, shape: Shape) -> Index:
         return reshape_index(out_index, in_type.shape, out_type.shape)
 
     def vjp(self, y: Node, dy: Node, x: Node, *, shape: Shape) -> Grads:
@@ -153,7 +153,7 @@ class Transpose(View):
     def ref(self, x: np.ndarray, *, perm: tuple[int, ...]) -> np.ndarray:
         return np.transpose(x, perm)
 
-    def index(self, out_index, in_type, out_type, *, perm):  # noqa: ANN001, ANN201
+    def index(self, out_index, in_type, out_type, *, perm):
         return tuple(out_index[i] for i in inverse(perm))
 
     def vjp(self, y: Node, dy: Node, x: Node, *, perm: tuple[int, ...]) -> Grads:
@@ -187,7 +187,7 @@ class Broadcast(View):
     def ref(self, x: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
         return np.broadcast_to(x, shape)
 
-    def index(self, out_index, in_type, out_type, *, shape):  # noqa: ANN001, ANN201
+    def index(self, out_index, in_type, out_type, *, shape):
         return broadcast_index(out_index, in_type.shape)
 
     def vjp(self, y: Node, dy: Node, x: Node, *, shape: Shape) -> Grads:
@@ -214,7 +214,7 @@ class Flip(View):
     def ref(self, x: np.ndarray, *, axes: tuple[int, ...]) -> np.ndarray:
         return np.flip(x, axes)
 
-    def index(self, out_index, in_type, out_type, *, axes):  # noqa: ANN001, ANN201
+    def index(self, out_index, in_type, out_type, *, axes):
         return tuple(
             size_expr(size - 1) - i if axis in axes else i
             for axis, (i, size) in enumerate(zip(out_index, in_type.shape, strict=True))
@@ -254,18 +254,16 @@ class Slice(View):
                 raise IRError(f"slice: {name} {items!r} are not all sizes")
         return x.with_shape(tuple(map(slice_length, range(x.rank), x.shape, starts, stops, steps)))
 
-    def ref(self, x: np.ndarray, *, starts, stops, steps) -> np.ndarray:  # noqa: ANN001
+    def ref(self, x: np.ndarray, *, starts, stops, steps) -> np.ndarray:
         return x[tuple(map(python_slice, starts, stops, steps))]
 
-    def index(self, out_index, in_type, out_type, *, starts, stops, steps):  # noqa: ANN001, ANN201
+    def index(self, out_index, in_type, out_type, *, starts, stops, steps):
         return tuple(
             size_expr(start) + i * step
             for i, start, step in zip(out_index, starts, steps, strict=True)
         )
 
-    def vjp(
-        self, y: Node, dy: Node, x: Node, *, starts: Shape, stops: Shape, steps: Shape
-    ) -> Grads:
+    def vjp(self, y: Node, dy: Node, x: Node, *, starts, stops, steps) -> Grads:
         """Zeros between and around. Backward slices are turned around first."""
         backward = tuple(a for a, step in enumerate(steps) if step < 0)
         dy = flip(dy, axes=backward) if backward else dy
