@@ -12,6 +12,13 @@ from planish.runtime.target import Target
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the golden cases."""
+    parser.addoption(
+        "--bless", action="store_true", help="rewrite golden cases that differ in text only"
+    )
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked `isa("avx512f")` where the processor lacks that feature."""
     for mark in item.iter_markers("isa"):
