@@ -176,7 +176,7 @@ class Normal(Distribution):
 
     def ref(self, key: np.ndarray, *, shape: tuple[int, ...], dtype: DType) -> np.ndarray:
         one, two = (
-            uniform.ref(fold_in.ref(key, np.int64(n)), shape=shape, dtype=t.f64) for n in range(2)
+            uniform.ref(fold_in.ref(key, np.asarray(n)), shape=shape, dtype=t.f64) for n in range(2)
         )
         found = np.sqrt(-2.0 * np.log(1.0 - one)) * np.cos(2.0 * np.pi * two)
         return found.astype(dtype.numpy)
