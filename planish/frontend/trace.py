@@ -102,7 +102,7 @@ def _arguments(fn: Any, specs: Sequence[Any]) -> list[Any]:
     maxima = _maxima(specs)
     taken: set[str] = set()
     found = []
-    for name, given in zip(_argument_names(fn, len(specs)), specs, strict=True):
+    for name, given in zip(argument_names(fn, len(specs)), specs, strict=True):
         leaves = iter(flatten(given, join="."))
 
         def tensor(leaf: Any, leaves: Any = leaves, name: str = name) -> Tensor:
@@ -113,7 +113,8 @@ def _arguments(fn: Any, specs: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _argument_names(fn: Any, count: int) -> list[str]:
+def argument_names(fn: Any, count: int) -> list[str]:
+    """The names of the first `count` arguments of a function or a model."""
     try:
         target = fn.forward if hasattr(fn, "forward") else fn
         parameters = list(inspect.signature(target).parameters.values())
