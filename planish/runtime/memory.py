@@ -1,0 +1,187 @@
+"""Where everything is: one arena for all temporaries, planned ahead, and storage shared in place.
+
+A temporary lives from the step that writes it first to the step that reads it last. Two that are
+never alive together may have the same bytes. Temporaries are placed largest first, each at the
+lowest offset that is free as long as it lives.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planish.ir.dims import upper, value
+from planish.ir.errors import IRError
+from planish.ir.loops import Load, Store, walk
+from planish.runtime.plan import Plan, Slot, Step
+
+ALIGN = 64  # a cache line, and a whole vector register
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A temporary: its bytes, the first and the last step that touch it, and its place."""
+
+    name: str
+    bytes: int
+    first: int
+    last: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory plan of a program. `peak` is the most that is alive at once: a lower bound.
+
+    `fixed` says that the offsets hold for every binding of the symbolic dimensions; where a
+    dimension has no maximum they hold for `binding` only.
+    """
+
+    lives: tuple[Life, ...]
+    arena: int
+    peak: int
+    params: int
+    fixed: bool
+
+    def __str__(self) -> str:
+        needed = f"arena {self.arena:,} bytes, at least {self.peak:,} needed"
+        rows = [f"{needed}; weights {self.params:,} bytes"]
+        for x in sorted(self.lives, key=lambda x: (x.first, x.offset)):
+            rows.append(f"  {x.offset:>12,} +{x.bytes:<12,} steps {x.first}-{x.last}  {x.name}")
+        return "\n".join(rows)
+
+
+def plan_memory(plan: Plan, binding: Mapping[str, int] | None = None) -> Memory:
+    """Places for all temporaries, at their largest; `binding` sizes those without a maximum."""
+    sizes, fixed = [], True
+    for slot in plan.temps:
+        count = upper(slot.type.size)
+        if count is None:
+            fixed = False
+            count = value(slot.type.size, binding) if binding is not None else 0
+        sizes.append(_aligned(count * slot.type.dtype.itemsize))
+    spans = _spans(plan)
+    offsets = _place(sizes, spans)
+    lives = tuple(
+        Life(slot.name, size, *span, offset)
+        for slot, size, span, offset in zip(plan.temps, sizes, spans, offsets, strict=True)
+    )
+    arena = max((x.offset + x.bytes for x in lives), default=0)
+    return Memory(lives, arena, _peak(lives, len(plan.steps)), _param_bytes(plan), fixed)
+
+
+def _param_bytes(plan: Plan) -> int:
+    return sum(array.nbytes for array in plan.params)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _spans(plan: Plan) -> list[tuple[int, int]]:
+    """First and last step of each temporary."""
+    spans: dict[int, tuple[int, int]] = {}
+    for number, step in enumerate(plan.steps):
+        for slot in step.args:
+            if slot.kind == "temp":
+                first, _ = spans.get(slot.index, (number, number))
+                spans[slot.index] = (first, number)
+    return [spans.get(slot.index, (0, 0)) for slot in plan.temps]
+
+
+def _place(sizes: list[int], spans: list[tuple[int, int]]) -> list[int]:
+    offsets = [0] * len(sizes)
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last, by offset
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], spans[i], i)):
+        first, last = spans[i]
+        at = 0
+        for offset, end, begins, ends in placed:
+            if begins > last or ends < first:
+                continue
+            if offset - at >= sizes[i]:
+                break
+            at = max(at, end)
+        offsets[i] = at
+        insort(placed, (at, at + sizes[i], first, last))
+    return offsets
+
+
+def _peak(lives: tuple[Life, ...], steps: int) -> int:
+    change = [0] * (steps + 1)
+    for x in lives:
+        change[x.first] += x.bytes
+        change[min(x.last + 1, steps)] -= x.bytes
+    most = now = 0
+    for delta in change[:steps]:
+        now += delta
+        most = max(most, now)
+    return most
+
+
+# Storage shared in place
+
+
+def storage(plan: Plan, slot: Slot) -> tuple[str, int]:
+    """The memory of a slot by name: outputs written in place have that of their input."""
+    if slot.kind == "output":
+        for i, j in plan.aliases:
+            if j == slot.index:
+                return "input", i
+    return slot.kind, slot.index
+
+
+def written(step: Step) -> list[Slot]:
+    """The slots that a step writes."""
+    return [
+        s
+        for s, b in zip(step.args, step.kernel.params, strict=True)
+        if b.name in step.kernel.writes
+    ]
+
+
+def check_aliases(plan: Plan) -> None:
+    """IRError, naming both readers, unless every update in place happens after the last other read.
+
+    The writing step itself may read the old values at the elements that it writes.
+    """
+    for i, j in plan.aliases:
+        if plan.inputs[i].type != plan.outputs[j].type:
+            raise IRError(
+                f"{plan.outputs[j].name}: {plan.outputs[j].type} cannot be written over "
+                f"{plan.inputs[i].name}: {plan.inputs[i].type}"
+            )
+        _check_alias(plan, plan.inputs[i], ("output", j))
+
+
+def _check_alias(plan: Plan, given: Slot, target: tuple[str, int]) -> None:
+    writer = -1
+    for number, step in enumerate(plan.steps):
+        reads = any((s.kind, s.index) == ("input", given.index) for s in step.args)
+        writes = any((s.kind, s.index) == target for s in written(step))
+        if reads and writer >= 0:
+            raise IRError(
+                f"{given.name} is updated in place by step {writer} ({plan.steps[writer].label}), "
+                f"but step {number} ({step.label}) reads the old value after that"
+            )
+        if reads and writes and not _elementwise(step, given, target):
+            raise IRError(
+                f"{given.name} is updated in place by step {number} ({step.label}), which reads it "
+                "at other elements than it writes"
+            )
+        if writes and writer < 0:
+            writer = number
+
+
+def _elementwise(step: Step, given: Slot, target: tuple[str, int]) -> bool:
+    """Whether the kernel reads `given` only at the indexes where it writes `target`."""
+    names: dict[str, set[str]] = {"read": set(), "write": set()}
+    for slot, buffer in zip(step.args, step.kernel.params, strict=True):
+        if (slot.kind, slot.index) == ("input", given.index):
+            names["read"].add(buffer.name)
+        if (slot.kind, slot.index) == target:
+            names["write"].add(buffer.name)
+    items = list(walk(step.kernel.body))
+    reads = {x.index for x in items if isinstance(x, Load) and x.buffer.name in names["read"]}
+    writes = {x.index for x in items if isinstance(x, Store) and x.buffer.name in names["write"]}
+    return reads <= writes
