@@ -1,0 +1,57 @@
+"""Run a plan on the loop interpreter: slow, without LLVM, and the judge of what is native."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from planish.ir.dims import value
+from planish.ir.errors import TokenError
+from planish.ir.loop_eval import Status, run_kernel
+from planish.runtime.arguments import bind_arguments
+from planish.runtime.plan import Plan, Slot
+
+
+def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The outputs of `plan`; inputs are not changed, not even donated ones."""
+    arguments = bind_arguments(plan, arrays)
+    memory: dict[tuple[str, int], np.ndarray] = {}
+    for slot, array in zip(plan.inputs, arguments.arrays, strict=True):
+        memory[slot.kind, slot.index] = array.copy()
+    for number, array in enumerate(plan.params):
+        memory["param", number] = array
+    for slot in (*plan.outputs, *plan.temps):
+        memory[slot.kind, slot.index] = _empty(slot, arguments.binding)
+    for i, j in plan.aliases:
+        memory["output", j] = memory["input", i]
+    for step in plan.steps:
+        status: Status = []
+        given = [memory[slot.kind, slot.index] for slot in step.args]
+        dims = {name: arguments.binding[name] for name in step.kernel.dims}
+        run_kernel(step.kernel, given, dims, status)
+        if status:
+            site, index, bound = status[0]
+            raise TokenError(token_message(plan, site, index, bound, arguments.arrays))
+    return tuple(memory[slot.kind, slot.index] for slot in plan.outputs)
+
+
+def _empty(slot: Slot, binding: dict[str, int]) -> np.ndarray:
+    shape = tuple(value(size, binding) for size in slot.type.shape)
+    return np.zeros(shape, slot.type.dtype.numpy)
+
+
+def token_message(
+    plan: Plan, site: int, index: int, bound: int, arrays: Sequence[np.ndarray]
+) -> str:
+    """What a failed guard says: the index, where the inputs have it, and the bound."""
+    name = plan.sites[site] if 0 <= site < len(plan.sites) else "index"
+    where = ""
+    for slot, array in zip(plan.inputs, arrays, strict=True):
+        if array.dtype.kind in "iu" and array.ndim:
+            found = np.argwhere(array == index)
+            if len(found):
+                place = ", ".join(map(str, found[0].tolist()))
+                where = f" at position {place} of {slot.name}"
+                break
+    return f"{name}: index {index}{where} is outside 0 <= index < {bound}"
