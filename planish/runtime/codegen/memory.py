@@ -132,7 +132,8 @@ class Memory:
         name = f"llvm.masked.{what}.{mangled(kind)}.{_pointer_suffix(pointer)}"
         self.writer.call(name, "void", (kind, ref), _split(pointer), _mask(kind, mask))
 
-    # bool is a byte in memory and a bit in a register; 16-bit floats move as integers
+    # bool is a byte in memory and a bit in a register, i4 a byte whose upper half is 0 in memory
+    # and the sign in a register; 16-bit floats move as integers
 
     def _from_memory(self, ref: str, dtype: DType, lanes: int) -> Value:
         kind = vector_type(memory_type(dtype), lanes)
@@ -141,6 +142,10 @@ class Memory:
             ref = self.writer.op(f"icmp ne {kind} {ref}, {zero}")
         elif dtype in (t.f16, t.bf16):
             ref = self.writer.op(f"bitcast {kind} {ref} to {llvm_type(dtype, lanes)}")
+        elif dtype == t.i4:
+            four = "splat (i8 4)" if lanes else "4"
+            ref = self.writer.op(f"shl {kind} {ref}, {four}")
+            ref = self.writer.op(f"ashr {kind} {ref}, {four}")
         return Value(ref, dtype, lanes)
 
     def _to_memory(self, x: Value) -> str:
@@ -149,6 +154,9 @@ class Memory:
             return self.writer.op(f"zext {x.typed} to {kind}")
         if x.dtype in (t.f16, t.bf16):
             return self.writer.op(f"bitcast {x.typed} to {kind}")
+        if x.dtype == t.i4:
+            low = "splat (i8 15)" if x.lanes else "15"
+            return self.writer.op(f"and {x.typed}, {low}")
         return x.ref
 
 

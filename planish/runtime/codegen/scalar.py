@@ -273,6 +273,8 @@ class Scalars:
             return self._new(f"{opcode} {x.typed} to", x, dtype, suffix=True)
         if source.is_float:
             return self._float_to_integer(x, dtype)
+        if dtype in _NARROW:
+            return self.cast(self.cast(x, t.f32), dtype)  # in one step it were a library call
         if dtype.is_float:
             opcode = "sitofp" if source.kind == "i" else "uitofp"
             return self._new(f"{opcode} {x.typed} to", x, dtype, suffix=True)

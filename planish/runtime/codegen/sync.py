@@ -7,6 +7,7 @@ each followed by its number of sleepers and alone on its cache line.
     planish.wait(word, old)    returns when *word is no longer `old`
     planish.wake(word)         call after changing *word
     planish.barrier(memory, threads)   memory: two words, generation and arrived
+    planish.tick(profile, n, barrier, thread, threads)   profile[n] += time since the last tick
     planish.fail(status, site, index, bound)   status: i64[4], (failed, site, index, bound)
     planish_worker(pool, thread)       runs jobs until told to stop
     planish_run(pool, job, argument, threads)   runs job(argument, thread, threads) on all threads
@@ -21,9 +22,9 @@ LINE = 64  # bytes between words, so that they do not share a cache line
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
 _SPIN = {"x86_64": 150_000, "aarch64": 2_000}
 _SPIN_ROUNDS = 10_000
-_PAUSE = {
-    "x86_64": 'call void asm sideeffect "pause", "~{memory}"()',
-    "aarch64": 'call void asm sideeffect "isb", "~{memory}"()',
+_PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
+    "x86_64": ("llvm.x86.sse2.pause", "", ""),
+    "aarch64": ("llvm.aarch64.isb", "i32", "i32 15"),
 }
 # x86 counts cycles; elsewhere the cycle counter may be forbidden, the steady one (aarch64) is not.
 _CLOCK = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
@@ -36,12 +37,14 @@ def clock(target: Target) -> str | None:
 
 
 def sync_text(target: Target) -> str:
-    """`planish.wait`, `planish.wake`, `planish.barrier` and `planish.fail` for a module."""
+    """The functions above, but for the pool's, for a module."""
     futex = _FUTEX.get(target.arch) if "linux" in target.triple else None
-    pause = _PAUSE.get(target.arch, "; no pause")
+    pause, parameter, argument = _PAUSE.get(target.arch, ("", "", ""))
     name = clock(target)
     now, limit = (f"call i64 @{name}()", _SPIN[target.arch]) if name else ("add i64 0, 0", 0)
     declared = f"declare i64 @{name}()\n" if name else ""
+    declared += f"declare void @{pause}({parameter})\n" if pause else ""
+    pause = f"call void @{pause}({argument})" if pause else ""
     sleep, wake = (_sleep_futex(futex), _wake_futex(futex)) if futex else (_SLEEP_YIELD, "")
     external = _SYSCALL if futex else "declare i32 @sched_yield()\n"
     return (
@@ -50,6 +53,7 @@ def sync_text(target: Target) -> str:
         + _WAIT.format(now=now, pause=pause, limit=limit, rounds=_SPIN_ROUNDS, sleep=sleep)
         + _WAKE.format(wake=wake)
         + _BARRIER
+        + _TICK.format(now=now)
         + _FAIL
     )
 
@@ -162,6 +166,32 @@ done:
 }
 """
 
+# profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
+_TICK = """
+define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
+    cold noinline nounwind {{
+entry:
+  call void @planish.barrier(ptr %barrier, i64 %threads)
+  %first = icmp eq i64 %thread, 0
+  br i1 %first, label %note, label %done
+note:
+  %now = {now}
+  %last = load i64, ptr %profile
+  store i64 %now, ptr %profile
+  %some = icmp ne i64 %n, 0
+  br i1 %some, label %add, label %done
+add:
+  %spent = sub i64 %now, %last
+  %at = getelementptr i64, ptr %profile, i64 %n
+  %old = load i64, ptr %at
+  %new = add i64 %old, %spent
+  store i64 %new, ptr %at
+  br label %done
+done:
+  ret void
+}}
+"""
+
 _FAIL = """
 define internal void @planish.fail(ptr %status, i64 %site, i64 %index, i64 %bound) cold noinline {
 entry:
@@ -180,6 +210,7 @@ done:
   ret void
 }
 !0 = !{!"branch_weights", i32 1, i32 1048575}
+!1 = !{}
 """
 
 # Pool memory, in cache lines: 0 generation (a word to wait for), 1 done (likewise),
