@@ -1,0 +1,130 @@
+"""Threads: a pool for each thread count, made when first needed, asleep when there is no work.
+
+Workers are Python threads that stay inside one native call (`planish_worker`), so that handing
+them work takes no interpreter lock and no Python. One program runs on a pool at a time. A forked
+child starts without pools, because its parent's threads did not come along.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+from types import TracebackType
+
+import numpy as np
+
+from planish.runtime.codegen.sync import LINE, pool_text
+from planish.runtime.llvm import Library, compile_text
+from planish.runtime.target import Target
+
+_WORDS = 4 * LINE // 8
+
+
+class ProcessLock:
+    """A lock that a forked child finds open, whoever held it in the parent."""
+
+    def __init__(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+
+class Pool:
+    """`threads` - 1 workers and the caller, who is thread 0."""
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self.threads = threads
+        self._library = library
+        self._memory = aligned(8 * _WORDS)
+        self._lock = threading.Lock()
+        self._run = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+        )(library.address("planish_run"))
+        self._workers = [
+            threading.Thread(target=self._work, args=(n,), name=f"planish-{n}", daemon=True)
+            for n in range(1, threads)
+        ]
+        started = 0
+        try:
+            for worker in self._workers:
+                worker.start()
+                started += 1
+        except RuntimeError as error:  # "can't start new thread": no memory for its stack
+            self._workers = self._workers[:started]
+            self.stop()
+            raise MemoryError(f"cannot start {threads - 1} threads: {error}") from None
+
+    def _work(self, number: int) -> None:
+        work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+        work(self._library.address("planish_worker"))(self._memory.ctypes.data, number)
+
+    def run(self, job: int, argument: int) -> None:
+        """Run the function at address `job` as job(argument, thread, threads) on all threads."""
+        with self._lock:
+            self._run(self._memory.ctypes.data, job, argument, self.threads)
+
+    def stop(self) -> None:
+        """Let the workers end."""
+        stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._library.address("planish_stop"))
+        stop(self._memory.ctypes.data)
+        for worker in self._workers:
+            worker.join(timeout=1.0)
+
+
+class Pools:
+    """The pools of this process, by thread count."""
+
+    def __init__(self) -> None:
+        self._pools: dict[int, Pool] = {}
+        self._library: Library | None = None
+        self._lock = threading.Lock()
+
+    def get(self, threads: int) -> Pool:
+        """The pool with so many threads."""
+        pool = self._pools.get(threads)
+        if pool is not None:
+            return pool
+        with self._lock:
+            if self._library is None:
+                host = Target.host()
+                self._library = Library(compile_text(pool_text(host), host), host)
+            if threads not in self._pools:
+                self._pools[threads] = Pool(self._library, threads)
+            return self._pools[threads]
+
+    def forget(self) -> None:
+        """In a forked child: the threads are the parent's."""
+        self._pools = {}
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """End all workers, before the interpreter does."""
+        for pool in self._pools.values():
+            pool.stop()
+        self._pools = {}
+
+
+def aligned(size: int) -> np.ndarray:
+    """Zeroed bytes that begin on a cache line."""
+    raw = np.zeros(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size]
+
+
+POOLS = Pools()
+atexit.register(POOLS.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=POOLS.forget)
