@@ -1,0 +1,195 @@
+"""A compiled program: NumPy arrays in, NumPy arrays out, one native call between."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from planish.ir.dims import value
+from planish.ir.errors import DataError, TargetError, TokenError
+from planish.ir.loops import Kernel
+from planish.runtime import report
+from planish.runtime.arguments import Arguments, bind_arguments, output_arrays
+from planish.runtime.codegen.steps import program_module
+from planish.runtime.interpret import token_message
+from planish.runtime.llvm import Library, assembly_text, compile_text, optimised_text
+from planish.runtime.memory import check_aliases, plan_memory, storage
+from planish.runtime.plan import Plan, Slot
+from planish.runtime.pool import POOLS, ProcessLock, aligned
+from planish.runtime.scratch import scratch_bytes
+from planish.runtime.target import Target, thread_count
+
+
+class Program:
+    """Native code for a plan. Calls from several threads wait for each other.
+
+    `memory` is the memory plan, `code` the object file, `dims` the symbolic sizes by name.
+    """
+
+    def __init__(
+        self, plan: Plan, target: str | Target | None = None, threads: int | None = None
+    ) -> None:
+        self.plan = plan
+        self.target = Target.parse(target)
+        self.threads = thread_count(threads)
+        check_aliases(plan)
+        self.memory = plan_memory(plan)
+        module = program_module(plan, self.target, self._place, self.memory.fixed)
+        self.dims, self.symbols, self.barriers = module.dims, module.symbols, module.barriers
+        self._text = module.text
+        self.code = compile_text(module.text, self.target)
+        self._lock = ProcessLock()
+        self._space: _Space | None = None
+
+    def __call__(
+        self, *arrays: object, out: Sequence[object] | None = None
+    ) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run once; donated arguments are updated in place, and results go to `out` if given."""
+        return self.bind(*arrays, out=out).run()
+
+    def bind(self, *arrays: object, out: Sequence[object] | None = None) -> Bound:
+        """Check arguments and prepare a call that can be run many times."""
+        self.target.require_host()
+        arguments = bind_arguments(self.plan, arrays)
+        return Bound(self, arguments, output_arrays(self.plan, arguments, out))
+
+    def _place(self, slot: Slot) -> tuple[str, int, int]:
+        if slot.kind == "temp":
+            life = self.memory.lives[slot.index]
+            return "arena", life.offset, life.offset + life.bytes
+        kind, index = storage(self.plan, slot)
+        return f"{kind} {index}", 0, 1
+
+    def space(self, binding: dict[str, int]) -> _Space:
+        """Memory for temporaries and scratch, large enough for `binding`; grows when needed."""
+        memory = self.memory if self.memory.fixed else plan_memory(self.plan, binding)
+        scratch = max((scratch_bytes(s.kernel, binding) for s in self.plan.steps), default=0)
+        space = self._space
+        if space is None or space.arena.nbytes < memory.arena or space.stride < scratch:
+            old = (space.arena.nbytes, space.stride) if space else (0, 0)
+            space = _Space(max(memory.arena, old[0]), max(scratch, old[1]), self.threads)
+            self._space = space
+        return space
+
+    @cached_property
+    def entry(self) -> tuple[Library, int]:
+        """The loaded code and the address of its main function."""
+        library = Library(self.code, self.target)
+        return library, library.address("planish_main")
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernel of each step."""
+        return tuple(step.kernel for step in self.plan.steps)
+
+    @property
+    def llvm_ir(self) -> str:
+        """The module after LLVM's passes."""
+        return optimised_text(self._text, self.target)
+
+    @property
+    def assembly(self) -> str:
+        """The module as assembly."""
+        return assembly_text(self._text, self.target)
+
+    def explain(self) -> str:
+        """A table of the steps: label, kernel, what it writes, bytes it touches."""
+        return report.explain(self.plan, self.symbols, self.barriers, self.threads)
+
+    def profile(self, *arrays: object, repeat: int = 10) -> report.Profile:
+        """The time of each step; donated arguments are updated `repeat` times."""
+        return self.bind(*arrays).profile(repeat)
+
+
+class _Space:
+    """What a program needs besides its arguments; one run at a time uses it."""
+
+    def __init__(self, arena: int, scratch: int, threads: int) -> None:
+        self.stride = scratch
+        self.arena = aligned(arena)
+        self.scratch = aligned(scratch * threads)
+        self.barrier = aligned(256)
+        self.status = (ctypes.c_int64 * 4)()
+
+
+class Bound:
+    """A program with its arguments: `run` is one native call. `outputs` are the results."""
+
+    def __init__(self, program: Program, arguments: Arguments, outputs: list[np.ndarray]) -> None:
+        self.program = program
+        self.arguments = arguments
+        self.outputs = tuple(outputs)
+        with program._lock:
+            self._space = program.space(arguments.binding)
+        self._library, self._main = program.entry
+        self._table = self._pointers()
+        self._dims = np.array([arguments.binding[d] for d in program.dims] or [0], np.int64)
+        self._call = (ctypes.c_int64 * 8)(
+            self._table.ctypes.data, self._dims.ctypes.data, 1, _at(self._space.scratch),
+            self._space.stride, ctypes.addressof(self._space.status), _at(self._space.barrier), 0,
+        )  # fmt: skip
+        self._address = ctypes.addressof(self._call)
+        self._pool = POOLS.get(program.threads) if program.threads > 1 else None
+        self._alone = _MAIN(self._main)
+
+    def _pointers(self) -> np.ndarray:
+        program, plan = self.program, self.program.plan
+        arena = _at(self._space.arena)
+        memory = program.memory
+        if not memory.fixed:
+            memory = plan_memory(plan, self.arguments.binding)
+        arrays = (*self.arguments.arrays, *self.outputs, *plan.params)
+        table = [_at(x) for x in arrays] + [arena + life.offset for life in memory.lives]
+        return np.array(table or [0], np.uint64)
+
+    def run(self, repeat: int = 1) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run `repeat` times in one call; TokenError where an index was outside its table."""
+        self._run(repeat)
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
+
+    def _run(self, repeat: int) -> None:
+        if not isinstance(repeat, int) or repeat < 1:
+            raise DataError(f"repeat must be a whole number of at least 1, got {repeat!r}")
+        with self.program._lock:
+            self._call[2] = repeat
+            if self._pool is None:
+                self._alone(self._address, 0, 1)
+            else:
+                POOLS.get(self.program.threads).run(self._main, self._address)
+            if self._space.status[0]:
+                self._fail()
+
+    def _fail(self) -> None:
+        _, site, index, bound = self._space.status
+        ctypes.memset(self._space.status, 0, ctypes.sizeof(self._space.status))
+        plan = self.program.plan
+        raise TokenError(token_message(plan, site, index, bound, self.arguments.arrays))
+
+    def profile(self, repeat: int = 10) -> report.Profile:
+        """Run `repeat` times, noting the time of each step."""
+        steps = len(self.program.plan.steps)
+        ticks = np.zeros(steps + 1, np.int64)
+        self._run(1)
+        self._call[7] = ticks.ctypes.data
+        try:
+            seconds = report.timed(lambda: self._run(repeat))
+        finally:
+            self._call[7] = 0
+        if steps and not ticks[1:].any():
+            raise TargetError(f"{self.program.target.arch} has no counter to profile with")
+        sizes = [self._step_bytes(step.args) for step in self.program.plan.steps]
+        return report.profile(self.program.plan, ticks[1:], seconds, repeat, sizes)
+
+    def _step_bytes(self, slots: Sequence[Slot]) -> int:
+        binding = self.arguments.binding
+        return sum(value(s.type.size, binding) * s.type.dtype.itemsize for s in slots)
+
+
+_MAIN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def _at(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
