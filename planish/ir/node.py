@@ -152,8 +152,8 @@ class Op:
 
     name      how it prints                     kind      how it is lowered, see `KINDS`
     arity     number of operands, None = any    no_vjp    why it has no gradient, or None
-    prepare   friendly operands and attributes -> nodes and canonical attributes (promotion, negative
-              axes); runs once, when a node is made by a call
+    prepare   friendly operands and attributes -> nodes and canonical attributes (promotion,
+              negative axes); runs once, when a node is made by a call
     infer     types and attributes -> type; refuses with IRError or a subclass, never crashes
     ref       its meaning on NumPy arrays (attributes: sizes are ints, dtypes are planish dtypes)
     vjp       (y, dy, *xs, **attrs) -> one node or None per operand, for y = op(*xs). May have the

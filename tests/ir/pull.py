@@ -83,7 +83,7 @@ def reduction(node: Node, inputs: list[Buffer], result: Buffer) -> tuple[Stmt, .
     index = tuple(Var(f"i{axis}") for axis in range(x.type.rank))
     left = [i for axis, i in enumerate(index) if keep or axis not in axes]
     target = tuple(Const(0, t.i64) if keep and i in [index[a] for a in axes] else i for i in left)
-    step = Accumulate(result, target, node.op.combine, inputs[0][index])  # type: ignore[attr-defined]
+    step = Accumulate(result, target, node.op.combine, inputs[0][index])
     return (
         *nest(places, node.shape, (Store(result, places, identity),)),
         *nest(index, x.shape, (step,)),

@@ -195,7 +195,7 @@ class Cast(Elementwise):
             attrs = {**attrs, "dtype": t.dtype(attrs["dtype"])}
         return operands, attrs
 
-    def infer(self, x: TensorType, *, dtype: DType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType, *, dtype: DType) -> TensorType:
         """The operand's shape at `dtype`."""
         if not isinstance(dtype, DType):
             raise DTypeError(f"cast: dtype {dtype!r} is not a dtype")
@@ -216,12 +216,12 @@ class Cast(Elementwise):
         ends = np.array([dtype.least, dtype.most]).astype(dtype.numpy)
         return np.where(wide >= high, ends[1], np.where(wide < low, ends[0], whole))
 
-    def scalar(self, x: Expr, *, dtype: DType) -> Expr:  # type: ignore[override]
+    def scalar(self, x: Expr, *, dtype: DType) -> Expr:
         if dtype == t.boolean and x.type != t.boolean:
             return scalar("ne", x, Const(0.0 if x.type.is_float else 0, x.type))
         return cast_expr(x, dtype)
 
-    def vjp(self, y: Node, dy: Node, x: Node, *, dtype: DType) -> Grads:  # type: ignore[override]
+    def vjp(self, y: Node, dy: Node, x: Node, *, dtype: DType) -> Grads:
         return (cast(dy, dtype=x.dtype) if dtype.is_float and x.dtype.is_float else None,)
 
 

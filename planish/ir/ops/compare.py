@@ -250,7 +250,7 @@ class Select(Elementwise):
         common = t.f32 if float in numbers else t.i64 if int in numbers else t.boolean
         return (as_bool(cond), *(as_node(x, common) for x in rest)), attrs
 
-    def infer(self, cond: TensorType, x: TensorType, y: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, cond: TensorType, x: TensorType, y: TensorType) -> TensorType:
         """The broadcast of all three at the dtype of x and y."""
         if cond.dtype != t.boolean or x.dtype != y.dtype:
             raise DTypeError(f"select takes a bool and two of one dtype, got {cond}, {x}, {y}")

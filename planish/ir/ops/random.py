@@ -193,16 +193,16 @@ class Bernoulli(Distribution):
 
     name = "bernoulli"
 
-    def infer(self, key: TensorType, *, p: float, shape: Shape) -> TensorType:  # type: ignore[override]
+    def infer(self, key: TensorType, *, p: float, shape: Shape) -> TensorType:
         """bool at `shape`."""
         need_key(self.name, key)
         need_probability(self.name, "p", p)
         return TensorType(t.boolean, need_shape(self.name, shape))
 
-    def expand(self, key: Node, *, p: float, shape: Shape) -> Node:  # type: ignore[override]
+    def expand(self, key: Node, *, p: float, shape: Shape) -> Node:
         return lt(shift_right(random_bits(key, shape=shape), 32 - DIGITS), threshold(p))
 
-    def ref(self, key: np.ndarray, *, p: float, shape: tuple[int, ...]) -> np.ndarray:  # type: ignore[override]
+    def ref(self, key: np.ndarray, *, p: float, shape: tuple[int, ...]) -> np.ndarray:
         return random_bits.ref(key, shape=shape) < np.uint64(threshold(p) << (32 - DIGITS))
 
 
