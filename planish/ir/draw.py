@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +39,10 @@ COLOURS = {
 }
 DEPTH = 2  # frames of scopes nest this deep: a layer, and what is in it
 LIMIT = 120  # seconds that Graphviz may take
-HIDDEN = {"shape", "body", "dtype"}  # attributes that the edges show
+HIDDEN = {"shape", "dtype", "body", "what"}  # the edges show them, or they are for messages
 
-_STYLE = """  bgcolor=white; fontname="Helvetica"; fontsize=14; labelloc=t; newrank=true
-  nodesep=0.25; ranksep=0.35
+_STYLE = """  bgcolor=white; fontname="Helvetica"; fontsize=14; labelloc=t; labeljust=l
+  newrank=true; nodesep=0.25; ranksep=0.35
   node [fontname="Helvetica", fontsize=11, shape=box, style="rounded,filled", color="#8a8f98",
         fillcolor=white, height=0.3, margin="0.12,0.05", penwidth=0.8]
   edge [fontname="Helvetica", fontsize=8, fontcolor="#666a70", color="#8a8f98", arrowsize=0.6,
@@ -125,8 +125,9 @@ class _Frame:
     inner: dict[str, _Frame] = field(default_factory=dict)
 
     def text(self, indent: str, count: Iterator[int]) -> list[str]:
-        """The lines of this frame; a scope with a single op gets none around it."""
-        framed = self.kernel or self.total() > 1
+        """The lines of this frame; a scope around a single op or frame is not drawn."""
+        single = self.total() < 2 or (not self.ops and len(self.inner) == 1)
+        framed = self.kernel or not single
         inner = [
             line
             for frame in self.inner.values()
@@ -153,6 +154,7 @@ class _Value:
     """What an operand is in the picture: a box, a constant's text, or a weight with views."""
 
     box: str = ""
+    depth: int = 0  # the longest path of boxes to it
     const: str = ""
     weight: Node | None = None
     views: tuple[str, ...] = ()
@@ -208,29 +210,31 @@ class _Drawing:
         frame.lines.append(f"{name} [label={quoted(label)}, {style}{tooltip}]")
         return name
 
-    def edge(self, value: _Value, node: Node, to: str, frame: _Frame) -> None:
-        """An edge from an operand, with its shape."""
+    def edge(self, value: _Value, node: Node, to: str, frame: _Frame, pull: int = 1) -> None:
+        """An edge from an operand, with its shape; `pull` is how much it wants to be straight."""
         if value.const:
             return
         label = ", ".join(map(str, node.shape))
         label = f"{'' if str(node.dtype) == 'f32' else node.dtype}[{label}]"
         if value.weight is not None:
             label = " ".join(value.views)
-        start = value.box or self.note(value.weight, frame)
-        self.edges.append(f"  {start} -> {to}" + (f" [label={quoted(label)}]" if label else ""))
+        start = value.box or self.note(value.weight, frame, to)
+        self.edges.append(f"  {start} -> {to} [label={quoted(label)}, weight={pull}]")
 
-    def note(self, weight: Any, frame: _Frame) -> str:
-        """The note of a weight, one in each frame that reads it."""
+    def note(self, weight: Any, frame: _Frame, reader: str) -> str:
+        """The note of a weight, one in each frame that reads it, beside its first reader."""
         key = (weight, id(frame))
         if key not in self.notes:
             name = str(weight.attrs["name"])
-            short = name if len(name) <= 40 else "..." + name[-37:]
+            short = ".".join(name.split(".")[-2:])  # the frame says the rest
+            short = short if len(short) <= 40 else "..." + short[-37:]
             self.notes[key] = self.box(
                 frame,
                 f"{short}\n{weight.type}",
                 'shape=note, style=filled, fillcolor="#ffffff", fontsize=8, color="#b5bac2"',
                 name,
             )
+            frame.lines.append(f"{{ rank=same; {self.notes[key]}; {reader} }}")
         return self.notes[key]
 
     def body(
@@ -267,7 +271,7 @@ class _Drawing:
                 return values[0][node.attrs["index"]]
             case "fused":
                 body = node.attrs["body"]
-                label = body.name + (f"  ({place(node.loc)})" if node.loc else "")
+                label = body.name + (f"  {node.loc.scope}" if node.loc else "")
                 kernel = _Frame(label, kernel=True)
                 frame.inner[f"kernel {len(frame.inner)}"] = kernel
                 results = self.body(body, values, kernel, scope)
@@ -278,9 +282,11 @@ class _Drawing:
         tip = f"{names[node]} = {op} : {node.type}" + (f"  {place(node.loc)}" if node.loc else "")
         colour = COLOURS.get(node.op.kind, "#ffffff")
         box = self.box(frame, _label(node, values), f'fillcolor="{colour}"', tip)
+        deepest = max((value.depth for value in values), default=0)
         for value, x in zip(values, node.inputs, strict=True):
-            self.edge(value, x, box, frame)
-        return _Value(box)
+            # the longest chain of ops stands straight; weights and residual edges go beside it
+            self.edge(value, x, box, frame, pull=50 if value.depth == deepest else 1)
+        return _Value(box, deepest + 1)
 
 
 def _descend(frame: _Frame, path: tuple[str, ...]) -> _Frame:
@@ -290,14 +296,15 @@ def _descend(frame: _Frame, path: tuple[str, ...]) -> _Frame:
 
 
 def _label(node: Node, values: list[_Value]) -> str:
-    """`mul(·, 0.5)`, and below it the attributes that fit."""
+    """`mul(_, 0.5)`, and below it the attributes that fit."""
     head = node.op.name
     if any(value.const for value in values):
-        head += f"({', '.join(value.const or '·' for value in values)})"
+        head += f"({', '.join(value.const or '_' for value in values)})"
     shown = [
         f"{name}={value_text(value)}"
         for name, value in node.attrs.items()
         if name not in HIDDEN and value is not None and value is not False
+        if not (isinstance(value, tuple) and all(item == 1 for item in value))  # steps
     ]
     line = ", ".join(shown)
     line = line if len(line) <= 36 else line[:33] + "..."

@@ -109,7 +109,7 @@ class Graph:
         return replace(self, outputs=outputs)
 
     def draw(self, path: str | os.PathLike[str], after: object = None) -> None:
-        """Write a picture to a .dot, .svg or .png file; `after` is a pass or pipeline to run first."""
+        """Write a .dot, .svg or .png picture; `after` is a pass or pipeline to run first."""
         draw(self, path, after)
 
     @property
