@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Shape, Size, divide, lower, product
+from planish.ir.dims import AnySize, Shape, Size, divide, lower, product, upper
 from planish.ir.errors import AxisError, IRError, ShapeError
 from planish.ir.loops import Const, Expr, size_expr
 from planish.ir.node import OPS, Node, register
@@ -255,6 +255,9 @@ class Slice(View):
         return x.with_shape(tuple(map(slice_length, range(x.rank), x.shape, starts, stops, steps)))
 
     def ref(self, x: np.ndarray, *, starts, stops, steps) -> np.ndarray:
+        for axis, (stop, size) in enumerate(zip(stops, x.shape, strict=True)):
+            if stop > size:
+                raise ShapeError(f"slice up to {stop} of axis {axis}, which has size {size}")
         return x[tuple(map(python_slice, starts, stops, steps))]
 
     def index(self, out_index, in_type, out_type, *, starts, stops, steps):
@@ -287,12 +290,17 @@ def python_slice(start: int, stop: int, step: int) -> slice:
 
 
 def slice_length(axis: int, size: AnySize, start: AnySize, stop: AnySize, step: int) -> AnySize:
-    """How many elements a slice takes; AxisError where it leaves the axis."""
+    """How many elements a slice takes; AxisError where it leaves the axis.
+
+    A stop without a maximum may cut a static axis (`table[:T]`): a run with T above it is refused.
+    """
     if not isinstance(step, int) or step == 0:
         raise IRError(f"slice: step {step} of axis {axis} must be an integer other than 0")
     back = step < 0
     length = start - stop if back else stop - start
     inside = (size - 1 - start, stop + 1) if back else (start, size - stop)
+    if not back and isinstance(size, int) and upper(stop) is None:
+        inside = (start,)
     if length != 0 and any(not at_least_zero(rest) for rest in (length, *inside)):
         raise AxisError(
             f"slice: {start}:{stop}:{step} is not known to lie inside axis {axis} of size {size}"
