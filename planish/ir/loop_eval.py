@@ -143,13 +143,13 @@ class _Machine:
     def accumulate(self, stmt: Accumulate) -> None:
         """buffer[index] = op(buffer[index], value), lane after lane where all meet in one place."""
         place = self.index(stmt.buffer.name, stmt.index, stmt)
-        array, value, combine = (self.arrays[stmt.buffer.name], self.value(stmt.value), stmt.op)
-        old = array[place]
-        if np.ndim(value) > np.ndim(old):
-            value = OPERATIONS[combine].accumulate(np.append(old, value))[-1]  # type: ignore
-            array[place] = value
+        array, value = self.arrays[stmt.buffer.name], self.value(stmt.value)
+        combine, old = OPERATIONS[stmt.op], array[place]
+        if self.lanes and np.ndim(old) == 0:
+            terms = np.append(old, np.broadcast_to(value, self.lanes)).astype(array.dtype)
+            array[place] = combine.accumulate(terms)[-1]  # type: ignore[attr-defined]
         else:
-            array[place] = OPERATIONS[combine](old, value)
+            array[place] = combine(old, value)
 
     def index(self, name: str, index: tuple[Expr, ...], where: Stmt | Expr) -> tuple[Value, ...]:
         """The index as numbers, checked against the buffer."""

@@ -32,7 +32,7 @@ from planish.ir.loops import (
     Store,
     Var,
     children,
-)  # fmt: skip
+)
 from planish.ir.types import DType
 
 KINDS = ("serial", "parallel", "vector", "unroll")

@@ -18,7 +18,7 @@ from planish.ir.math.build import (
     magnitude,
     sign_bit,
     with_sign,
-)  # fmt: skip
+)
 from planish.ir.math.exponential import exp_inside
 from planish.ir.types import DType
 

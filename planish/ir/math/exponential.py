@@ -24,7 +24,7 @@ from planish.ir.math.build import (
     magnitude,
     sign_bit,
     with_sign,
-)  # fmt: skip
+)
 from planish.ir.types import DType
 
 # (exp(r) - 1 - r) / r^2 on |r| <= ln 2 / 2; relative error of exp 2^-28.2, 2^-56.3.

@@ -21,7 +21,7 @@ from planish.ir.math.build import (
     magnitude,
     sign_bit,
     with_sign,
-)  # fmt: skip
+)
 from planish.ir.math.exponential import EXP2_RANGE, clamp, exp2_parts, nearest
 from planish.ir.types import DType
 

@@ -22,7 +22,7 @@ from planish.ir.math.build import (
     equal,
     fma,
     with_sign,
-)  # fmt: skip
+)
 from planish.ir.types import DType
 
 # 2 / pi = sum of these; all but the last have 29 bits at most.
