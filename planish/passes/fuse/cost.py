@@ -47,7 +47,7 @@ def repeats(nodes: Sequence[Node], outputs: Collection[Node]) -> str | None:
         ways[n][()] = False
     repeated = 0
     for n in reversed(nodes):
-        own = {(): False} if n in late else ways[n]
+        own: dict[object, bool] = {(): False} if n in late else ways[n]
         if n not in late and n.op.kind not in ("view", "leaf"):
             again = any(own.values())
             if n.op.name in (SLOW if again else FUNCTIONS) and (again or len(own) > 1):

@@ -48,7 +48,7 @@ def rows(p: Partition) -> None:
         for q in p.producers(part, "row"):
             part = p.merge(q, part) or part
         if part.kind == "row":
-            absorb(p, part, only=False)
+            absorb(p, part)
 
 
 def reduces(p: Partition) -> None:
@@ -57,7 +57,7 @@ def reduces(p: Partition) -> None:
     for i in s.core:
         part = p.home[i]
         if part.kind == "reduce":
-            absorb(p, part, only=True)
+            absorb(p, part)
         elif part.kind == "map":
             for q in p.producers(part, "reduce"):
                 part = p.merge(q, part) or part
@@ -72,17 +72,14 @@ def maps(p: Partition) -> None:
                 part = p.merge(q, part) or part
     for part in p.parts:
         if part.kind in ("contraction", "row", "reduce"):
-            absorb(p, part, only=part.kind == "reduce")
+            absorb(p, part)
 
 
-def absorb(p: Partition, part: Part, only: bool) -> None:
-    """Merge map producers into `part`, theirs too; `only` those that nobody else reads."""
+def absorb(p: Partition, part: Part) -> None:
+    """Merge the map producers of `part` into it, theirs too."""
     refused: set[Part] = set()
     while True:
-        found = [q for q in p.producers(part, "map") if q not in refused]
-        if only or part.kind == "contraction":
-            same = not only and part.shape
-            found = [q for q in found if q.shape == same or _only_for(p, q, part)]
+        found = [q for q in p.producers(part, "map") if q not in refused and _fits(p, q, part)]
         if not found:
             return
         merged = p.merge(found[0], part)
@@ -92,7 +89,10 @@ def absorb(p: Partition, part: Part, only: bool) -> None:
             part = merged
 
 
-def _only_for(p: Partition, q: Part, part: Part) -> bool:
+def _fits(p: Partition, q: Part, part: Part) -> bool:
+    """A row may store what it takes in, a contraction if of its shape; others must not need to."""
+    if part.kind == "row" or (part.kind == "contraction" and q.shape == part.shape):
+        return True
     return all(p.readers[v] == {part} and v not in p.survey.outputs for v in q.outs)
 
 

@@ -30,19 +30,24 @@ def rebuild(partition: Partition) -> Graph:
             continue
         outputs = [nodes[v] for v in sorted(part.outs)]
         made, operands = body_of(body, outputs, _name(partition, part))
-        read = tuple(new.get(x, x) for x in operands)
+        read = tuple(_value(x, new) for x in operands)
         kernel = OPS["fused"](*read, body=made).at(_loc(partition, part))
         if len(outputs) == 1:
             new[outputs[0]] = kernel
         else:
             for index, x in enumerate(outputs):
                 new[x] = OPS["get"](kernel, index=index).at(kernel.loc)
-    return graph.with_outputs(tuple(new.get(x, x) for x in graph.outputs))
+    return graph.with_outputs(tuple(_value(x, new) for x in graph.outputs))
+
+
+def _value(x: Node, new: dict[Node, Node]) -> Node:
+    """What stands for `x`; parts come in topological order, so that it is known."""
+    return x if x.op.kind == "leaf" else new[x]
 
 
 def _moved(node: Node, new: dict[Node, Node]) -> Node:
     """`node` on the new operands; types are unchanged."""
-    inputs = tuple(new.get(x, x) for x in node.inputs)
+    inputs = tuple(_value(x, new) for x in node.inputs)
     if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
         return node
     return Node(node.op, inputs, node.attrs, node.type, node.loc)
