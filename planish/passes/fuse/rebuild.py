@@ -17,6 +17,22 @@ _KNOWN = (
     ({"sum", "sqrt"}, "norm"),
 )
 _SILENT = frozenset({"cast", "stop_gradient"})
+# What goes without saying in a kernel that has such a name.
+_USUAL = frozenset(
+    {
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "square",
+        "reciprocal",
+        "maximum",
+        "eq",
+        "ne",
+        "isfinite",
+        "select",
+    }
+)
 
 
 def rebuild(partition: Partition) -> Graph:
@@ -75,7 +91,7 @@ def _name(partition: Partition, part: Part) -> str:
     if part.kind == "row":
         for known, word in _KNOWN:
             if known <= set(ops):
-                rest = [n for n in words if n not in known and n not in _ARITHMETIC]
+                rest = [n for n in words if n not in known and n not in _USUAL]
                 words = [word, *rest]
                 break
     text = words[0]
@@ -83,6 +99,3 @@ def _name(partition: Partition, part: Part) -> str:
         if len(text) + 1 + len(word) <= LONGEST_NAME:
             text += f"_{word}"
     return text
-
-
-_ARITHMETIC = frozenset({"add", "sub", "mul", "div", "square", "reciprocal", "maximum", "eq"})
