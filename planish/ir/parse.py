@@ -289,11 +289,10 @@ class _GraphParser:
         if token.kind == "number" and not token.text.isdigit():
             read.next += 1 + negative
             return -float(token.text) if negative else float(token.text)
-        if token.text in KEYWORDS and not (
-            negative and KEYWORDS[token.text] in (True, False, None)
-        ):
+        word: Any = KEYWORDS.get(token.text) if token.kind == "word" else None
+        if isinstance(word, float) or (token.text in KEYWORDS and not negative):
             read.next += 1 + negative
-            return -KEYWORDS[token.text] if negative else KEYWORDS[token.text]  # type: ignore[operator]
+            return -word if negative else word
         if not negative and token.text in DTYPES:
             read.next += 1
             return DTYPES[token.text]

@@ -21,10 +21,12 @@ _TOKEN = re.compile(
 
 
 class Token(NamedTuple):
+    """A word of the text. `comment` is the one behind it on its line."""
+
     kind: str
     text: str
     at: int
-    comment: str = ""  # that follows on the same line
+    comment: str = ""
 
 
 class Reader:

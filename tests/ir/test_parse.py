@@ -17,8 +17,8 @@ TAIL = "\n  return %0\n}"
         ("", "line 1, column 1: expected 'graph', got end of text"),
         ("grph f() {}", "line 1, column 1: expected 'graph', got grph (did you mean 'graph'?)"),
         ("graph f(%x: f32[2]) { $", "line 1, column 23: unexpected '$'"),
-        ("graph f() {\n  retrun %0\n}", ("line 2, column 3: expected a line '%0 = ...' or 'return', "
-         "got retrun (did you mean 'return'?)")),
+        ("graph f() {\n  retrun %0\n}", "line 2, column 3: expected a line '%0 = ...' or "
+         "'return', got retrun (did you mean 'return'?)"),
         ("graph f(%x: f31[2]) {", "line 1, column 13: unknown dtype 'f31' (did you mean 'f32'?)"),
         ("graph f(%x: f32[K]) {", ("line 1, column 17: size 'K' is not declared; "
          "declare it as in graph f[K](...)")),

@@ -5,14 +5,17 @@ import pytest
 
 from planish.ir import types as t
 from planish.ir.dims import Dim
+from planish.ir.draw import dot
 from planish.ir.graph import Graph
-from planish.ir.node import Loc
+from planish.ir.node import OPS, Loc
 from planish.ir.ops.base import const
 from planish.ir.ops.elementwise import add, tanh
 from planish.ir.ops.leaf import fused, get, input_, param, size_of
 from planish.ir.parse import parse
 from planish.ir.text import graph_text, line_of
 from planish.ir.types import TensorType
+from planish.ir.verify import verify
+from tests.samples import SAMPLES
 
 
 def arg(name, dtype=t.f32, *shape):
@@ -171,3 +174,12 @@ def test_a_long_chain_prints_and_reads_back():
     for _ in range(5000):
         y = add(y, y)
     same(Graph("f", (x,), (y,)))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.id)
+def test_every_op_prints_and_reads_back(sample):
+    kinds = [TensorType(t.dtype(a.dtype), a.shape) for a in sample.args]
+    xs = [input_(name=f"x{i}", type=kind) for i, kind in enumerate(kinds)]
+    g = Graph("f", tuple(xs), (OPS[sample.op](*xs, **sample.attrs),))
+    same(verify(g))
+    assert dot(g).startswith("digraph")
