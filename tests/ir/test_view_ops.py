@@ -79,6 +79,29 @@ def test_symbolic_views(number: int, sizes: dict[str, int]) -> None:
     np.testing.assert_allclose((dx * array).sum(), (dy * wanted).sum())  # a view is linear
 
 
+@pytest.mark.parametrize("name", ["mean", "var", "logsumexp", "max", "sum"])
+def test_statistics_over_a_symbolic_axis(name: str) -> None:
+    x = given(B, T)
+    attrs = {"correction": 1} if name == "var" else {}
+    node = OPS[name](x, axes=(1,), **attrs)
+    expanded = node.op.expand(x, **node.attrs) if node.op.kind == "composite" else node
+    graph, meant = Graph("g", (x,), (node,)), Graph("g", (x,), (expanded,))
+    array = np.random.default_rng(0).random((3, 5)).astype(np.float32)
+    fixed = given(3, 5)
+    (wanted,) = evaluate(Graph("g", (fixed,), (OPS[name](fixed, axes=(1,), **attrs),)), array)
+    for found in (*evaluate(graph, array), *evaluate(meant, array)):
+        np.testing.assert_allclose(found, wanted, 1e-6)
+
+
+def test_random_bits_of_a_symbolic_shape() -> None:
+    key, x = given(2, dtype=t.u32, name="key"), given(B, T)
+    node = OPS["random_bits"](key, shape=(T, B, 2))
+    array = np.array([1, 2], np.uint32)
+    (wanted,) = evaluate(Graph("g", (key, x), (node,)), array, np.zeros((3, 5), np.float32))
+    found = run_loops(node, [array], {"B": 3, "T": 5}, (5, 3, 2))
+    np.testing.assert_array_equal(found, wanted)
+
+
 def _value(size: Any, sizes: dict[str, int]) -> int:
     return sum(c * int(np.prod([sizes[s.name] for s in m])) for m, c in size.terms)
 
