@@ -18,21 +18,18 @@ backward pass reads, weighted by bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from planish.ir.dims import upper
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.arithmetic import Pow
 from planish.ir.ops.functions import FloatUnary
-from planish.ir.types import TensorType, TupleType
 from planish.ir.views import min_cut
+from planish.passes.measure import live_bytes, nbytes
 from planish.passes.rewrite import walk
 
-NOMINAL = 128  # stands for a symbolic size without a maximum
 BUDGET = 1 << 30  # bytes; models whose training fits in 1 GiB recompute nothing
 
 
@@ -104,38 +101,3 @@ def kept(forward: dict[Node, None], needed: list[Node], cheap: Cheap) -> set[Nod
     capacity = {x: 0 if x.op.kind == "leaf" else nbytes(x) for x in forward}
     _, cut = min_cut(edges, capacity, fixed, needed)
     return {*cut, *(x for x in forward if x.op.kind == "leaf")}
-
-
-def nbytes(node: Node) -> int:
-    """Bytes of a value at the largest sizes."""
-    items = node.type.items if isinstance(node.type, TupleType) else (node.type,)
-    return sum(map(type_bytes, items))
-
-
-def type_bytes(x: TensorType) -> int:
-    """Bytes of an array at the largest sizes; a size without a maximum counts as `NOMINAL`."""
-    return math.prod(upper(s) or NOMINAL if s != 0 else 0 for s in x.shape) * x.dtype.itemsize
-
-
-def live_bytes(graph: Graph) -> int:
-    """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
-
-    Nodes run in the order of `graph.nodes`; a view is a name for its operand.
-    """
-    home: dict[Node, Node] = {}
-    last: dict[Node, int] = {}
-    for place, node in enumerate(graph.nodes):
-        home[node] = home[node.inputs[0]] if node.op.kind in ("view", "get") else node
-        for x in node.inputs:
-            last[home[x]] = place
-    for x in graph.outputs:
-        last[home[x]] = len(graph.nodes)
-    ends: dict[int, int] = {}
-    peak = alive = 0
-    for place, node in enumerate(graph.nodes):
-        if home[node] is node and node.op.kind != "leaf" and node in last:
-            alive += nbytes(node)
-            ends[last[node]] = ends.get(last[node], 0) + nbytes(node)
-        peak = max(peak, alive)
-        alive -= ends.pop(place, 0)
-    return peak

@@ -1,0 +1,96 @@
+"""What a graph costs, counted without running it: bytes, floating-point operations, memory.
+
+Sizes are the given ones (`sizes`, name -> int), else the largest that the symbolic sizes can be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from planish.ir.dims import AnySize, upper, value
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.ir.types import TensorType, TupleType
+
+NOMINAL = 128  # stands for a symbolic size without a maximum
+Sizes = Mapping[str, int] | None
+
+
+def number(size: AnySize, sizes: Sizes = None) -> int:
+    """A size as a number."""
+    if isinstance(size, int):
+        return size
+    if sizes is not None:
+        return value(size, sizes)
+    largest = upper(size)
+    return NOMINAL if largest is None else largest
+
+
+def elements(x: TensorType, sizes: Sizes = None) -> int:
+    """Number of elements of an array."""
+    return math.prod(number(size, sizes) for size in x.shape)
+
+
+def nbytes(node: Node, sizes: Sizes = None) -> int:
+    """Bytes of a value."""
+    items = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+    return sum(elements(x, sizes) * x.dtype.itemsize for x in items)
+
+
+def kernels(graph: Graph) -> int:
+    """How many kernels run: the nodes but for leaves, views and parts of results."""
+    return sum(node.op.kind not in ("leaf", "get", "view") for node in graph.nodes)
+
+
+def bytes_moved(graph: Graph, sizes: Sizes = None) -> int:
+    """Bytes that kernels read and write, if none stay in a cache from one to the next."""
+    total = 0
+    for node in graph.nodes:
+        if node.op.kind not in ("leaf", "get", "view"):
+            total += nbytes(node, sizes) + sum(nbytes(x, sizes) for x in dict.fromkeys(node.inputs))
+    return total
+
+
+def flops(graph: Graph, sizes: Sizes = None) -> int:
+    """Arithmetic operations; a function such as exp counts as one."""
+    total = 0
+    for node in graph.nodes:
+        if node.op.name == "fused":
+            total += flops(node.attrs["body"], sizes)
+        elif node.op.kind == "contraction":
+            total += 2 * elements(node.type, sizes) * number(node.inputs[0].shape[-1], sizes)
+        elif node.op.name == "attention":  # half of the scores are masked where it is causal
+            keys = number(node.inputs[1].shape[2], sizes)
+            both = elements(node.inputs[0].type, sizes) + elements(node.type, sizes)
+            total += 2 * keys * both // (2 if node.attrs["causal"] else 1)
+        elif node.op.kind in ("reduction", "special", "composite"):
+            total += max(elements(x.type, sizes) for x in (node, *node.inputs))
+        elif node.op.kind == "elementwise" and node.op.name not in ("cast", "stop_gradient"):
+            total += elements(node.type, sizes)
+    return total
+
+
+def live_bytes(graph: Graph, sizes: Sizes = None) -> int:
+    """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
+
+    Nodes run in the order of `graph.nodes`; a view is a name for its operand.
+    """
+    home: dict[Node, Node] = {}
+    last: dict[Node, int] = {}
+    for place, node in enumerate(graph.nodes):
+        home[node] = home[node.inputs[0]] if node.op.kind in ("view", "get") else node
+        for x in node.inputs:
+            last[home[x]] = place
+    for x in graph.outputs:
+        last[home[x]] = len(graph.nodes)
+    ends: dict[int, int] = {}
+    peak = alive = 0
+    for place, node in enumerate(graph.nodes):
+        if home[node] is node and node.op.kind != "leaf" and node in last:
+            size = nbytes(node, sizes)
+            alive += size
+            ends[last[node]] = ends.get(last[node], 0) + size
+        peak = max(peak, alive)
+        alive -= ends.pop(place, 0)
+    return peak
