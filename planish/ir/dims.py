@@ -207,5 +207,5 @@ def bind(pattern: Iterable[AnySize], actual: Iterable[int], binding: dict[str, i
                 raise ShapeError(f"{symbol.name} is {found}, its maximum is {symbol.max}")
             if binding.setdefault(symbol.name, found) != found:
                 raise ShapeError(
-                    f"{symbol.name} is {binding[symbol.name]} in one argument and {found} in another"
+                    f"{symbol.name} is {binding[symbol.name]} in one argument, {found} in another"
                 )

@@ -87,7 +87,7 @@ def has_division(index: Expr) -> bool:
 
 
 def divided_by(index: Expr) -> Iterable[tuple[str, int]]:
-    """(variable, constant) pairs for which `index` has variable // constant or variable % constant."""
+    """(variable, constant) pairs for which `index` divides the variable by the constant."""
     stack = [index]
     while stack:
         item = stack.pop()

@@ -18,7 +18,7 @@ from planish.ir.types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A piece of memory: `kind` is "input", "param", "output" or "temp"; `index` within its kind."""
+    """A piece of memory: `kind` is "input", "param", "output" or "temp", `index` counts in it."""
 
     kind: str
     index: int

@@ -32,7 +32,7 @@ def attention_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lo
     out = nest.output("out0", anchor.type)
     q, k, v = anchor.inputs[:3]
     dtype = anchor.dtype
-    batch, heads, _, depth = q.shape
+    _, heads, _, depth = q.shape
     groups, keys = k.shape[1], k.shape[2]
     lanes = target.lanes(dtype)
     with nest.loop("p", product(q.shape[:-1]), "parallel") as p:

@@ -133,7 +133,7 @@ def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
 
 
 class Gemm:
-    """A matmul kernel being written. `panel` is the buffer of packed B, or None to read B itself."""
+    """A matmul kernel being written. `panel` is the packed B, or None to read B itself."""
 
     def __init__(self, body: Graph, anchor: Node, target: Target, packed: bool, split: int):
         self.anchor = anchor
