@@ -32,14 +32,17 @@ class Expressions:
         self.mask: str | None = None
         self.owner: For | None = None
         self._done: dict[int, Operand] = {}  # by identity, within one statement
+        self._roots: list[Expr] = []  # kept, so that no identity is given to another expression
 
     def begin(self) -> None:
         """Begin a statement: what memory held for the last one may be gone."""
         self._done.clear()
+        self._roots.clear()
 
     def operand(self, root: Expr) -> Operand:
         """The value of an expression, shared parts once, without recursion on depth."""
         done = self._done
+        self._roots.append(root)
         stack: list[tuple[Expr, bool]] = [(root, False)]
         while stack:
             expr, ready = stack.pop()
