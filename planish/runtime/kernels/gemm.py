@@ -76,14 +76,18 @@ def panels(b: np.ndarray, nr: int) -> np.ndarray:
 
 def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
     """Whether rows of B are contiguous in memory, and N is whole tiles: no panels needed."""
-    if not isinstance(columns, int) or columns % nr:
-        return False
+    whole = isinstance(columns, int) and columns % nr == 0
+    return whole and is_contiguous(body, b, b.type.rank - 1)
+
+
+def is_contiguous(body: Graph, x: Node, axis: int) -> bool:
+    """Whether neighbours of `x` along `axis` are neighbours in memory."""
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
-    index = tuple(Var(f"b{a}") for a in range(b.type.rank))
-    nest.ranges.update({v.name: size_expr(s) for v, s in zip(index, b.shape, strict=True)})
-    found = pull(b, index)
+    index = tuple(Var(f"b{a}") for a in range(x.type.rank))
+    nest.ranges.update({v.name: size_expr(s) for v, s in zip(index, x.shape, strict=True)})
+    found = pull(x, index)
     if not isinstance(found, Load):
         return False
     node, buffer = next(
@@ -91,8 +95,8 @@ def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
     )
     shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
     poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
-    last = index[-1]
-    return {m: c for m, c in poly.items() if _mentions(m, last.name)} == {(last,): 1}
+    moving = index[axis]
+    return {m: c for m, c in poly.items() if _mentions(m, moving.name)} == {(moving,): 1}
 
 
 def _mentions(term: tuple[Expr, ...], name: str) -> bool:
@@ -154,15 +158,24 @@ class Gemm:
             self.nest.params.append(self.panel)
 
     def write(self) -> None:
-        """One parallel iteration for each tile; tiles of one column block follow each other."""
+        """One parallel iteration for each tile.
+
+        Tiles of one column block follow each other, so that its panel of B stays in the cache.
+        A transposed A has MR-element pieces in each cache line of a column: there the tiles of one
+        row block follow each other, so that those lines are used while they are near.
+        """
         nest, p = self.nest, self.product
         rows, columns = size_expr(product(p.rows)), size_expr(p.columns)
         down = (rows + (self.mr - 1)) // self.mr
         across = (columns + (self.nr - 1)) // self.nr
         with nest.loop("p", size_expr(product(p.batch)) * across * down, "parallel") as tile:
             batch = unflatten(nest.let(tile // (across * down)), p.batch)
-            panel = nest.let((tile // down) % across if p.batch else tile // down)
-            first = nest.let((tile % down) * self.mr)
+            inside = tile % (across * down) if p.batch else tile
+            if is_contiguous(self.body, self.a, self.a.type.rank - 2):
+                panel, block = inside % across, inside // across
+            else:
+                panel, block = inside // down, inside % down
+            panel, first = nest.let(panel), nest.let(block * self.mr)
             self.accumulate(batch, panel, first, rows)
             self.finish(batch, panel, first, rows, columns)
 

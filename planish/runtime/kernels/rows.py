@@ -22,9 +22,12 @@ from planish.ir.node import Node
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, unflatten
 from planish.runtime.target import Target
 
-DEAR = frozenset(
-    ["exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "erf", "sin", "cos", "sigmoid", "pow", "div", "sqrt", "rsqrt", "reciprocal", "take", "take_along", "random_bits"]
-)
+# fmt: off
+DEAR = frozenset({
+    "exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "erf", "sin", "cos", "sigmoid",
+    "pow", "div", "sqrt", "rsqrt", "reciprocal", "take", "take_along", "random_bits",
+})
+# fmt: on
 KEEP_COST = 6  # operations; a scratch row costs a store and a load, both in the L1 cache
 
 
