@@ -98,18 +98,16 @@ def _is_machinery(file: str) -> bool:
 
 def _name_line(error: PlanishError) -> None:
     """Add the user's line that led to an error to its message, once."""
-    lines = [
-        (frame, line)
+    if not error.args or getattr(error, "line_is_named", False):
+        return
+    places = [
+        Loc(frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if not _is_machinery(frame.f_code.co_filename)
     ]
-    if not lines or not error.args or getattr(error, "line_is_named", False):
-        return
-    frame, line = lines[-1]
-    code = frame.f_code
-    name = code.co_filename.replace("\\", "/").rsplit("/", 1)[-1]
-    source = linecache.getline(code.co_filename, line).strip()
-    place = f"{name}:{line}, in {code.co_name}" + (f": {source}" if source else "")
+    loc = places[-1] if places else here()
+    source = linecache.getline(loc.file, loc.line).strip()
+    place = f"{loc}, in {loc.function}" + (f": {source}" if source else "")
     error.args = (f"{error.args[0]}\n  {place}", *error.args[1:])
     error.line_is_named = True  # type: ignore[attr-defined]
 

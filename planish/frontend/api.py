@@ -1,0 +1,101 @@
+"""What users call on graphs: compile, interpret, compare, bisect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.trace import trace
+from planish.frontend.tree import flatten, restore
+from planish.ir.errors import TraceError
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.passes import bisect as bisecting
+from planish.passes import compare as comparing
+from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import pipeline as pipeline_named
+from planish.runtime.lower import lower
+from planish.runtime.plan import Plan
+from planish.runtime.program import Program
+from planish.runtime.target import Target
+
+
+class Compiled(Program):
+    """A `Program` whose results have the form that the traced function returned."""
+
+    def __init__(
+        self, plan: Plan, target: Target, threads: int | None, treedef: tuple[str, ...] | None
+    ):
+        super().__init__(plan, target, threads)
+        self.treedef = treedef
+
+    def __call__(self, *arrays: Any, out: Sequence[Any] | None = None) -> Any:
+        """Run once: NumPy arrays in, NumPy arrays out; results go to `out` if given."""
+        given = flat_arguments(arrays, len(self.plan.inputs))
+        bound = self.bind(*given, out=out)
+        bound.run()
+        return restore(self.treedef, bound.outputs)
+
+
+def compile(
+    fn: Any, *specs: Any, pipeline: str | Pipeline = "O2", target: str | Target | None = None,
+    threads: int | None = None, cache: bool = True,
+) -> Compiled:  # fmt: skip
+    """Native code for a function or a model (traced on `specs`), or for a graph.
+
+    `target` names a CPU; None asks PLANISH_TARGET, and then means this machine. `threads` is how
+    many share each run; None asks PLANISH_THREADS, and then means all cores this process may use.
+    """
+    graph = graph_of(fn, specs)
+    machine = Target.parse(target)
+    after = pipeline_named(pipeline).run(graph)
+    return Compiled(lower(after, machine), machine, threads, graph.treedef)
+
+
+def interpret(fn: Any, *arrays: Any, dtype: Any = None) -> Any:
+    """What a graph (or a function, traced on these arrays) means, computed with NumPy.
+
+    `dtype` is the float dtype to compute in, if not the graph's own.
+    """
+    graph = fn if isinstance(fn, Graph) else trace(fn, *arrays)
+    given = flat_arguments(arrays, len(graph.inputs))
+    return restore(graph.treedef, evaluate(graph, *given, dtype=dtype))
+
+
+def compare(
+    fn: Any, pipelines: Iterable[str | Pipeline], *arrays: Any, target: str | Target | None = None,
+    threads: int | None = None, seconds: float = 1.0,
+    perplexity: Callable[[Any], float] | None = None,
+) -> comparing.Table:  # fmt: skip
+    """Pipelines side by side: nodes, kernels, bytes, memory, times, error. Prints as a table."""
+    graph = fn if isinstance(fn, Graph) else trace(fn, *arrays)
+    machine = Target.parse(target)
+
+    def program(after: Graph) -> Program:
+        return Program(lower(after, machine), machine, threads)
+
+    given = [np.asarray(x) for x in flat_arguments(arrays, len(graph.inputs))]
+    return comparing.compare(graph, pipelines, given, program, perplexity, seconds)
+
+
+def bisect(
+    graph: Graph, pipeline: str | Pipeline, check: Callable[[Graph], object]
+) -> bisecting.Culprit | None:
+    """The first pass after which `check(graph)` is false or raises; None if there is none."""
+    return bisecting.bisect(graph, pipeline_named(pipeline), check)
+
+
+def graph_of(fn: Any, specs: Sequence[Any]) -> Graph:
+    """A graph as it is; anything else traced."""
+    if not isinstance(fn, Graph):
+        return trace(fn, *specs)
+    if specs:
+        raise TraceError(f"graph {fn.name} has its types already, it takes no specs")
+    return fn
+
+
+def flat_arguments(arrays: Sequence[Any], count: int) -> list[Any]:
+    """Arguments as the flat list that a graph takes: tuples and dicts of arrays are unpacked."""
+    return list(arrays) if len(arrays) == count else [x for _, x in flatten(list(arrays))]

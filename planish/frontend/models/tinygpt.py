@@ -1,0 +1,190 @@
+"""TinyGPT: decoder-only transformers of the GPT-2 and Llama families.
+
+    model = TinyGPT(vocab_size=65, embed_dim=128, num_layers=4, num_heads=4, max_seq_len=64)
+
+The defaults are GPT-2's architecture; the options make the relatives: rotary or sinusoidal
+positions, RMS norm, SwiGLU, grouped-query heads, an untied head. Parameters have nanoGPT's names
+(`h.0.attn.c_attn.weight`), Linear weights are [out, in].
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.array.creation import arange
+from planish.frontend.nn import functional as F  # noqa: N812 - its usual name
+from planish.frontend.nn.layers import STD, Dropout, Embedding, Linear, check_rate
+from planish.frontend.nn.module import Module, ModuleList
+from planish.frontend.nn.transformer import TransformerBlock, check_heads, make_norm
+from planish.frontend.random import fold_in
+from planish.frontend.shapes import dtype_of, shape_of
+from planish.frontend.trace import Spec, spec
+from planish.ir.dims import upper
+from planish.ir.errors import DataError, DTypeError, ShapeError
+
+POSITIONS = ("learned", "sinusoidal", "rope")
+
+
+class TinyGPT(Module):
+    """A language model: tokens [B, T] -> logits [B, T, V].
+
+    `model(tokens)` gives all logits, `last_logits` those of the last token, `loss` the mean cross
+    entropy, `decode_step` continues from a key-value cache. Dropout acts in training mode where a
+    key is given: `model(tokens, key=pl.random.key(0))`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        max_seq_len: int = 256,
+        dropout: float = 0.1,
+        seed: int = 0,
+        positions: str = "learned",
+        norm: str = "layer",
+        mlp: str = "gelu",
+        num_kv_heads: int | None = None,
+        tie_head: bool = True,
+        bias: bool = True,
+        hidden_dim: int | None = None,
+        norm_eps: float = 1e-5,
+        rope_base: float = 10000.0,
+        rope_interleaved: bool = False,
+    ):
+        given = locals()
+        self.config = {n: given[n] for n in inspect.signature(TinyGPT).parameters}
+        _check(self.config)
+        rng = np.random.default_rng(seed)
+        self.wte = Embedding(vocab_size, embed_dim, what="token id", rng=rng)
+        if positions == "learned":
+            self.wpe = Embedding(max_seq_len, embed_dim, what="position", rng=rng)
+        self.drop = Dropout(dropout)
+        rope = {"rope_base": rope_base, "rope_interleaved": rope_interleaved}
+        self.h = ModuleList(
+            TransformerBlock(
+                embed_dim, num_heads, num_kv_heads, norm, mlp, hidden_dim, bias, dropout, norm_eps,
+                proj_std=STD / math.sqrt(2 * num_layers), rng=rng,
+                **(rope if positions == "rope" else {}),
+            )
+            for _ in range(num_layers)
+        )  # fmt: skip
+        self.ln_f = make_norm(norm, embed_dim, norm_eps, bias)
+        if not tie_head:
+            self.lm_head = Linear(embed_dim, vocab_size, bias=False, rng=rng)
+
+    def forward(self, tokens: Any, key: Any = None) -> Any:
+        """Logits [B, T, V] of the token that follows each of `tokens` [B, T]."""
+        return self.head(self.ln_f(self.hidden(tokens, key)))
+
+    def last_logits(self, tokens: Any) -> Any:
+        """Logits [B, V] of the token that follows the last of `tokens` [B, T]."""
+        return self.head(self.ln_f(self.hidden(tokens)[:, -1]))
+
+    def loss(self, tokens: Any, targets: Any, key: Any = None) -> Any:
+        """The mean cross entropy of `targets` [B, T]; targets of -100 do not count."""
+        return F.cross_entropy(self(tokens, key), targets)
+
+    def hidden(self, tokens: Any, key: Any = None) -> Any:
+        """What the blocks make of `tokens`, before the last norm: [B, T, C]."""
+        length = self._check_tokens(tokens, rank=2)[1]
+        places = arange(self.config["max_seq_len"], dtype="i32")[:length]
+        x = self.wte(tokens)
+        if self.config["positions"] == "learned":
+            x = x + self.wpe.weight[:length]
+        elif self.config["positions"] == "sinusoidal":
+            x = x + asarray(self.sinusoids())[:length]
+        if key is not None:
+            x = self.drop(x, fold_in(key, 0))
+        for i, block in enumerate(self.h, 1):
+            x = block(x, None if key is None else fold_in(key, i), places=places)
+        return x
+
+    def decode_step(self, tokens: Any, caches: Any, pos: Any) -> tuple[Any, Any]:
+        """Continue after `pos` cached tokens: (logits [B, V] after the last token, new caches).
+
+        `tokens` is [B] or [B, T]; `caches` has (k, v) for each layer, each [B, G, S, D] with room
+        for the new tokens, see `cache_specs`; `pos` is an integer scalar.
+        """
+        if len(shape_of(tokens)) == 1:
+            tokens = tokens.reshape(-1, 1)
+        length = self._check_tokens(tokens, rank=2)[1]
+        places = arange(length, dtype="i32") + pos
+        x = self.wte(tokens)
+        if self.config["positions"] == "learned":
+            x = x + self.wpe(places)
+        elif self.config["positions"] == "sinusoidal":
+            x = x + F.embedding(places, self.sinusoids(), "position")
+        written = []
+        for block, cache in zip(self.h, caches, strict=True):
+            x, cache = block(x, None, cache, pos, places)
+            written.append(cache)
+        return self.head(self.ln_f(x[:, -1])), tuple(written)
+
+    def cache_specs(
+        self, batch: Any = 1, length: Any = None, dtype: Any = "f32"
+    ) -> list[tuple[Spec, Spec]]:
+        """Specs of the (k, v) caches of all layers, for `length` (max_seq_len) tokens."""
+        groups = self.config["num_kv_heads"] or self.config["num_heads"]
+        width = self.config["embed_dim"] // self.config["num_heads"]
+        shape = (batch, groups, length or self.config["max_seq_len"], width)
+        return [
+            (spec(shape, dtype, f"k{i}"), spec(shape, dtype, f"v{i}")) for i in range(len(self.h))
+        ]
+
+    def head(self, x: Any) -> Any:
+        """Logits [..., V] of normalised states [..., C]."""
+        weight = self.wte.weight if self.config["tie_head"] else self.lm_head.weight
+        return F.linear(x, weight)
+
+    def sinusoids(self) -> np.ndarray:
+        """The position table of "sinusoidal" positions."""
+        return sinusoids(self.config["max_seq_len"], self.config["embed_dim"])
+
+    def _check_tokens(self, tokens: Any, rank: int) -> tuple:
+        """The shape of token ids; refused where they are no ids or longer than the context."""
+        shape, limit = shape_of(tokens), self.config["max_seq_len"]
+        if not dtype_of(tokens).is_int:
+            raise DTypeError(f"token ids are integers, got {dtype_of(tokens)}{list(shape)}")
+        if len(shape) != rank:
+            raise ShapeError(f"token ids are [batch, time], got {list(shape)}")
+        most = upper(shape[1])
+        if most is not None and most > limit:
+            raise ShapeError(f"{shape[1]} tokens (up to {most}) exceed max_seq_len={limit}")
+        return shape
+
+    def __repr__(self) -> str:
+        default = inspect.signature(TinyGPT).parameters
+        shown = [f"{n}={v!r}" for n, v in self.config.items() if v != default[n].default]
+        return f"TinyGPT({', '.join(shown)})  # {self.count_parameters():,} parameters"
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """The position table of Vaswani et al. (2017): sines in even, cosines in odd columns."""
+    rates = 10000.0 ** (-np.arange(0, width, 2) / width)
+    angles = np.arange(length)[:, None] * rates
+    table = np.empty((length, width), np.float32)
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles[:, : width // 2])
+    return table
+
+
+def _check(config: dict[str, Any]) -> None:
+    """Refuse a configuration, naming every mistake."""
+    wrong = [
+        f"{name} is a positive integer, got {config[name]!r}"
+        for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "max_seq_len")
+        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1
+    ]
+    if config["positions"] not in POSITIONS:
+        wrong.append(f"positions is one of {', '.join(POSITIONS)}, got {config['positions']!r}")
+    if wrong:
+        raise DataError("TinyGPT: " + "; ".join(wrong))
+    check_rate(config["dropout"])
+    heads = config["num_heads"]
+    check_heads(config["embed_dim"], heads, config["num_kv_heads"] or heads)

@@ -1,0 +1,136 @@
+"""Layers as functions: what the modules of `nn` compute, with the parameters as arguments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from planish.frontend.shapes import expand_dims, matmul, reshape, shape_of, swapaxes
+from planish.frontend.tensor import apply
+from planish.ir import types as t
+from planish.ir.errors import ShapeError, UnsupportedError
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """x @ weight.T + bias; the weight is [out, in], as in PyTorch."""
+    y = matmul(apply, x, swapaxes(apply, weight, 0, 1))
+    return y if bias is None else apply("add", y, bias)
+
+
+def embedding(indices: Any, weight: Any, what: str = "index") -> Any:
+    """The rows of `weight` at `indices`; `what` names an index in a run-time refusal."""
+    return apply("take", weight, indices, axis=0, what=what)
+
+
+def layer_norm(x: Any, weight: Any, bias: Any = None, eps: float = 1e-5) -> Any:
+    """Mean 0 and variance 1 along the last axis, then times weight plus bias."""
+    return apply("layer_norm", x, weight, *([] if bias is None else [bias]), eps=eps)
+
+
+def rms_norm(x: Any, weight: Any, eps: float = 1e-5) -> Any:
+    """Root mean square 1 along the last axis, then times weight."""
+    return apply("rms_norm", x, weight, eps=eps)
+
+
+def dropout(x: Any, rate: float, key: Any) -> Any:
+    """Elements set to 0 with probability `rate`, the others scaled up; `key` decides which."""
+    return apply("dropout", x, key, rate=float(rate)) if rate else x
+
+
+def relu(x: Any) -> Any:
+    """max(x, 0)."""
+    return apply("relu", x)
+
+
+def silu(x: Any) -> Any:
+    """x * sigmoid(x), also called swish."""
+    return apply("silu", x)
+
+
+def gelu(x: Any, approximate: str = "tanh") -> Any:
+    """x * Phi(x); "tanh" is GPT-2's approximation, "none" uses erf."""
+    return apply("gelu", x, approximate=approximate)
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x))."""
+    return apply("sigmoid", x)
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent."""
+    return apply("tanh", x)
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) over its sum along `axis`, without overflow."""
+    return apply("softmax", x, axis=axis)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """The logarithm of softmax."""
+    return apply("log_softmax", x, axis=axis)
+
+
+def one_hot(indices: Any, num_classes: int, dtype: Any = "f32") -> Any:
+    """1 at the index and 0 elsewhere along a new last axis."""
+    return apply("one_hot", indices, size=num_classes, dtype=t.dtype(dtype))
+
+
+def rope(x: Any, positions: Any, base: float = 10000.0, interleaved: bool = False) -> Any:
+    """Rotary position embedding of x [..., T, D] at integer positions [T]."""
+    return apply("rope", x, positions, base=float(base), interleaved=interleaved)
+
+
+def cross_entropy(logits: Any, targets: Any, ignore_index: int | None = -100) -> Any:
+    """The mean of -log softmax(logits)[target] over the targets that are not `ignore_index`."""
+    return apply("cross_entropy", logits, targets, ignore_index=ignore_index)
+
+
+def mse_loss(x: Any, y: Any) -> Any:
+    """The mean squared difference."""
+    return apply("mse", x, y)
+
+
+def binary_cross_entropy_with_logits(logits: Any, targets: Any) -> Any:
+    """The mean binary cross entropy of sigmoid(logits) and targets between 0 and 1."""
+    return apply("bce_with_logits", logits, targets)
+
+
+def scaled_dot_product_attention(
+    q: Any, k: Any, v: Any, *, causal: bool = False, offset: Any = None, scale: float | None = None,
+    dropout_rate: float = 0.0, key: Any = None,
+) -> Any:  # fmt: skip
+    """softmax(scale q k^T) v for q [B, H, T, D], k and v [B, G, S, D], H a multiple of G.
+
+    With `causal`, query i sees keys j <= offset + i; without `offset` the queries are the last
+    keys. Dropout of the weights needs a key, and the scores are then computed whole.
+    """
+    if dropout_rate and key is not None:
+        if offset is not None:
+            raise UnsupportedError(
+                "attention with dropout takes no offset: caches are for inference"
+            )
+        return _attention_with_dropout(q, k, v, causal, scale, dropout_rate, key)
+    operands = (q, k, v) if offset is None else (q, k, v, offset)
+    return apply("attention", *operands, causal=causal, scale=scale)
+
+
+def _attention_with_dropout(
+    q: Any, k: Any, v: Any, causal: bool, scale: float | None, rate: float, key: Any
+) -> Any:
+    batch, heads, length, width = shape_of(q)
+    groups, keys = shape_of(k)[1:3]
+    if not isinstance(heads, int) or not isinstance(groups, int) or heads % groups:
+        raise ShapeError(f"{heads} query heads are no multiple of {groups} key heads")
+    q = reshape(apply, q, (batch, groups, heads // groups, length, width))
+    k, v = expand_dims(apply, k, 2), expand_dims(apply, v, 2)
+    scores = matmul(apply, q, swapaxes(apply, k, -1, -2))
+    scores = apply("mul", scores, scale if scale is not None else 1.0 / math.sqrt(width))
+    if causal:
+        seen = apply("broadcast", apply("const", value=True, dtype=t.boolean), shape=(length, keys))
+        if keys != length:
+            raise UnsupportedError("causal attention with dropout takes as many queries as keys")
+        scores = apply("select", apply("tril", seen), scores, -math.inf)
+    weights = dropout(softmax(scores), rate, key)
+    return reshape(apply, matmul(apply, weights, v), (batch, heads, length, shape_of(v)[-1]))

@@ -1,0 +1,177 @@
+"""The parts of GPT- and Llama-class models: attention, MLP, block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.array.creation import arange
+from planish.frontend.array.manipulation import update_slice
+from planish.frontend.nn import functional as F  # noqa: N812 - its usual name
+from planish.frontend.nn.layers import STD, Dropout, LayerNorm, Linear, RMSNorm
+from planish.frontend.nn.module import Module
+from planish.frontend.random import fold_in
+from planish.ir.errors import DataError
+
+NORMS = ("layer", "rms")
+MLPS = ("gelu", "gelu_erf", "swiglu", "relu")
+
+
+class MultiHeadAttention(Module):
+    """Self-attention over [B, T, C]; queries, keys and values come from one projection, `c_attn`.
+
+    Its rows are those of all query heads, then of all key heads, then of all value heads. With
+    fewer `num_kv_heads`, neighbouring query heads share a key head. `rope_base` turns rotary
+    positions on. With a cache (k, v), each [B, G, S, D], the T tokens are the ones at `pos`
+    onward, and the result is (y, the cache with their keys and values written).
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, num_kv_heads: int | None = None, bias: bool = True,
+        dropout: float = 0.0, causal: bool = True, rope_base: float | None = None,
+        rope_interleaved: bool = False, proj_std: float = STD,
+        rng: np.random.Generator | None = None,
+    ):  # fmt: skip
+        kv_heads = num_kv_heads if num_kv_heads is not None else num_heads
+        check_heads(embed_dim, num_heads, kv_heads)
+        self.num_heads, self.num_kv_heads = num_heads, kv_heads
+        self.head_dim = embed_dim // num_heads
+        self.causal, self.rope_base, self.rope_interleaved = causal, rope_base, rope_interleaved
+        width = (num_heads + 2 * kv_heads) * self.head_dim
+        self.c_attn = Linear(embed_dim, width, bias, rng=rng)
+        self.c_proj = Linear(embed_dim, embed_dim, bias, std=proj_std, rng=rng)
+        self.attn_dropout = Dropout(dropout)
+        self.resid_dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None
+    ) -> Any:
+        """[B, T, C] -> [B, T, C]; with a cache, (that, the new cache).
+
+        `places` are the positions [T] that rotary embedding uses; by default they count from `pos`.
+        """
+        if places is None and self.rope_base is not None:
+            places = arange(x.shape[1], dtype="i32")
+            places = places if pos is None else places + pos
+        q, k, v = self._heads(self.c_attn(x), places)
+        offset, drop = None, None
+        if cache is not None:
+            k, v = (update_slice(old, new, 0, 0, pos, 0) for old, new in zip(cache, (k, v)))
+            offset = pos if self.causal else None
+        elif key is not None and self.training:
+            drop = fold_in(key, 0)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            causal=self.causal,
+            offset=offset,
+            dropout_rate=self.attn_dropout.rate,
+            key=drop,
+        )
+        y = self.c_proj(y.transpose(0, 2, 1, 3).reshape(x.shape))
+        if key is not None:
+            y = self.resid_dropout(y, fold_in(key, 1))
+        return y if cache is None else (y, (k, v))
+
+    def _heads(self, qkv: Any, places: Any) -> tuple[Any, Any, Any]:
+        """q [B, H, T, D], k and v [B, G, T, D], with positions rotated in."""
+        heads, groups, width = self.num_heads, self.num_kv_heads, self.head_dim
+        ends = (heads * width, (heads + groups) * width)
+        parts = (qkv[..., : ends[0]], qkv[..., ends[0] : ends[1]], qkv[..., ends[1] :])
+        q, k, v = (
+            part.reshape(*qkv.shape[:2], count, width).transpose(0, 2, 1, 3)
+            for part, count in zip(parts, (heads, groups, groups), strict=True)
+        )
+        if self.rope_base is None:
+            return q, k, v
+        rotate = (places, self.rope_base, self.rope_interleaved)
+        return F.rope(q, *rotate), F.rope(k, *rotate), v
+
+
+def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
+    """Refuse heads that do not divide the width or each other."""
+    wrong = []
+    if num_heads < 1 or embed_dim % num_heads:
+        wrong.append(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
+        wrong.append(f"num_kv_heads={num_kv_heads} does not divide num_heads={num_heads}")
+    if wrong:
+        raise DataError("; ".join(wrong))
+
+
+class MLP(Module):
+    """Two layers with an activation between: "gelu", "gelu_erf", "relu", or gated "swiglu"."""
+
+    def __init__(
+        self, embed_dim: int, hidden_dim: int | None = None, kind: str = "gelu", bias: bool = True,
+        dropout: float = 0.0, proj_std: float = STD, rng: np.random.Generator | None = None,
+    ):  # fmt: skip
+        if kind not in MLPS:
+            raise DataError(f"mlp is one of {', '.join(MLPS)}, got {kind!r}")
+        hidden = hidden_dim or default_hidden(embed_dim, kind)
+        self.kind = kind
+        if kind == "swiglu":
+            self.c_gate = Linear(embed_dim, hidden, bias, rng=rng)
+        self.c_fc = Linear(embed_dim, hidden, bias, rng=rng)
+        self.c_proj = Linear(hidden, embed_dim, bias, std=proj_std, rng=rng)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Any, key: Any = None) -> Any:
+        """[..., C] -> [..., C]"""
+        up = self.c_fc(x)
+        if self.kind == "swiglu":
+            hidden = F.silu(self.c_gate(x)) * up
+        elif self.kind == "relu":
+            hidden = F.relu(up)
+        else:
+            hidden = F.gelu(up, "tanh" if self.kind == "gelu" else "none")
+        return self.dropout(self.c_proj(hidden), key)
+
+
+def default_hidden(embed_dim: int, kind: str) -> int:
+    """The usual hidden width: 4 C; for the gated MLP 8/3 C, rounded up to a multiple of 8."""
+    return -(-8 * embed_dim // 24) * 8 if kind == "swiglu" else 4 * embed_dim
+
+
+class TransformerBlock(Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, num_kv_heads: int | None = None, norm: str = "layer",
+        mlp: str = "gelu", hidden_dim: int | None = None, bias: bool = True, dropout: float = 0.0,
+        norm_eps: float = 1e-5, proj_std: float = STD, rng: np.random.Generator | None = None,
+        **attention: Any,
+    ):  # fmt: skip
+        self.ln_1 = make_norm(norm, embed_dim, norm_eps, bias)
+        self.attn = MultiHeadAttention(
+            embed_dim,
+            num_heads,
+            num_kv_heads,
+            bias,
+            dropout,
+            proj_std=proj_std,
+            rng=rng,
+            **attention,
+        )
+        self.ln_2 = make_norm(norm, embed_dim, norm_eps, bias)
+        self.mlp = MLP(embed_dim, hidden_dim, mlp, bias, dropout, proj_std, rng)
+
+    def forward(
+        self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None
+    ) -> Any:
+        """[B, T, C] -> [B, T, C]; with a cache, (that, the new cache)."""
+        keys = (None, None) if key is None else (fold_in(key, 0), fold_in(key, 1))
+        y = self.attn(self.ln_1(x), keys[0], cache, pos, places)
+        y, cache = (y, None) if cache is None else y
+        x = x + y
+        x = x + self.mlp(self.ln_2(x), keys[1])
+        return x if cache is None else (x, cache)
+
+
+def make_norm(kind: str, width: int, eps: float, bias: bool) -> Module:
+    """The normalisation called "layer" or "rms"."""
+    if kind not in NORMS:
+        raise DataError(f"norm is one of {', '.join(NORMS)}, got {kind!r}")
+    return LayerNorm(width, eps, bias) if kind == "layer" else RMSNorm(width, eps)
