@@ -43,8 +43,10 @@ def rewritten(graph: Graph, step: Callable[[Node], Node]) -> Graph:
 
     def placing(node: Node) -> Node:
         found = step(node)
-        if found is not node and node.loc is not None:
-            (found,) = placed((found,), known, node.loc)  # type: ignore[assignment]
+        if found is node:
+            known.add(node)
+            return node
+        (found,) = placed((found,), known, node.loc)  # type: ignore[assignment]
         known.update(walk([found], known))
         return found
 

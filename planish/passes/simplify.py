@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from planish.ir.errors import IRError
 from planish.ir.graph import Graph
-from planish.ir.node import Node
+from planish.ir.node import OPS, Node
 from planish.passes.rewrite import readers, rewritten
 from planish.passes.rules_layout import LAYOUT_RULES, SOLE_RULES
 from planish.passes.rules_values import VALUE_RULES
@@ -30,8 +30,12 @@ Rule: TypeAlias = Callable[[Node], Node | None]
 ROUNDS = 64  # a sweep rewrites whole chains; more rounds than this mean that two rules quarrel
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    name: (*VALUE_RULES.get(name, ()), *LAYOUT_RULES.get(name, ()))
-    for name in (*VALUE_RULES, *LAYOUT_RULES)
+    name: (
+        *LAYOUT_RULES.get(op.kind, ()),
+        *VALUE_RULES.get(name, ()),
+        *LAYOUT_RULES.get(name, ()),
+    )
+    for name, op in OPS.items()
 }
 
 
@@ -62,7 +66,7 @@ def sweep(graph: Graph) -> Graph:
 
 def rewrite(node: Node, reads: Mapping[Node, int]) -> Node | None:
     """What the first rule that applies makes of `node`."""
-    for rule in (*RULES.get(node.op.kind, ()), *RULES.get(node.op.name, ())):
+    for rule in RULES.get(node.op.name, LAYOUT_RULES.get(node.op.kind, ())):
         if (found := rule(node)) is not None:
             return kept_type(rule, node, found)
     for rule in SOLE_RULES.get(node.op.name, ()):
