@@ -79,8 +79,9 @@ class Partition:
 
     def _plain(self, i: int) -> bool:
         node, s = self.survey.nodes[i], self.survey
-        stored = (r for r in s.reads[i] if s.nodes[r].op.kind != "leaf")
-        return node.op.kind == "elementwise" and all(s.nodes[r] in node.inputs for r in stored)
+        through = {x for k in s.inner[i] for x in s.nodes[k].inputs}
+        stored = (s.nodes[r] for r in s.reads[i] if s.nodes[r].op.kind != "leaf")
+        return node.op.kind == "elementwise" and through.isdisjoint(stored)
 
     def _shape(self, i: int) -> tuple:
         """What must agree: rows of a row part, else the shape of the outputs."""

@@ -50,7 +50,7 @@ def survey(graph: Graph) -> Survey:
     donated = {graph.inputs[i] for i, _ in graph.aliases}
     free = _free(nodes, at, donated)
     absorbs = _absorbs(graph)
-    core = {i for i in outputs if nodes[i].op.kind != "leaf" or nodes[i].op.name in COPIED_LEAVES}
+    core = {i for i in outputs if nodes[i].op.kind != "leaf"}
     inner: dict[int, tuple[int, ...]] = {}
     reads: dict[int, tuple[int, ...]] = {}
     for i in reversed(range(len(nodes))):
