@@ -60,19 +60,19 @@ def erf(dtype: DType) -> Function:
     size = body.let("size", at_most(body.let("abs", magnitude(body, x)), bound))
     p = body.polynomial("near", body.let("square", size * size), NEAR[dtype])
     near = body.let("near", fma(p, size, size))
-    far = body.let("far", 1.0 - (_erfc_f64 if dtype == t.f64 else _erfc_f32)(body, size))
+    far = (_far_f64 if dtype == t.f64 else _far_f32)(body, size)
     result = body.let("result", select(size < SPLIT[dtype], near, far))
     return body.function((x,), with_sign(body, result, sign_bit(body, x)))
 
 
-def _erfc_f32(body: Body, x: Expr) -> Expr:
-    power = body.polynomial("power", x, FAR)
-    for _ in range(3):
-        power = body.let("power", power * power)
-    return power
+def _far_f32(body: Body, x: Expr) -> Expr:
+    root = body.polynomial("root", x, FAR)
+    square = body.let("root", root * root)
+    fourth = body.let("root", square * square)
+    return body.let("far", fma(-fourth, fourth, 1.0))
 
 
-def _erfc_f64(body: Body, x: Expr) -> Expr:
-    t_ = body.let("t", 2.0 / body.let("lower", x + 2.0))
-    p = body.polynomial("far", body.let("w", t_ - 0.4375), FAR_F64)
-    return body.let("erfc", p * exp_inside(body, body.let("minus", -x * x)))
+def _far_f64(body: Body, x: Expr) -> Expr:
+    turn = body.let("turn", 2.0 / body.let("lower", x + 2.0))
+    p = body.polynomial("far", body.let("w", turn - 0.4375), FAR_F64)
+    return body.let("far", fma(-p, exp_inside(body, body.let("minus", -x * x)), 1.0))

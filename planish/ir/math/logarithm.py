@@ -55,7 +55,7 @@ def _log1p_f64(body: Body, f: Expr) -> Expr:
     p = body.polynomial("p", z, LOG_F64)
     half = body.let("half", body.let("square", f * f) * 0.5)
     inner = body.let("inner", fma(p, z, half))
-    return body.let("log", f - body.let("rest", half - body.let("outer", s * inner)))
+    return body.let("log", f - body.let("rest", fma(-s, inner, half)))
 
 
 def split(body: Body, x: Expr) -> tuple[Expr, Expr]:

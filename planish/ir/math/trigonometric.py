@@ -63,13 +63,13 @@ def quarter_turns(body: Body, x: Expr) -> tuple[Expr, Expr]:
             part = body.let("part", fma(turns, -4.0, part))
         parts.append(part)
     total: Expr = parts[0]
-    for part in parts[1:]:
-        total = body.let("total", total + part)
+    for term in parts[1:]:
+        total = body.let("total", total + term)
     n = body.let("n", scalar("round", total))
     # Taking n away first keeps every further sum exact where x is close to a multiple of pi / 2.
     rest: Expr = body.let("rest", parts[0] - n)
-    for part in parts[1:]:
-        rest = body.let("rest", rest + part)
+    for term in parts[1:]:
+        rest = body.let("rest", rest + term)
     return body.let("a", cast(rest * (pi / 2), t.f32)), body.let("n", cast(n, t.f32))
 
 
