@@ -44,7 +44,7 @@ class Grad:
 
 
 def grad(graph: Graph, wrt: Sequence[str], output: int = 0) -> Graph:
-    """The outputs of `graph`, then the gradient of scalar `output` for each input or param named."""
+    """The outputs of `graph`, then the gradient of scalar `output` for each name in `wrt`."""
     graph = differentiable(graph)
     y = output_of(graph, output)
     if y.shape:
@@ -60,7 +60,9 @@ def vjp(graph: Graph, wrt: Sequence[str], output: int = 0) -> Graph:
     graph = differentiable(graph)
     y = output_of(graph, output)
     taken = {x.attrs["name"] for x in graph.inputs}
-    name = next(n for n in ("cotangent", *map("cotangent{}".format, range(1, 99))) if n not in taken)
+    name = "cotangent"
+    while name in taken:
+        name += "_"
     dy = OPS["input"](name=name, type=y.type)
     found = backward(graph, y, dy, [leaf(graph, name) for name in wrt])
     graph = replace(graph, inputs=(*graph.inputs, dy))
@@ -127,8 +129,9 @@ def backward(graph: Graph, y: Node, dy: Node, wrt: Sequence[Node]) -> list[Node]
             dx = unbroadcast(dx, x.type)
             if x in cotangents:
                 dx = cotangents[x] + dx
-            (cotangents[x],) = placed((dx,), known, node.loc)
-            known.update(walk([cotangents[x]], known))
+            (dx,) = placed((dx,), known, node.loc)
+            cotangents[x] = dx
+            known.update(walk([dx], known))
     for x in wrt:
         if x not in cotangents:
             refuse_blocked(graph, above, x)
@@ -177,8 +180,8 @@ def blocked(graph: Graph, node: Node, why: str, x: Node | None = None) -> str:
     names = labels(graph)
     wanted = "what is differentiated" if x is None else names[x]
     return (
-        f"no gradient for {node.op.name} ({names[node]}), which lies between the loss and {wanted}: "
-        f"{why}; give {node.op.name} a vjp or stop the gradient there\n{line_of(graph, node)}"
+        f"no gradient for {node.op.name} ({names[node]}), which lies between the loss and "
+        f"{wanted}: {why}; give {node.op.name} a vjp or stop the gradient there\n{line_of(graph, node)}"
     )
 
 

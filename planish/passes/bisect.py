@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planish.ir.graph import Graph
 from planish.ir.errors import PlanishError
+from planish.ir.graph import Graph
 from planish.passes.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
 class Culprit:
-    """The first pass after which a check fails: its text, its place from 1, the graphs around it."""
+    """The first pass after which a check fails: its text, its place from 1, both graphs."""
 
     name: str
     position: int

@@ -2,6 +2,8 @@
 
     table = compare(graph, ["O0", "O2"], arrays, compile=program_of)
     print(table); table.rows[1].kernels; table.plot("pipelines.svg")
+
+This part of planish cannot compile, so the compiler is an argument.
 """
 
 from __future__ import annotations
@@ -78,9 +80,7 @@ class Table:
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            raise UnsupportedError(
-                "plot needs matplotlib: pip install 'planish[plot]'"
-            ) from None
+            raise UnsupportedError("plot needs matplotlib: pip install 'planish[plot]'") from None
         wanted = [c for c in COLUMNS if c[2] in PLOTTED and self.has(c[2])]
         figure = Figure(figsize=(3 * len(wanted), 0.5 * len(self.rows) + 1), layout="constrained")
         for axes, (title, show, name) in zip(

@@ -57,9 +57,9 @@ def constants(graph: Graph) -> set[Node]:
     """The nodes whose value is known and small enough to compute."""
     found: set[Node] = set()
     for node in graph.nodes:
-        if known_leaf(graph, node) or (node.inputs and found.issuperset(node.inputs)):
-            if node.op.kind not in ("fused", "get", "random") and fits(node):
-                found.add(node)
+        known = known_leaf(graph, node) or (node.inputs and found.issuperset(node.inputs))
+        if known and node.op.kind not in ("fused", "get", "random") and fits(node):
+            found.add(node)
     return found
 
 

@@ -3,6 +3,8 @@
     times = Times()
     pipeline.run(graph, observe=(times, Dump("stages"), SameValues()))
     print(times)
+
+They are how passes are looked into; there is no logging.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def difference(before: Graph, after: Graph) -> str:
 
 def described(node: Node, names: dict[Node, str]) -> str:
     """One line of a node, without its attributes."""
-    return f"{names[node]} = {node.op.name}({', '.join(names[x] for x in node.inputs)}) : {node.type}"
+    operands = ", ".join(names[x] for x in node.inputs)
+    return f"{names[node]} = {node.op.name}({operands}) : {node.type}"
 
 
 @dataclass

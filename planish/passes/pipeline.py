@@ -68,9 +68,10 @@ class Pipeline:
 
     def run(self, graph: Graph, observe: tuple[Observer, ...] = ()) -> Graph:
         """The graph after all passes."""
-        for _, graph in self.trace(graph, observe):
+        after = graph
+        for _, after in self.trace(graph, observe):  # noqa: B007 - the last one is wanted
             pass
-        return graph
+        return after
 
     def trace(
         self, graph: Graph, observe: tuple[Observer, ...] = ()

@@ -59,7 +59,7 @@ ORDER = (
 
 
 def check_order(name: str, pipeline: Pipeline) -> None:
-    """Refuse a pipeline that breaks `ORDER`. The list of passes stays the truth; this documents it."""
+    """Refuse a pipeline that breaks `ORDER`, which documents the lists of passes above."""
     names = [pass_name(step) for step in pipeline.passes]
     for rule in ORDER:
         match rule:

@@ -56,7 +56,7 @@ def pushup(graph: Graph) -> Graph:
             new = node.with_inputs(inputs)
         else:
             new = rebuilt(node, demand, inputs)
-        (built[node],) = placed((new,), known, node.loc)  # type: ignore[assignment]
+        (built[node],) = placed((new,), known, node.loc)
         known.update(walk([built[node]], known))
     return graph.with_outputs(tuple(built[x] for x in graph.outputs))
 

@@ -88,9 +88,7 @@ def recomputed(graph: Graph, loss: int, cheap: Cheap) -> Graph:
         again[node] = Node(node.op, inputs, node.attrs, node.type, node.loc)
     for node in later:
         again[node] = node.with_inputs(tuple(again.get(x, x) for x in node.inputs))
-    return graph.with_outputs(
-        tuple(x if x in forward else again.get(x, x) for x in graph.outputs)
-    )
+    return graph.with_outputs(tuple(x if x in forward else again.get(x, x) for x in graph.outputs))
 
 
 def kept(forward: dict[Node, None], needed: list[Node], cheap: Cheap) -> set[Node]:

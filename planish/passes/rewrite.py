@@ -25,16 +25,14 @@ def walk(roots: Iterable[Node], stop: Collection[Node] = ()) -> Iterator[Node]:
             yield node
 
 
-def placed(
-    roots: tuple[Node | None, ...], known: Collection[Node], loc: Loc | None
-) -> tuple[Node | None, ...]:
+def placed(roots: tuple[Node, ...], known: Collection[Node], loc: Loc | None) -> tuple[Node, ...]:
     """`roots` again, their new nodes (those not in `known`) said to come from `loc`."""
     if loc is None:
         return roots
     new: dict[Node, Node] = {}
-    for node in walk([x for x in roots if x is not None], known):
+    for node in walk(roots, known):
         new[node] = node.with_inputs(tuple(new.get(x, x) for x in node.inputs)).at(loc)
-    return tuple(None if x is None else new.get(x, x) for x in roots)
+    return tuple(new.get(x, x) for x in roots)
 
 
 def rewritten(graph: Graph, step: Callable[[Node], Node]) -> Graph:
@@ -46,7 +44,7 @@ def rewritten(graph: Graph, step: Callable[[Node], Node]) -> Graph:
         if found is node:
             known.add(node)
             return node
-        (found,) = placed((found,), known, node.loc)  # type: ignore[assignment]
+        (found,) = placed((found,), known, node.loc)
         known.update(walk([found], known))
         return found
 

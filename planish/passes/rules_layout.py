@@ -1,4 +1,4 @@
-"""Rewrite rules on layout: views, concat and pad, reductions. See `simplify` for what binds them."""
+"""Rewrite rules on layout: views, concat and pad, reductions; `simplify` says what binds them."""
 
 from __future__ import annotations
 
@@ -269,6 +269,7 @@ def transposed_matmul(node: Node) -> Node | None:
             except ShapeError:
                 return None
     return None
+
 
 VIEW = (view_of_nothing, view_of_scalar)
 REDUCTION = (reduce_nothing, reduced_broadcast)

@@ -1,8 +1,8 @@
-"""Rewrite rules on values: arithmetic, comparison, logic, casts. See `simplify` for what binds them.
+"""Rewrite rules on values: arithmetic, comparison, logic, casts; `simplify` says what binds them.
 
 No rule changes a bit of a result but the sign of a zero, except `pow_by_squares` (x^3 by two
-products) and scaling by powers of two where it meets the ends of the exponent's range. So x * 0 is 0 and x - x
-is 0 for integers only: for floats they are NaN where x is NaN or infinite.
+products) and scaling by powers of two where it meets the ends of the exponent's range. So x * 0 is
+0 and x - x is 0 for integers only: for floats they are NaN where x is NaN or infinite.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from planish.ir.ops.compare import (
 from planish.ir.ops.functions import Abs, Neg, Square, neg, reciprocal, square
 from planish.ir.types import DType
 from planish.passes.rewrite import full, scalar_of
-
 
 SAFE = 2.0**14  # scales up to this are finite and normal in every float dtype
 
@@ -189,8 +188,8 @@ def logic_with_constant(node: Node) -> Node | None:
     """x and true -> x,  x and false -> false,  x or false -> x,  x or true -> true"""
     match node:
         case Node(LogicalAnd() | LogicalOr() as op, (x, c)) if scalar_of(c) is not None:
-            if bool(scalar_of(c)) is not isinstance(op, LogicalAnd):
-                return full(scalar_of(c), node)
+            if (known := bool(scalar_of(c))) is not isinstance(op, LogicalAnd):
+                return full(known, node)
             return x if x.type == node.type else None
     return None
 

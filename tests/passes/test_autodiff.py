@@ -127,9 +127,7 @@ def test_refusals_say_what_to_do():
         "gradient of a non-scalar f32[4, 3]; reduce it with sum or mean, or use vjp"
     )
     message = refused(Graph("f", (x, i), (loss,)), ["i"])
-    assert message == (
-        "gradient with respect to i, which is i32[4]: only floats have gradients"
-    )
+    assert message == ("gradient with respect to i, which is i32[4]: only floats have gradients")
     assert "gradient of i32[]" in refused(Graph("f", (i,), (op("sum", i),)), ["i"])
     assert "no input or param 'z' in f; try x" in refused(Graph("f", (x,), (loss,)), ["z"])
     assert "graph f has 1 outputs, no 3" in refused(Graph("f", (x,), (loss,)), ["x"], output=3)
