@@ -1,7 +1,12 @@
 """Mathematical functions as loop IR: what `Scalar("exp", ...)` and its kin mean, exactly.
 
 The same definition is run by the loop interpreter and turned into machine code, so a kernel
-calls no library and gives the same bits everywhere.
+calls no library and gives the same bits everywhere (without an fma instruction, nearly so).
+
+A docstring's "at most 0.9 ulp" was measured over all 2^32 float32, denormals and huge arguments
+included: the definition printed as C with fmaf, against glibc's function in f64. `pow` was
+measured on samples. The f64 definitions are within 3e-16 relative (pow 3e-15) of 200-bit results
+on samples.
 """
 
 from __future__ import annotations
