@@ -181,7 +181,8 @@ def blocked(graph: Graph, node: Node, why: str, x: Node | None = None) -> str:
     wanted = "what is differentiated" if x is None else names[x]
     return (
         f"no gradient for {node.op.name} ({names[node]}), which lies between the loss and "
-        f"{wanted}: {why}; give {node.op.name} a vjp or stop the gradient there\n{line_of(graph, node)}"
+        f"{wanted}: {why}; give {node.op.name} a vjp or stop the gradient there\n"
+        + line_of(graph, node)
     )
 
 
