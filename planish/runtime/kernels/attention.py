@@ -1,17 +1,23 @@
-"""Attention, one query row at a time: softmax(scale * q . k) . v over the keys that it may see.
+"""Attention: softmax(scale * q . k) . v over the keys that each query may see.
 
-    q [B, H, T, D]   k, v [B, G, S, D]   out [B, H, T, D]   query head h reads key head h // (H / G)
+    q [B, H, T, D]   k [B, G, S, D]   v [B, G, S, E]   out [B, H, T, E]
+    query head h reads key head h // (H / G)
 
-A row keeps its S scores in scratch, so memory is linear in S; keys beyond the causal limit are
-never read. Operands are read through their views: the fused QKV product is read in place.
+Scores of a few queries live in scratch, so memory is linear in S; keys beyond the causal limit are
+never read. Operands are read through their views: the fused QKV product is read in place. For one
+query (`row_kernel`), which is also the plain statement of what happens:
 
     pass 1  score[j] = scale * sum over d of q[d] * k[j, d], and their maximum
     pass 2  score[j] = exp(score[j] - maximum), and their sum
     pass 3  out[d]   = (sum over j of score[j] * v[j, d]) / sum
+
+For many (`tile_kernel`), a head at a time: k is transposed into scratch once, then MR queries at a
+time run pass 1 and pass 3 as matrix products with register tiles.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from planish.ir import types as t
@@ -23,9 +29,20 @@ from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, mi
 from planish.runtime.kernels.rows import lane_width
 from planish.runtime.target import Target
 
+FEW = 4  # queries for which transposing the keys does not pay
+KEYS = 4  # registers of keys in a score tile
+
 
 def attention_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     """The kernel of an attention node; `body` holds its operands' views."""
+    queries = anchor.inputs[0].shape[2]
+    if isinstance(queries, int) and queries < FEW:
+        return row_kernel(body, anchor, name, target)
+    return tile_kernel(body, anchor, name, target)
+
+
+def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """One query at a time; queries in parallel."""
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
@@ -105,3 +122,149 @@ def _values(
             nest.store(acc, (d,), value)
     with nest.loop("d2", depth, "vector", wide) as d:
         nest.store(out, (*place, d), nest.load(acc, d) * w.factor)
+
+
+def tile_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """A head at a time, MR queries at a time; heads in parallel."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    out = nest.output("out0", anchor.type)
+    heads, groups = anchor.shape[1], anchor.inputs[1].shape[1]
+    with nest.loop("p", product(anchor.shape[:2]), "parallel") as p:
+        b, h = unflatten(p, anchor.shape[:2])
+        head = (b, h if groups == heads else h // (heads // groups))
+        tile = _Tile(nest, pull, anchor, (b, h), head, target)
+        tile.transpose_keys()
+        with nest.loop("t", (size_expr(tile.queries) + (tile.mr - 1)) // tile.mr) as t_:
+            tile.run(nest.let(t_ * tile.mr), out)
+    return lowered(nest, pull, name)
+
+
+class _Tile:
+    """MR queries of one head."""
+
+    def __init__(
+        self, nest: Nest, pull: Pull, anchor: Node, query: Index, head: Index, target: Target
+    ):
+        self.nest, self.pull, self.anchor, self.query, self.head = nest, pull, anchor, query, head
+        self.q, self.k, self.v = anchor.inputs[:3]
+        self.dtype = anchor.dtype
+        self.queries, self.depth = self.q.shape[2], self.q.shape[3]
+        self.keys, self.width = self.k.shape[2], self.v.shape[3]
+        self.lanes = target.lanes(self.dtype)
+        self.block = KEYS * self.lanes
+        registers = 24 if target.vector_registers == 32 else 12
+        vectors = max(KEYS, -(-self.width // self.lanes) if isinstance(self.width, int) else KEYS)
+        self.mr = max(1, registers // vectors)
+        blocks = (size_expr(self.keys) + (self.block - 1)) // self.block
+        padded = blocks * self.block
+        self.kt = self._scratch("kt", size_expr(self.depth), padded)
+        self.score = self._scratch("score", as_index(self.mr), padded)
+
+    def _scratch(self, name: str, *sizes: Expr) -> Buffer:
+        buffer = Buffer(name, self.dtype, sizes, "local")
+        self.nest.locals.append(buffer)
+        return buffer
+
+    def seen(self, row: Expr) -> Expr:
+        """How many keys query `row` sees; that of the last one beyond the end."""
+        return _visible(self.anchor, self.pull, self.clamp(row))
+
+    def clamp(self, row: Expr) -> Expr:
+        """`row`, or the last one."""
+        return minimum(row, size_expr(self.queries) - 1)
+
+    def transpose_keys(self) -> None:
+        """kt[d, j] = k[j, d] for all keys that any query sees, in whole blocks."""
+        nest = self.nest
+        most = nest.let(self.seen(size_expr(self.queries) - 1))
+        blocks = nest.let((most + (self.block - 1)) // self.block)
+        last = size_expr(self.keys) - 1
+        with nest.loop("kb", blocks) as kb, nest.loop("kd", self.depth) as d:
+            with nest.loop("kj", self.block, "vector", self.block) as j:
+                key = minimum(kb * self.block + j, last)
+                nest.store(
+                    self.kt, (d, kb * self.block + j), self.pull(self.k, (*self.head, key, d))
+                )
+
+    def run(self, first: Expr, out: Buffer) -> None:
+        """The queries first .. first + MR - 1."""
+        nest = self.nest
+        rows = [nest.let(self.clamp(first + i)) for i in range(self.mr)]
+        most = nest.let(self.seen(first + (self.mr - 1)))
+        self.scores(rows, most)
+        factors = nest.local("factor", self.dtype, self.mr)
+        with nest.loop("i", self.mr) as i:
+            self.softmax(i, nest.let(self.seen(first + i)), most, factors)
+        self.values(most)
+        with nest.loop("o", minimum(size_expr(self.queries) - first, as_index(self.mr))) as i:
+            with nest.loop("e", self.width, "vector", self.lanes) as e:
+                value = nest.load(self.tile, i, e) * nest.load(factors, i)
+                nest.store(out, (*self.query, first + i, e), value)
+
+    def scores(self, rows: list[Expr], most: Expr) -> None:
+        """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers."""
+        nest, scale = self.nest, float(self.anchor.attrs["scale"])
+        acc = nest.local("acc", self.dtype, self.mr, self.block)
+        zero = Const(0.0, self.dtype)
+        with nest.loop("jb", (most + (self.block - 1)) // self.block) as jb:
+            with nest.loop("i0", self.mr, "unroll") as i, self._keys() as j:
+                nest.store(acc, (i, j), zero)
+            with nest.loop("d", self.depth) as d:
+                for i, row in enumerate(rows):
+                    q = self.pull(self.q, (*self.query, row, d))
+                    with self._keys() as j:
+                        k = nest.load(self.kt, d, jb * self.block + j)
+                        nest.store(acc, (as_index(i), j), scalar("fma", q, k, nest.load(acc, i, j)))
+            with nest.loop("i1", self.mr, "unroll") as i, self._keys() as j:
+                nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
+
+    def _keys(self) -> AbstractContextManager[Expr]:
+        return self.nest.loop("j", self.block, "vector", self.block)
+
+    def softmax(self, i: Expr, seen: Expr, most: Expr, factors: Buffer) -> None:
+        """Pass 2 for row i; what it does not see of the tile's keys weighs nothing."""
+        nest, first = self.nest, (as_index(0),)
+        low, zero = Const(float("-inf"), self.dtype), Const(0.0, self.dtype)
+        top, total = (nest.local(n, self.dtype, 1) for n in ("top", "total"))
+        nest.store(top, first, low)
+        nest.store(total, first, zero)
+        with nest.loop("jm", seen, "vector", self.lanes) as j:
+            nest.accumulate(top, first, "max", nest.load(self.score, i, j))
+        maximum = nest.let(nest.load(top, 0), here=True)
+        with nest.loop("je", seen, "vector", self.lanes) as j:
+            e = nest.let(scalar("exp", nest.load(self.score, i, j) - maximum), here=True)
+            nest.store(self.score, (i, j), e)
+            nest.accumulate(total, first, "add", e)
+        with nest.loop("jz", most - seen, "vector", self.lanes) as j:
+            nest.store(self.score, (i, seen + j), zero)
+        s = nest.let(nest.load(total, 0), here=True)
+        nest.store(factors, (i,), select(scalar("gt", s, zero), Const(1.0, self.dtype) / s, zero))
+
+    def values(self, most: Expr) -> None:
+        """Pass 3: tile[i] = sum over j of score[i, j] * v[j], in registers."""
+        nest = self.nest
+        acc = nest.local("sum", self.dtype, self.mr, self.width)
+        self.tile = nest.local("tile", self.dtype, self.mr, self.width)
+        with nest.loop("i2", self.mr, "unroll") as i, self._values() as e:
+            nest.store(acc, (i, e), Const(0.0, self.dtype))
+        with nest.loop("jv", most) as j:
+            for i in range(self.mr):
+                weight = nest.let(nest.load(self.score, i, j), here=True)
+                with self._values() as e:
+                    v = self.pull(self.v, (*self.head, j, e))
+                    nest.store(
+                        acc, (as_index(i), e), scalar("fma", weight, v, nest.load(acc, i, e))
+                    )
+        with nest.loop("i3", self.mr, "unroll") as i, self._values() as e:
+            nest.store(self.tile, (i, e), nest.load(acc, i, e))
+
+    def _values(self) -> AbstractContextManager[Expr]:
+        width = self.width if isinstance(self.width, int) else self.lanes
+        return self.nest.loop("e", self.width, "vector", _power(width))
+
+
+def _power(width: int) -> int:
+    """The least power of two at or above `width`: one vector for a whole row."""
+    return 1 << max(0, width - 1).bit_length()
