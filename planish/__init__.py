@@ -22,6 +22,10 @@ _NAMES = {
     "planish.frontend.transform": ("grad", "value_and_grad", "vjp"),
     "planish.frontend.api": ("compile", "interpret", "compare", "bisect"),
     "planish.frontend.models.tinygpt": ("TinyGPT",),
+    "planish.frontend.text": ("CharTokenizer", "default_corpus", "read_text"),
+    "planish.frontend.training": ("Trainer", "perplexity", "training_graph"),
+    "planish.frontend.checkpoint": ("save",),
+    "planish.frontend.pretrained": ("load_model",),
     "planish.ir.dims": ("Dim",),
     "planish.ir.graph": ("Graph",),
     "planish.ir.parse": ("parse",),
@@ -38,10 +42,11 @@ _MODULES = {
     "nn": "planish.nn",
     "numpy": "planish.numpy",
     "random": "planish.frontend.random",
+    "optim": "planish.frontend.optim",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604 - all are names
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,7 @@ def random_batch(tokens: np.ndarray, seed: int, step: int, x: np.ndarray, y: np.
     key, counter = seed % _WORD, [0, step % _WORD, 0, 0]
     raw = np.random.Philox(key=key, counter=counter).random_raw(batch)
     starts = (raw % np.uint64(len(tokens) - context)).astype(np.int64)
-    places = starts[:, None] + np.arange(context)
+    places = starts.reshape(-1, 1) + np.arange(context)
     np.take(tokens, places, out=x, mode="clip")  # in range; other modes would buffer
     np.take(tokens, places + 1, out=y, mode="clip")
 
