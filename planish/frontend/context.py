@@ -167,9 +167,7 @@ def _same(known: np.ndarray, array: np.ndarray, copy: np.ndarray) -> bool:
 
 def as_array(x: Any) -> np.ndarray:
     """Anything that holds numbers, as an array; Python floats become f32."""
-    if isinstance(x, (np.ndarray, np.generic)) and not isinstance(x, float):
-        found = np.asarray(x)
-    elif hasattr(x, "__array__") and not isinstance(x, float):
+    if hasattr(x, "__array__") and not isinstance(x, float):  # np.float64 is a float
         found = np.asarray(x)
     elif isinstance(x, (bool, int, float, list, tuple)):
         found = _from_python(x)

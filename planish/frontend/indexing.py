@@ -250,7 +250,7 @@ class Part:
                 raise UnsupportedError("x.at[mask].set takes a mask of the shape of x")
             return op("select", self.key, _like(value, x), x)
         places = parse_key(self.key, x.type.shape)
-        if any(p.kind == "flip" or p.kind == "slice" and p.step != 1 for p in places):
+        if any(p.kind == "flip" or (p.kind == "slice" and p.step != 1) for p in places):
             raise UnsupportedError("x.at[...].set takes slices of step 1; use pnp.where for others")
         old = [p for p in places if p.kind != "new"]
         if any(p.kind == "array" and p.indices.shape for p in old):

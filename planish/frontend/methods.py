@@ -70,12 +70,12 @@ class ArrayMethods:
         return self.type.dtype.itemsize
 
     @property
-    def T(self) -> Any:  # noqa: N802
+    def T(self) -> Any:
         """The axes in reverse order."""
         return transpose(self.apply, self, None)
 
     @property
-    def mT(self) -> Any:  # noqa: N802
+    def mT(self) -> Any:
         """The last two axes exchanged."""
         if self.ndim < 2:
             raise AxisError(f"mT takes an array of at least 2 axes, got {self.type}")
@@ -91,7 +91,7 @@ class ArrayMethods:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TraceError(
-            f"x[{_key_text(key)}] = ... would change a traced array, and traced arrays never change; "
+            f"x[{_key_text(key)}] = ... would change a traced array, which cannot be; "
             f"write x = x.at[{_key_text(key)}].set(...), or pnp.where(mask, new, x)"
         )
 

@@ -101,7 +101,7 @@ class SymbolicSize:
     def __index__(self) -> int:
         raise TraceError(
             f"the size {self} is symbolic, it has no number while tracing; use it in shapes, "
-            "slices, pnp.arange or arithmetic with tensors, or give the axis a fixed size in pl.spec"
+            "slices, pnp.arange or arithmetic with tensors, or fix the axis's size in pl.spec"
         )
 
     __int__ = __float__ = __index__
@@ -142,7 +142,7 @@ def plain_size(size: Any) -> AnySize:
     if isinstance(size, np.integer) or (isinstance(size, np.ndarray) and _counts(size)):
         return int(size)
     raise TraceError(
-        f"a size is an integer or comes from x.shape, got {type(size).__name__} {size!r}"
+        f"a size is an integer or comes from x.shape, got {type(size).__name__} {size!r:.40}"
     )
 
 

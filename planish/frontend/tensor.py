@@ -158,7 +158,7 @@ def apply(name: str, *operands: Any, **attrs: Any) -> Any:
             check_trace(x, trace)
     if trace is None:
         return _eager(op, operands, attrs)
-    if operands and not any(map(_is_traced, operands)):
+    if operands and not any(map(_is_traced, operands)) and not _has_size(attrs):
         return _eager(op, operands, attrs)
     nodes = _lifted(trace, op, operands)
     node = op(*nodes, **attrs)
@@ -186,6 +186,12 @@ def _is_traced(x: Any) -> bool:
     return isinstance(x, (Tensor, Parameter, SymbolicSize, Size))
 
 
+def _has_size(attrs: dict[str, Any]) -> bool:
+    """Whether a shape or a bound is symbolic."""
+    tuples = (value if isinstance(value, tuple) else (value,) for value in attrs.values())
+    return any(isinstance(item, Size) for items in tuples for item in items)
+
+
 def _plain(value: Any) -> Any:
     """An attribute as the IR keeps it."""
     if isinstance(value, SymbolicSize):
@@ -196,7 +202,7 @@ def _plain(value: Any) -> Any:
 
 
 def _lifted(trace: Trace, op: Any, operands: tuple) -> list[Any]:
-    """Operands as nodes; Python numbers stay, where the op gives them the dtype of their partner."""
+    """Operands as nodes; Python numbers stay where the op gives them their partner's dtype."""
     keeps_numbers = op.kind == "elementwise" or op.name == "concat"
     constants = [x for x in operands if isinstance(x, (np.ndarray, list, tuple))]
     nodes = [_lift(trace, x, keeps_numbers) for x in operands]
@@ -235,8 +241,9 @@ def _refuse_silent_f64(operands: tuple, floats: list) -> None:
     for x in operands:
         if isinstance(x, np.ndarray) and x.dtype == np.float64 and narrow.bits < 64:
             raise DTypeError(
-                f"{narrow} meets a constant array float64{list(x.shape)}, the result would silently "
-                f"be float64; write array.astype(np.{narrow.numpy.name}), or x.astype('f64') to mean it"
+                f"{narrow} meets a constant array float64{list(x.shape)}, which would silently "
+                f"make the result float64; write array.astype(np.{narrow.numpy.name}), or "
+                "x.astype('f64') to mean it"
             )
 
 
@@ -281,8 +288,8 @@ def _is_number(x: Any) -> bool:
 UFUNCS = {
     "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div",
     "floor_divide": "floor_div", "remainder": "mod", "mod": "mod", "negative": "neg",
-    "absolute": "abs", "fabs": "abs", "sign": "sign", "exp": "exp", "exp2": "exp2", "expm1": "expm1",
-    "log": "log", "log2": "log2", "log1p": "log1p", "sqrt": "sqrt", "sin": "sin", "cos": "cos",
+    "absolute": "abs", "fabs": "abs", "sign": "sign", "exp": "exp", "exp2": "exp2",
+    "expm1": "expm1", "log": "log", "log2": "log2", "log1p": "log1p", "sqrt": "sqrt", "sin": "sin", "cos": "cos",
     "tan": "tan", "tanh": "tanh", "square": "square", "reciprocal": "reciprocal", "floor": "floor",
     "ceil": "ceil", "rint": "round", "trunc": "trunc", "isnan": "isnan", "isinf": "isinf",
     "isfinite": "isfinite", "maximum": "maximum", "minimum": "minimum", "equal": "eq",
@@ -298,8 +305,8 @@ def from_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, options: dict[str, A
     name = ufunc.__name__
     if options.get("out") is not None:
         raise TraceError(
-            f"np.{name} into an array (out=, or `array += tensor`) would store a traced tensor in a "
-            "NumPy array; write y = array + tensor"
+            f"np.{name} into an array (out=, or `array += tensor`) would store a traced tensor "
+            "in a NumPy array; write y = array + tensor"
         )
     if method != "__call__" or any(v is not None for v in options.values()):
         how = f".{method}" if method != "__call__" else f" with {', '.join(options)}"

@@ -81,7 +81,7 @@ def trace(fn: Any, *specs: Any, donate: Mapping[int, int] | None = None) -> Grap
     with running.running():
         arguments = _arguments(fn, specs)
         inputs = [x.node for _, x in flatten(list(arguments)) if isinstance(x, Tensor)]
-        before = np.random.get_state()  # noqa: NPY002 - the question is whether somebody used it
+        before = np.random.get_state()
         given = map_leaves(lambda x: Tensor(x.node, running), list(arguments))
         result = fn(*given)
         _warn_of_random(before, running)
@@ -179,11 +179,11 @@ def _bounded(size: AnySize, maxima: dict[str, int]) -> AnySize:
 
 def _output(running: Trace, x: Any, path: str) -> Node:
     """One result as a node; arrays and numbers become constants."""
-    if x is None or isinstance(x, (str, bytes)) or callable(x) and not hasattr(x, "type"):
+    if x is None or isinstance(x, (str, bytes)) or (callable(x) and not hasattr(x, "type")):
         where = f" at {path}" if path else ""
         raise TraceError(
-            f"{running.name} returned {type(x).__name__}{where}; a traced function returns an array, "
-            "or a tuple or dict of arrays"
+            f"{running.name} returned {type(x).__name__}{where}; a traced function returns "
+            "an array, or a tuple or dict of arrays"
         )
     if isinstance(x, Tensor):
         check_trace(x, running)
@@ -201,7 +201,7 @@ def _constant(running: Trace, x: Any) -> Node:
 
 def _warn_of_random(before: Any, running: Trace) -> None:
     """Warn where NumPy's global generator was used: its numbers are now constants."""
-    after = np.random.get_state()  # noqa: NPY002
+    after = np.random.get_state()
     if before[2] != after[2] or not np.array_equal(before[1], after[1]):
         warnings.warn(
             f"NumPy's global random generator was used while tracing {running.name!r}; its numbers "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,7 +107,7 @@ def split(x: Any, /, indices_or_sections: Any, axis: int = 0) -> list[Any]:
     else:
         cuts = [plain_size(i) for i in indices_or_sections]
     bounds = [0, *cuts, size]
-    return [_part(x, place, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [_part(x, place, a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def _part(x: Any, axis: int, start: AnySize, stop: AnySize) -> Any:

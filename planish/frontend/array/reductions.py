@@ -48,7 +48,7 @@ def mean(x: Any, /, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def var(x: Any, /, axis: Any = None, correction: float = 0, keepdims: bool = False) -> Any:
-    """The variance over `axis`: squared distances from the mean, over the count less `correction`."""
+    """The variance over `axis`: squared distances over the count less `correction`."""
     return shapes.variance(apply, x, axis, keepdims, correction)
 
 

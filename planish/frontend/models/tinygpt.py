@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.array.creation import arange
-from planish.frontend.nn import functional as F  # noqa: N812 - its usual name
+from planish.frontend.indexing import index
+from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import STD, Dropout, Embedding, Linear, check_rate
 from planish.frontend.nn.module import Module, ModuleList
 from planish.frontend.nn.transformer import TransformerBlock, check_heads, make_norm
 from planish.frontend.random import fold_in
 from planish.frontend.shapes import dtype_of, shape_of
+from planish.frontend.tensor import apply
 from planish.frontend.trace import Spec, spec
 from planish.ir.dims import upper
 from planish.ir.errors import DataError, DTypeError, ShapeError
@@ -98,7 +100,8 @@ class TinyGPT(Module):
         if self.config["positions"] == "learned":
             x = x + self.wpe.weight[:length]
         elif self.config["positions"] == "sinusoidal":
-            x = x + asarray(self.sinusoids())[:length]
+            table = self.sinusoids()
+            x = x + index(apply, table, table.shape, slice(None, length))
         if key is not None:
             x = self.drop(x, fold_in(key, 0))
         for i, block in enumerate(self.h, 1):

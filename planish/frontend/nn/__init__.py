@@ -2,8 +2,20 @@
 
 from planish.frontend.nn import functional
 from planish.frontend.nn.layers import (
-    GELU, BCEWithLogitsLoss, CrossEntropyLoss, Dropout, Embedding, LayerNorm, Linear, MSELoss,
-    ReLU, RMSNorm, Sigmoid, SiLU, Softmax, Tanh,
+    GELU,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    MSELoss,
+    ReLU,
+    RMSNorm,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
 )  # fmt: skip
 from planish.frontend.nn.module import Lambda, Module, ModuleList, Sequential
 from planish.frontend.nn.transformer import MLP, MultiHeadAttention, TransformerBlock

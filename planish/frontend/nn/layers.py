@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend.nn import functional as F  # noqa: N812 - its usual name
+from planish.frontend.nn import functional as F
 from planish.frontend.nn.module import Module
 from planish.frontend.tensor import Parameter
 from planish.ir.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 
 from planish.frontend.array.creation import arange
 from planish.frontend.array.manipulation import update_slice
-from planish.frontend.nn import functional as F  # noqa: N812 - its usual name
+from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import STD, Dropout, LayerNorm, Linear, RMSNorm
 from planish.frontend.nn.module import Module
 from planish.frontend.random import fold_in
@@ -57,7 +57,8 @@ class MultiHeadAttention(Module):
         q, k, v = self._heads(self.c_attn(x), places)
         offset, drop = None, None
         if cache is not None:
-            k, v = (update_slice(old, new, 0, 0, pos, 0) for old, new in zip(cache, (k, v)))
+            k = update_slice(cache[0], k, 0, 0, pos, 0)
+            v = update_slice(cache[1], v, 0, 0, pos, 0)
             offset = pos if self.causal else None
         elif key is not None and self.training:
             drop = fold_in(key, 0)
