@@ -7,7 +7,6 @@ other axes, then whatever elementwise work is left.
 
 from __future__ import annotations
 
-from planish.passes.fuse.cost import bytes_of
 from planish.passes.fuse.partition import Part, Partition
 from planish.passes.fuse.sink import sink
 
@@ -119,6 +118,6 @@ def _kin(p: Partition, part: Part) -> tuple | None:
 
 def _related(p: Partition, a: Part, b: Part) -> bool:
     """Whether one kernel saves a read as large as a result, or little but a barrier is at stake."""
-    nodes = p.survey.nodes
-    size = max(bytes_of(nodes[v]) for v in a.outs | b.outs)
-    return size <= SMALL or any(bytes_of(nodes[r]) >= size for r in a.reads & b.reads)
+    sizes = p.survey.size
+    size = max(sizes[v] for v in a.outs | b.outs)
+    return size <= SMALL or any(sizes[r] >= size for r in a.reads & b.reads)

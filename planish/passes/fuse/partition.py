@@ -191,10 +191,10 @@ class Partition:
         """Parts reached from `start` before `goal`, or one leading to it; None: too many."""
         low, high = sorted((start.rank, goal.rank))
         seen = {q for q in step(start) if q is not goal and low < q.rank < high}
-        stack = list(seen)
+        stack = sorted(seen, key=_rank)
         while stack:
             q = stack.pop()
-            for r in step(q):
+            for r in sorted(step(q), key=_rank):  # sets of parts have no order
                 if r is goal:
                     return q
                 if r not in seen and low < r.rank < high:

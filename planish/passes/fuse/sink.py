@@ -14,7 +14,7 @@ from the storing kernel or its producers, all of which already ran before that r
 
 from __future__ import annotations
 
-from planish.passes.fuse.cost import FUNCTIONS, bytes_of
+from planish.passes.fuse.cost import FUNCTIONS
 from planish.passes.fuse.partition import MOST_BUFFERS, MOST_NODES, Part, Partition
 
 MOST_ROUNDS = 4  # two in practice
@@ -66,7 +66,7 @@ def _cones(p: Partition, part: Part, v: int, readers: list[Part]) -> list[set[in
         cone.add(i)
         found.append(set(cone))
         for r in s.reads[i]:
-            small = r in part.nodes and bytes_of(s.nodes[r]) * SMALLER <= bytes_of(s.nodes[v])
+            small = s.size[r] * SMALLER <= s.size[v]
             if r in part.nodes and r not in part.outs and r not in cone and not small:
                 pending.add(r)
     return found
@@ -98,12 +98,13 @@ def _change(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part
     """How many more bytes are stored and read."""
 
     def size(values: set[int]) -> int:
-        return sum(bytes_of(p.survey.nodes[i]) for i in values)
+        return sum(map(p.survey.size.__getitem__, values))
 
     _, outs, reads = _left(p, part, v, cone)
     change = size(outs - part.outs) - size(part.outs - outs) - size(part.reads - reads)
+    frontier = _frontier(p, cone)
     for q in readers:
-        change += size(_frontier(p, cone) - q.reads - q.nodes) - size({v})
+        change += size(frontier - q.reads - q.nodes) - size({v})
     return change
 
 

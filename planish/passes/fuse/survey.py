@@ -14,7 +14,7 @@ from planish.ir.graph import Graph
 from planish.ir.groups import COPIED_LEAVES, has_kernel, is_pull
 from planish.ir.node import Node
 from planish.ir.types import TensorType
-from planish.passes.fuse.cost import FUNCTIONS
+from planish.passes.fuse.cost import FUNCTIONS, bytes_of
 
 # Masks, index expressions and functions of one leaf longer than this are stored, not recomputed.
 LONGEST_FREE = 8
@@ -28,7 +28,8 @@ class Survey:
 
     For a core node: `inner` are the free nodes that it absorbs, `reads` the values it needs stored
     or in its own kernel, `users` the core nodes that read it. `absorbs` says what a node can
-    compute on the way to its operands. `updates` are new values of donated inputs.
+    compute on the way to its operands. `updates` are new values of donated inputs,
+    `size` the bytes of each value.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class Survey:
     users: dict[int, tuple[int, ...]]
     absorbs: tuple[int, ...]
     updates: frozenset[int]
+    size: tuple[int, ...]
 
 
 def survey(graph: Graph) -> Survey:
@@ -75,6 +77,7 @@ def survey(graph: Graph) -> Survey:
         {i: tuple(found) for i, found in users.items()},
         absorbs,
         _updates(nodes, at, donated),
+        tuple(bytes_of(n) if isinstance(n.type, TensorType) else 0 for n in nodes),
     )
 
 
