@@ -7,6 +7,7 @@ vector. Every compilation has a context of its own, so that nothing outlives it 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ if hasattr(os, "register_at_fork"):
         before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
     )
 
+_OURS = re.compile(r"planish[._]|k\d+_")  # symbols that a module defines itself
+
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 
@@ -37,6 +40,7 @@ class Library:
             empty = llvm.parse_assembly("", llvm.create_context())
             self._engine = llvm.create_mcjit_compiler(empty, machine(target))
             self._code = llvm.ObjectFileRef.from_data(code)
+            _check_symbols(self._code)
             self._engine.add_object_file(self._code)
             self._engine.finalize_object()
 
@@ -44,6 +48,17 @@ class Library:
         """Where the function `name` is."""
         with _LOCK:
             return self._engine.get_function_address(name)
+
+
+def _check_symbols(code: llvm.ObjectFileRef) -> None:
+    """CompileError if code calls what nobody defines: running it would end the process."""
+    for section in code.sections():
+        if section.name() == b".strtab":
+            names = section.data().decode("ascii", "replace").split("\0")
+            needed = [n for n in names if n and not n.startswith((".", "<")) and not _OURS.match(n)]
+            missing = [name for name in needed if not llvm.address_of_symbol(name)]
+            if missing:
+                raise CompileError(f"code needs {', '.join(missing)}, which this process lacks")
 
 
 def machine(target: Target) -> llvm.TargetMachine:

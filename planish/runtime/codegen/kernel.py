@@ -78,9 +78,9 @@ def _parameter(number: int, alone: bool, written: bool) -> str:
 
 
 def _check_dtypes(kernel: Kernel, target: Target) -> None:
-    if target.arch == "x86_64" and not target.has("f16c"):
-        if any(b.dtype == t.f16 for b in (*kernel.params, *kernel.locals)):
-            raise TargetError(f"f16 needs the feature f16c, which target {target} lacks")
+    uses_f16 = any(b.dtype == t.f16 for b in (*kernel.params, *kernel.locals))
+    if uses_f16 and target.arch == "x86_64" and not target.has("f16c"):
+        raise TargetError(f"f16 needs the feature f16c, which target {target} lacks")
 
 
 class _Kernel(Expressions):

@@ -133,14 +133,14 @@ class Memory:
         self.writer.call(name, "void", (kind, ref), _split(pointer), _mask(kind, mask))
 
     # bool is a byte in memory and a bit in a register, i4 a byte whose upper half is 0 in memory
-    # and the sign in a register; 16-bit floats move as integers
+    # and the sign in a register; f16 moves as its bits
 
     def _from_memory(self, ref: str, dtype: DType, lanes: int) -> Value:
         kind = vector_type(memory_type(dtype), lanes)
         if dtype == t.boolean:
             zero = "zeroinitializer" if lanes else "0"
             ref = self.writer.op(f"icmp ne {kind} {ref}, {zero}")
-        elif dtype in (t.f16, t.bf16):
+        elif dtype == t.f16:
             ref = self.writer.op(f"bitcast {kind} {ref} to {llvm_type(dtype, lanes)}")
         elif dtype == t.i4:
             four = "splat (i8 4)" if lanes else "4"
@@ -152,7 +152,7 @@ class Memory:
         kind = vector_type(memory_type(x.dtype), x.lanes)
         if x.dtype == t.boolean:
             return self.writer.op(f"zext {x.typed} to {kind}")
-        if x.dtype in (t.f16, t.bf16):
+        if x.dtype == t.f16:
             return self.writer.op(f"bitcast {x.typed} to {kind}")
         if x.dtype == t.i4:
             low = "splat (i8 15)" if x.lanes else "15"

@@ -267,8 +267,8 @@ class Scalars:
                 return self.cast(self.cast(x, t.f32), dtype)
             if {source, dtype} & {t.f64} and {source, dtype} & set(_NARROW):
                 return self.cast(self.cast(x, t.f32), dtype)  # in one step it were a library call
-            if dtype == t.bf16:
-                return self._to_bf16(x)
+            if t.bf16 in (source, dtype):
+                return self._to_bf16(x) if dtype == t.bf16 else self._from_bf16(x)
             opcode = "fpext" if dtype.bits > source.bits else "fptrunc"
             return self._new(f"{opcode} {x.typed} to", x, dtype, suffix=True)
         if source.is_float:
@@ -322,10 +322,12 @@ class Scalars:
         rounded = self.binary("lshr", up, self.const(16, bits))
         quiet = self.binary("or", upper, self.const(0x40, bits))
         chosen = self.select(self.compare("fcmp uno", x, x), quiet, rounded)
-        short = self.writer.op(f"trunc {chosen.typed} to {vector_type('i16', x.lanes)}")
-        return self._new(
-            f"bitcast {vector_type('i16', x.lanes)} {short} to", x, t.bf16, suffix=True
-        )
+        return self._new(f"trunc {chosen.typed} to", x, t.bf16, suffix=True)
+
+    def _from_bf16(self, x: Value) -> Value:
+        wide = self._new(f"zext {x.typed} to", x, t.i32, suffix=True)
+        bits = self.binary("shl", wide, self.const(16, wide))
+        return self._new(f"bitcast {bits.typed} to", x, t.f32, suffix=True)
 
 
 _SPECIAL: dict[str, Callable[..., Value]] = {
@@ -339,6 +341,6 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
 
 # What `Scalars.emit` knows; other scalars have a definition in planish.ir.math.
 PRIMITIVE = frozenset(
-    "add sub mul div floor_div mod neg fma min max abs sign sqrt floor ceil trunc round eq ne lt "
-    "le gt ge and or xor not shl shr umulhi select cast bitcast".split()
+    {*_FLOAT, *_INTEGER, *_ROUNDING, *_ORDERED, *_SPECIAL, *_AS_BITS}
+    | {"floor_div", "mod", "neg", "fma", "min", "max", "abs", "sqrt"}
 )

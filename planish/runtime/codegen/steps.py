@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 
 from planish.ir import types as t
 from planish.ir.loop_text import kernel_text
-from planish.ir.loops import Const, Expr, For, If, Kernel, Load, Scalar, Stmt, Var, children, scalar
+from planish.ir.loops import Const, For, Kernel, Var
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import sync_text
 from planish.runtime.codegen.text import Writer
 from planish.runtime.codegen.value import Linear
 from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.sizes import work
 from planish.runtime.target import Target
 
 # What a caller hands in: the pointer table, sizes, how often to run, memory, and where to report.
@@ -30,8 +31,6 @@ CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barri
 # Scalar operations below which a step stays on one thread: about 1 us, where a barrier of two
 # threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.
 PARALLEL_WORK = 20_000
-_FUNCTION_WORK = 20  # operations of an exp, tanh ...
-_UNKNOWN_EXTENT = 64  # of a loop whose extent is data
 
 Place = tuple[str, int, int]  # memory: a space, where it begins and ends there
 Storage = Callable[[Slot], Place]
@@ -259,57 +258,3 @@ def _aliased(step: Step, storage: Storage) -> frozenset[int]:
         if (names[i] or names[j]) and _overlap(places[i], places[j])
     ]
     return frozenset(x for pair in pairs for x in pair)
-
-
-# How much work a kernel is
-
-
-def work(kernel: Kernel) -> Expr:
-    """About how many scalar operations a kernel makes: an expression over its dimensions."""
-    return _block_work(kernel.body, {name: Var(name) for name in kernel.dims})
-
-
-def _block_work(body: tuple[Stmt, ...], env: dict[str, Expr]) -> Expr:
-    total: Expr = Const(0, t.i64)
-    for stmt in body:
-        match stmt:
-            case For(var, extent, _, inner):
-                count = bounded(extent, env)
-                total = total + count * _block_work(inner, {**env, var.name: count})
-            case If(_, inner):
-                total = total + _block_work(inner, env)
-            case _:
-                total = total + _operations(stmt)
-    return total
-
-
-def bounded(expr: Expr, env: dict[str, Expr]) -> Expr:
-    """An extent with loop variables at their extent, and what depends on data guessed."""
-    match expr:
-        case Const():
-            return expr
-        case Var(name) if name in env:
-            return env[name]
-        case Scalar("add" | "sub" | "mul" | "floor_div" | "min" | "max" as op, (a, b)):
-            return scalar(op, bounded(a, env), bounded(b, env))
-    return Const(_UNKNOWN_EXTENT, t.i64)
-
-
-def _operations(stmt: Stmt) -> int:
-    count, stack, seen = 1, list(children(stmt)), set()
-    while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Scalar) and item.dtype != t.i64:
-            count += _FUNCTION_WORK if item.op in _SLOW else 1
-        elif isinstance(item, Load):
-            count += 1
-        stack.extend(children(item))
-    return count
-
-
-_SLOW = frozenset(
-    "exp exp2 expm1 log log2 log1p tanh erf sin cos sigmoid rsqrt pow div sqrt".split()
-)

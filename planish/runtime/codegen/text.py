@@ -11,13 +11,12 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.types import DType
 
+# bf16 stays bits: where the processor has no bf16, LLVM calls a library for values of that type.
 _TYPES = {
-    t.f64: "double", t.f32: "float", t.f16: "half", t.bf16: "bfloat", t.i64: "i64", t.i32: "i32",
+    t.f64: "double", t.f32: "float", t.f16: "half", t.bf16: "i16", t.i64: "i64", t.i32: "i32",
     t.i8: "i8", t.i4: "i8", t.u32: "i32", t.u8: "i8", t.boolean: "i1",
 }  # fmt: skip
-_MANGLED = {
-    "double": "f64", "float": "f32", "half": "f16", "bfloat": "bf16", "ptr": "p0",
-}  # fmt: skip
+_MANGLED = {"double": "f64", "float": "f32", "half": "f16", "ptr": "p0"}
 
 
 @cache
@@ -28,10 +27,10 @@ def llvm_type(dtype: DType, lanes: int = 0) -> str:
 
 @cache
 def memory_type(dtype: DType) -> str:
-    """The type of an element in memory: bool is a byte; 16-bit floats move as their bits."""
+    """The type of an element in memory: bool is a byte, f16 moves as its bits."""
     if dtype == t.boolean:
         return "i8"
-    return "i16" if dtype in (t.f16, t.bf16) else _TYPES[dtype]
+    return "i16" if dtype == t.f16 else _TYPES[dtype]
 
 
 @cache
@@ -58,8 +57,8 @@ def literal(value: bool | int | float, dtype: DType) -> str:
         wrapped = int(value) & ((1 << bits) - 1)
         return str(wrapped - (1 << bits) if wrapped >> (bits - 1) else wrapped)
     if dtype in (t.f16, t.bf16):
-        bits16 = int(np.array(value, np.float32).astype(dtype.numpy).view(np.uint16))
-        return f"0x{'H' if dtype == t.f16 else 'R'}{bits16:04X}"
+        bits = int(np.array(value, np.float32).astype(dtype.numpy).view(np.uint16))
+        return f"0xH{bits:04X}" if dtype == t.f16 else str(bits)
     number = float(value)
     if dtype == t.f32:
         with np.errstate(over="ignore"):
