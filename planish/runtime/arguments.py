@@ -84,16 +84,14 @@ def _as_array(slot: Slot, where: str, x: object) -> np.ndarray:
         return x
     if isinstance(x, np.generic):
         return np.asarray(x)
-    kind = slot.type.dtype.kind
-    if not slot.type.shape and isinstance(x, (int, float)) and not isinstance(x, bool):
-        if kind == "f" or (kind in "iu" and isinstance(x, int)):
-            return _number(slot, where, x)
+    if not slot.type.shape and type(x) in ((int, float) if slot.type.dtype.is_float else (int,)):
+        return _number(slot, where, x)
     if hasattr(x, "__dlpack__") or hasattr(x, "__array__"):
         return _foreign(slot, where, x)
     raise DTypeError(f"{where}: expected an array {slot.type}, got {type(x).__name__}")
 
 
-def _number(slot: Slot, where: str, x: int | float) -> np.ndarray:
+def _number(slot: Slot, where: str, x: object) -> np.ndarray:
     try:
         return np.array(x, slot.type.dtype.numpy)
     except OverflowError:
@@ -116,20 +114,22 @@ def _foreign(slot: Slot, where: str, x: object) -> np.ndarray:
 
 
 def _bind_shape(slot: Slot, number: int, array: np.ndarray, binding: dict[str, int]) -> None:
-    wrong = f"argument {number} ({slot.name}): expected {slot.type}, got {_typed(array)}"
-    if array.ndim != slot.type.rank:
-        raise ShapeError(f"{wrong}: rank {slot.type.rank} is not {array.ndim}")
-    try:
-        bind(slot.type.shape, array.shape, binding)
-    except ShapeError as error:
-        raise ShapeError(f"{wrong}: {error}") from None
+    why: object = f"rank {slot.type.rank} is not {array.ndim}"
+    if array.ndim == slot.type.rank:
+        try:
+            return bind(slot.type.shape, array.shape, binding)
+        except ShapeError as error:
+            why = error
+    raise ShapeError(
+        f"argument {number} ({slot.name}): expected {slot.type}, got {_typed(array)}: {why}"
+    )
 
 
 def _check_compound(plan: Plan, arrays: list[np.ndarray], binding: dict[str, int]) -> None:
     """Sizes such as T+1: they must agree with T, or they say what T is."""
     for number, (slot, array) in enumerate(zip(plan.inputs, arrays, strict=True)):
         for size, found in zip(slot.type.shape, array.shape, strict=True):
-            if isinstance(size, int):
+            if isinstance(size, int) or _is_symbol(size):
                 continue
             _solve(size, found, binding)
             try:
@@ -141,6 +141,10 @@ def _check_compound(plan: Plan, arrays: list[np.ndarray], binding: dict[str, int
                     f"argument {number} ({slot.name}): expected {slot.type}, got {_typed(array)}: "
                     f"{size} is {expected} here, not {found}"
                 )
+
+
+def _is_symbol(size: Size) -> bool:
+    return len(size.terms) == 1 and len(size.terms[0][0]) == 1 and size.terms[0][1] == 1
 
 
 def _solve(size: Size, found: int, binding: dict[str, int]) -> None:
@@ -196,20 +200,22 @@ def _output(
 
 def _check_overlap(plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
     """DataError where memory that is written overlaps another argument."""
-    homes = {i: j for i, j in plan.aliases}
+    homes = dict(plan.aliases)
     spans = []
-    for number, (slot, x) in enumerate(zip(plan.inputs, inputs, strict=True)):
-        spans.append((_address(x), x.nbytes, number in homes, f"argument {number} ({slot.name})"))
-    for number, (slot, x) in enumerate(zip(plan.outputs, outputs, strict=True)):
+    for number, x in enumerate(inputs):
+        spans.append((address(x), x.nbytes, number in homes, "argument", number))
+    for number, x in enumerate(outputs):
         if number not in homes.values():
-            spans.append((_address(x), x.nbytes, True, f"out[{number}] ({slot.name})"))
-    end, owner, owner_written = 0, "", False
-    for start, size, is_written, name in sorted(span for span in spans if span[1]):
+            spans.append((address(x), x.nbytes, True, "out", number))
+    end, owner, owner_written = 0, ("", 0), False
+    for start, size, is_written, kind, number in sorted(span for span in spans if span[1]):
         if start < end and (is_written or owner_written):
-            raise DataError(f"{name} overlaps {owner}, and one of them is written; pass a copy")
+            names = [f"{k} {n}" for k, n in ((kind, number), owner)]
+            raise DataError(f"{' overlaps '.join(names)}, and one is written; pass a copy")
         if start + size > end:
-            end, owner, owner_written = start + size, name, is_written
+            end, owner, owner_written = start + size, (kind, number), is_written
 
 
-def _address(array: np.ndarray) -> int:
+def address(array: np.ndarray) -> int:
+    """Where the elements of an array are."""
     return array.__array_interface__["data"][0]

@@ -11,6 +11,7 @@ from planish.ir.errors import TokenError
 from planish.ir.loop_eval import Status, run_kernel
 from planish.runtime.arguments import bind_arguments
 from planish.runtime.plan import Plan, Slot
+from planish.runtime.sizes import element_count
 
 
 def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -27,8 +28,11 @@ def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         memory["output", j] = memory["input", i]
     for step in plan.steps:
         status: Status = []
-        given = [memory[slot.kind, slot.index] for slot in step.args]
         dims = {name: arguments.binding[name] for name in step.kernel.dims}
+        given = [
+            memory[slot.kind, slot.index].reshape(-1)[: element_count(buffer, dims)]
+            for slot, buffer in zip(step.args, step.kernel.params, strict=True)
+        ]
         run_kernel(step.kernel, given, dims, status)
         if status:
             site, index, bound = status[0]

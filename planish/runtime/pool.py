@@ -49,6 +49,7 @@ class Pool:
         self.threads = threads
         self._library = library
         self._memory = aligned(8 * _WORDS)
+        self._address = self._memory.ctypes.data
         self._lock = threading.Lock()
         self._run = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
@@ -69,17 +70,17 @@ class Pool:
 
     def _work(self, number: int) -> None:
         work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-        work(self._library.address("planish_worker"))(self._memory.ctypes.data, number)
+        work(self._library.address("planish_worker"))(self._address, number)
 
     def run(self, job: int, argument: int) -> None:
         """Run the function at address `job` as job(argument, thread, threads) on all threads."""
         with self._lock:
-            self._run(self._memory.ctypes.data, job, argument, self.threads)
+            self._run(self._address, job, argument, self.threads)
 
     def stop(self) -> None:
         """Let the workers end."""
         stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._library.address("planish_stop"))
-        stop(self._memory.ctypes.data)
+        stop(self._address)
         for worker in self._workers:
             worker.join(timeout=1.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,14 +12,15 @@ from planish.ir.dims import value
 from planish.ir.errors import DataError, TargetError, TokenError
 from planish.ir.loops import Kernel
 from planish.runtime import report
-from planish.runtime.arguments import Arguments, bind_arguments, output_arrays
+from planish.runtime.arguments import Arguments, address, bind_arguments, output_arrays
+from planish.runtime.codegen.kernel import scratch_buffers
 from planish.runtime.codegen.steps import program_module
 from planish.runtime.interpret import token_message
 from planish.runtime.llvm import Library, assembly_text, compile_text, optimised_text
-from planish.runtime.memory import check_aliases, plan_memory, storage
+from planish.runtime.memory import ALIGN, check_aliases, plan_memory, storage
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.pool import POOLS, ProcessLock, aligned
-from planish.runtime.scratch import scratch_bytes
+from planish.runtime.sizes import element_count
 from planish.runtime.target import Target, thread_count
 
 
@@ -43,6 +44,7 @@ class Program:
         self.code = compile_text(module.text, self.target)
         self._lock = ProcessLock()
         self._space: _Space | None = None
+        self._weights = [address(x) for x in plan.params]
 
     def __call__(
         self, *arrays: object, out: Sequence[object] | None = None
@@ -52,7 +54,6 @@ class Program:
 
     def bind(self, *arrays: object, out: Sequence[object] | None = None) -> Bound:
         """Check arguments and prepare a call that can be run many times."""
-        self.target.require_host()
         arguments = bind_arguments(self.plan, arrays)
         return Bound(self, arguments, output_arrays(self.plan, arguments, out))
 
@@ -66,7 +67,7 @@ class Program:
     def space(self, binding: dict[str, int]) -> _Space:
         """Memory for temporaries and scratch, large enough for `binding`; grows when needed."""
         memory = self.memory if self.memory.fixed else plan_memory(self.plan, binding)
-        scratch = max((scratch_bytes(s.kernel, binding) for s in self.plan.steps), default=0)
+        scratch = max((_scratch_bytes(kernel, binding) for kernel in self._scratchy), default=0)
         space = self._space
         if space is None or space.arena.nbytes < memory.arena or space.stride < scratch:
             old = (space.arena.nbytes, space.stride) if space else (0, 0)
@@ -75,10 +76,19 @@ class Program:
         return space
 
     @cached_property
-    def entry(self) -> tuple[Library, int]:
-        """The loaded code and the address of its main function."""
-        library = Library(self.code, self.target)
-        return library, library.address("planish_main")
+    def _scratchy(self) -> list[Kernel]:
+        return [kernel for kernel in self.kernels if scratch_buffers(kernel)]
+
+    @cached_property
+    def _library(self) -> Library:
+        self.target.require_host()
+        return Library(self.code, self.target)
+
+    @cached_property
+    def entry(self) -> tuple[int, Callable[[int, int, int], None]]:
+        """The main function: its address, and as something to call."""
+        at = self._library.address("planish_main")
+        return at, _MAIN(at)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -104,6 +114,12 @@ class Program:
         return self.bind(*arrays).profile(repeat)
 
 
+def _scratch_bytes(kernel: Kernel, binding: dict[str, int]) -> int:
+    """Bytes of the kernel's large locals, each on a cache line of its own."""
+    sizes = [element_count(b, binding) * b.dtype.itemsize for b in scratch_buffers(kernel)]
+    return sum(-(-size // ALIGN) * ALIGN for size in sizes)
+
+
 class _Space:
     """What a program needs besides its arguments; one run at a time uses it."""
 
@@ -124,25 +140,25 @@ class Bound:
         self.outputs = tuple(outputs)
         with program._lock:
             self._space = program.space(arguments.binding)
-        self._library, self._main = program.entry
+        self._main, self._alone = program.entry
         self._table = self._pointers()
         self._dims = np.array([arguments.binding[d] for d in program.dims] or [0], np.int64)
+        space = self._space
         self._call = (ctypes.c_int64 * 8)(
-            self._table.ctypes.data, self._dims.ctypes.data, 1, _at(self._space.scratch),
-            self._space.stride, ctypes.addressof(self._space.status), _at(self._space.barrier), 0,
+            address(self._table), address(self._dims), 1, address(space.scratch), space.stride,
+            ctypes.addressof(space.status), address(space.barrier), 0,
         )  # fmt: skip
         self._address = ctypes.addressof(self._call)
-        self._pool = POOLS.get(program.threads) if program.threads > 1 else None
-        self._alone = _MAIN(self._main)
 
     def _pointers(self) -> np.ndarray:
         program, plan = self.program, self.program.plan
-        arena = _at(self._space.arena)
+        arena = address(self._space.arena)
         memory = program.memory
         if not memory.fixed:
             memory = plan_memory(plan, self.arguments.binding)
-        arrays = (*self.arguments.arrays, *self.outputs, *plan.params)
-        table = [_at(x) for x in arrays] + [arena + life.offset for life in memory.lives]
+        table = [address(x) for x in (*self.arguments.arrays, *self.outputs)]
+        table += program._weights
+        table += [arena + life.offset for life in memory.lives]
         return np.array(table or [0], np.uint64)
 
     def run(self, repeat: int = 1) -> np.ndarray | tuple[np.ndarray, ...]:
@@ -155,7 +171,7 @@ class Bound:
             raise DataError(f"repeat must be a whole number of at least 1, got {repeat!r}")
         with self.program._lock:
             self._call[2] = repeat
-            if self._pool is None:
+            if self.program.threads == 1:
                 self._alone(self._address, 0, 1)
             else:
                 POOLS.get(self.program.threads).run(self._main, self._address)
@@ -173,7 +189,7 @@ class Bound:
         steps = len(self.program.plan.steps)
         ticks = np.zeros(steps + 1, np.int64)
         self._run(1)
-        self._call[7] = ticks.ctypes.data
+        self._call[7] = address(ticks)
         try:
             seconds = report.timed(lambda: self._run(repeat))
         finally:
@@ -189,7 +205,3 @@ class Bound:
 
 
 _MAIN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-
-def _at(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]

@@ -177,12 +177,12 @@ def _cgroup_quota(membership: Path, root: Path) -> float | None:
     """Cores granted by cgroup v2 (cpu.max, at any level above us) or v1 (cfs_quota), or None."""
     found = []
     for line in _read(membership).splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         inside = path.strip("/").split("/") if path.strip("/") else []
         for depth in range(len(inside), -1, -1):
             folder = "/".join(inside[:depth])
             if not controllers:
-                found.append(_ratio(*(_read(root / folder / "cpu.max").split() + ["", ""])[:2]))
+                found.append(_ratio(*[*_read(root / folder / "cpu.max").split(), "", ""][:2]))
             elif "cpu" in controllers.split(","):
                 v1 = root / "cpu" / folder
                 quota, period = _read(v1 / "cpu.cfs_quota_us"), _read(v1 / "cpu.cfs_period_us")
