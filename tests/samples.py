@@ -13,6 +13,7 @@ from tests.sample import Sample, floats, ints, sample
 from tests.samples_nn import NN_SAMPLES
 
 KEY = np.array([0x13198A2E, 0x03707344], np.uint32)
+KEYS = np.arange(6, dtype=np.uint32).reshape(3, 2)  # one for each of three rows
 SPECIALS = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -3e38], np.float32)
 LEAST = np.iinfo(np.int32).min
 POSITIVE = floats(2, 3, low=0.2, high=4.0)
@@ -215,6 +216,8 @@ VIEWS = [
 
 RANDOM = [
     *(sample("random_bits", KEY, shape=s, **EXACT) for s in ((), (7,), (2, 3, 2), (0, 3))),
+    sample("random_bits", KEYS, shape=(3, 2, 5), **EXACT),
+    sample("fold_in", KEYS, np.int64(5), **EXACT),
     sample("fold_in", KEY, np.int64(5), **EXACT),
     sample("fold_in", KEY, np.int32(-1), **EXACT),
     sample("fold_in", KEY, np.uint32(2**32 - 1), **EXACT),

@@ -8,6 +8,7 @@ from planish.ir import types as t
 from tests.sample import Sample, floats, ints, sample
 
 KEY = np.array([7, 11], np.uint32)
+KEYS = np.arange(6, dtype=np.uint32).reshape(3, 2)  # one for each of three rows
 
 
 def i32(*values: object) -> np.ndarray:
@@ -127,6 +128,7 @@ SAMPLING = [
     sample("nucleus", PROBS, np.float32(0.7), rtol=0, atol=0),
     sample("nucleus", PROBS, np.float32(0.0), rtol=0, atol=0, note=" of nothing"),
     sample("sample", floats(4, 9), KEY, np.float32(0.8), i32(5), np.float32(0.9), rtol=0, atol=0),
+    sample("sample", floats(3, 9), KEYS, np.float32(0.8), i32(5), np.float32(0.9), rtol=0, atol=0),
     sample("sample", floats(9), KEY, np.float32(0.0), i32(9), np.float32(1.0), rtol=0, atol=0),
 ]
 

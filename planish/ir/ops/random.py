@@ -3,6 +3,8 @@
 A key is u32[2]. Element i of `random_bits(key)` is Threefry of the key and the counter i, so the
 same key gives the same numbers on any machine at any thread count; a key used twice gives the same
 numbers twice. `fold_in(key, n)` is a new key, whose counters no `random_bits` ever uses.
+
+Keys may be batched, u32[K..., 2]: row k of the result is then what key k alone gives.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ DIGITS = 24  # random bits of a number in [0, 1): what an f32 holds exactly
 FOLD = 0x80000000  # first counter word of fold_in; that of random_bits is below
 
 
-def need_key(name: str, key: TensorType) -> None:
-    """Refuse what is not a key."""
-    if key != TensorType(t.u32, (2,)):
+def need_key(name: str, key: TensorType, shape: Shape | None = None) -> None:
+    """Refuse what is not a key u32[2], or keys u32[K..., 2] for a shape [K..., ...]."""
+    if key.dtype != t.u32 or key.shape[-1:] != (2,):
         raise (ShapeError if key.dtype == t.u32 else DTypeError)(
-            f"{name} takes a key, which is u32[2], got {key}"
+            f"{name} takes a key, which is u32[2], or keys u32[K..., 2], got {key}"
         )
+    if shape is not None and shape[: key.rank - 1] != key.shape[:-1]:
+        raise ShapeError(f"{name}: keys {key} do not fit the shape {list(shape)}")
 
 
 def need_shape(name: str, shape: object) -> Shape:
@@ -43,7 +47,10 @@ def need_shape(name: str, shape: object) -> Shape:
 
 
 def threefry(key: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """The first word of Threefry-2x32-20 of counters (high, low), as Random123 computes it."""
+    """The first word of Threefry-2x32-20 of counters (high, low), as Random123 computes it.
+
+    The words of the key stand on its first axis.
+    """
     rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
     schedule = [key[0], key[1], np.bitwise_xor.reduce(key) ^ np.uint32(0x1BD11BDA)]
     x, y = high + schedule[0], low + schedule[1]
@@ -62,7 +69,10 @@ def low_word(x: Any) -> np.ndarray:
 
 
 class RandomBits(Op):
-    """u32[shape] of random bits: element i, counted in row-major order, is Threefry(key, i)."""
+    """u32[shape] of random bits: element i, counted in row-major order, is Threefry(key, i).
+
+    With keys u32[K..., 2] the shape begins with K..., and each key counts from 0.
+    """
 
     name, kind, arity = "random_bits", "random", 1
     no_vjp = "random bits have no gradient"
@@ -75,24 +85,31 @@ class RandomBits(Op):
 
     def infer(self, key: TensorType, *, shape: Shape) -> TensorType:
         """u32 at `shape`."""
-        need_key(self.name, key)
-        return TensorType(t.u32, need_shape(self.name, shape))
+        need_key(self.name, key, need_shape(self.name, shape))
+        return TensorType(t.u32, shape)
 
     def ref(self, key: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
-        place = np.arange(math.prod(shape), dtype=np.int64)
+        place = np.arange(math.prod(shape[key.ndim - 1 :]), dtype=np.int64)
         with np.errstate(over="ignore"):
-            return threefry(key, low_word(place >> 32), low_word(place)).reshape(shape)
+            return threefry(words(key), low_word(place >> 32), low_word(place)).reshape(shape)
 
     def element(self, out_index: Index, reads, in_types, out_type, *, shape: Shape):
+        rows = in_types[0].rank - 1
         place: Expr = Const(0, t.i64)
-        for i, size in zip(out_index, out_type.shape, strict=True):
+        for i, size in zip(out_index[rows:], out_type.shape[rows:], strict=True):
             place = place * size_expr(size) + i
-        return bits_at(reads[0], cast_expr(place >> 32, t.u32), cast_expr(place, t.u32))
+        high, low = cast_expr(place >> 32, t.u32), cast_expr(place, t.u32)
+        return bits_at(reads[0], out_index[:rows], high, low)
 
 
-def bits_at(read, high: Expr, low: Expr) -> Expr:
-    """Threefry of a key and a counter, in loop IR."""
-    key = [read((Const(i, t.i64),)) for i in range(2)]
+def words(key: np.ndarray) -> np.ndarray:
+    """Keys [K..., 2] as [2, K..., 1]: their words, which broadcast against counters."""
+    return np.moveaxis(key, -1, 0)[..., None]
+
+
+def bits_at(read, row: Index, high: Expr, low: Expr) -> Expr:
+    """Threefry of the key in a row of keys and a counter, in loop IR."""
+    key = [read((*row, Const(i, t.i64))) for i in range(2)]
     return scalar("threefry", *key, high, low)
 
 
@@ -112,7 +129,7 @@ class FoldIn(Op):
         return super().prepare((key, data), attrs)
 
     def infer(self, key: TensorType, data: TensorType) -> TensorType:
-        """u32[2]"""
+        """The type of the key."""
         need_key(self.name, key)
         if not data.dtype.is_int or data.dtype.bits < 32 or data.shape != ():
             raise DTypeError(f"fold_in takes a key and an integer scalar, got {data}")
@@ -121,11 +138,11 @@ class FoldIn(Op):
     def ref(self, key: np.ndarray, data: np.ndarray) -> np.ndarray:
         first = np.array([FOLD, FOLD + 1], np.uint32)
         with np.errstate(over="ignore"):
-            return threefry(key, first, low_word(data))
+            return threefry(words(key), first, low_word(data))
 
     def element(self, out_index: Index, reads, in_types, out_type):
-        first = cast_expr(out_index[0], t.u32) + Const(FOLD, t.u32)
-        return bits_at(reads[0], first, cast_expr(reads[1](()), t.u32))
+        first = cast_expr(out_index[-1], t.u32) + Const(FOLD, t.u32)
+        return bits_at(reads[0], out_index[:-1], first, cast_expr(reads[1](()), t.u32))
 
 
 class Distribution(Composite):
@@ -144,7 +161,7 @@ class Distribution(Composite):
 
     def infer(self, key: TensorType, *, shape: Shape, dtype: DType) -> TensorType:
         """`dtype` at `shape`."""
-        need_key(self.name, key)
+        need_key(self.name, key, shape)
         if dtype not in (t.f32, t.f64):
             raise DTypeError(f"{self.name} makes f32 or f64, got {dtype!r}; cast the result")
         return TensorType(dtype, need_shape(self.name, shape))
@@ -195,7 +212,7 @@ class Bernoulli(Distribution):
 
     def infer(self, key: TensorType, *, p: float, shape: Shape) -> TensorType:
         """bool at `shape`."""
-        need_key(self.name, key)
+        need_key(self.name, key, shape)
         need_probability(self.name, "p", p)
         return TensorType(t.boolean, need_shape(self.name, shape))
 
@@ -219,7 +236,7 @@ class Dropout(Composite):
     def infer(self, x: TensorType, key: TensorType, *, rate: float) -> TensorType:
         """The type of x."""
         need_float(self.name, x)
-        need_key(self.name, key)
+        need_key(self.name, key, x.shape)
         need_probability(self.name, "rate", rate)
         return x
 

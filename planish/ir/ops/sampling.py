@@ -143,7 +143,8 @@ class Nucleus(Op):
 class Sample(Composite):
     """Draw an id i32[...] from each row of logits [..., V]: top-k, then temperature, then top-p.
 
-    `key` is a random key u32[2]; temperature, top_k and top_p are scalar operands, so one program
+    `key` is a random key u32[2], or u32[..., 2] with a key for each row (then a row's id does not
+    depend on the other rows); temperature, top_k and top_p are scalar operands, so one program
     serves all settings (top_k >= V and top_p >= 1 switch those off; logits equal to the k-th
     largest are all kept). A temperature below 1e-6 gives the most likely id, the lowest of equal
     ones, whatever the key. A row that has no finite maximum (NaN, or everything masked) gives -1,
@@ -180,8 +181,8 @@ class Sample(Composite):
     ) -> TensorType:
         """i32[...]"""
         _check_rows(self.name, logits)
-        if key != TensorType(t.u32, (2,)):
-            raise DTypeError(f"sample takes a key u32[2], got {key}")
+        if key not in (TensorType(t.u32, (2,)), TensorType(t.u32, (*logits.shape[:-1], 2))):
+            raise DTypeError(f"sample takes a key u32[2], or one for each row, got {key}")
         need_int(self.name, top_k)
         scalar = TensorType(logits.dtype, ())
         if temperature != scalar or top_p != scalar or top_k.shape:
