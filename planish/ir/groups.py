@@ -5,7 +5,8 @@
     map          every node is pull shaped; the outputs have one shape
     contraction  one matmul; its operands are leaves through views and casts; what depends on it is
                  elementwise of its shape, and so are the outputs
-    special      one op with a hand-shaped kernel, the only output; operands are leaves through views
+    special      one op with a hand-shaped kernel, the only output; its operands are leaves through
+                 views
     row          reductions over the last axis of arrays R+(n,), R the row space; what depends on
                  them is elementwise in R+(n,), R+(1,), R, or goes between those by reshape and
                  broadcast; the outputs have those shapes
