@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from planish.ir.dims import AnySize, upper, value
 from planish.ir.graph import Graph
 from planish.ir.node import Node
+from planish.ir.order import run_order
 from planish.ir.types import TensorType, TupleType
 
 NOMINAL = 128  # stands for a symbolic size without a maximum
@@ -74,19 +75,20 @@ def flops(graph: Graph, sizes: Sizes = None) -> int:
 def live_bytes(graph: Graph, sizes: Sizes = None) -> int:
     """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
 
-    Nodes run in the order of `graph.nodes`; a view is a name for its operand.
+    A view is a name for its operand.
     """
+    nodes = run_order(graph)
     home: dict[Node, Node] = {}
     last: dict[Node, int] = {}
-    for place, node in enumerate(graph.nodes):
+    for place, node in enumerate(nodes):
         home[node] = home[node.inputs[0]] if node.op.kind in ("view", "get") else node
         for x in node.inputs:
             last[home[x]] = place
     for x in graph.outputs:
-        last[home[x]] = len(graph.nodes)
+        last[home[x]] = len(nodes)
     ends: dict[int, int] = {}
     peak = alive = 0
-    for place, node in enumerate(graph.nodes):
+    for place, node in enumerate(nodes):
         if home[node] is node and node.op.kind != "leaf" and node in last:
             size = nbytes(node, sizes)
             alive += size
