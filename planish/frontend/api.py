@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.trace import trace
-from planish.frontend.tree import flatten, restore
+from planish.frontend.tree import flatten, is_tree, restore
 from planish.ir.errors import TraceError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
@@ -98,4 +98,6 @@ def graph_of(fn: Any, specs: Sequence[Any]) -> Graph:
 
 def flat_arguments(arrays: Sequence[Any], count: int) -> list[Any]:
     """Arguments as the flat list that a graph takes: tuples and dicts of arrays are unpacked."""
-    return list(arrays) if len(arrays) == count else [x for _, x in flatten(list(arrays))]
+    if len(arrays) == count and not any(map(is_tree, arrays)):
+        return list(arrays)
+    return [leaf for x in arrays for _, leaf in (flatten(x) if is_tree(x) else [("", x)])]

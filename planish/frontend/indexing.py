@@ -134,7 +134,7 @@ def _slice_place(item: slice, n: AnySize, axis: int) -> Place:
         raise ShapeError(f"a slice step is an integer that is not 0, got {item.step}")
     bounds = [None if b is None else plain_size(b) for b in (item.start, item.stop)]
     if isinstance(n, int) and all(b is None or isinstance(b, int) for b in bounds):
-        start, stop, step = slice(*bounds, step).indices(n)  # type: ignore[arg-type]
+        start, stop, step = slice(*bounds, step).indices(n)  # type: ignore[call-overload]
         count = len(range(start, stop, step))
         return Place("slice", start, stop if count else start, step, count)
     if step != 1:
@@ -144,9 +144,13 @@ def _slice_place(item: slice, n: AnySize, axis: int) -> Place:
         return Place("flip", count=n)
     start = 0 if bounds[0] is None else _bound(bounds[0], n, axis)
     stop = n if bounds[1] is None else _bound(bounds[1], n, axis)
-    if isinstance(stop - start, int) and stop - start < 0:
+    if _is_negative(stop - start):
         stop = start
     return Place("slice", start, stop, 1, stop - start)
+
+
+def _is_negative(size: AnySize) -> bool:
+    return isinstance(size, int) and size < 0
 
 
 def _bound(b: AnySize, n: AnySize, axis: int) -> AnySize:
@@ -159,7 +163,7 @@ def _bound(b: AnySize, n: AnySize, axis: int) -> AnySize:
             return n
         if isinstance(n, int) and _most(b) is None:
             return b  # the program refuses a run with a larger size
-        most = f", which may be {_most(b)}" if _most(b) is not None else ""
+        most = f", which may be {_most(b)}," if isinstance(b, Size) else ""
         raise ShapeError(f"slice bound {b}{most} does not fit axis {axis} of size {n}")
     low = _least(b)
     if low is not None and low < 0:
@@ -263,7 +267,7 @@ class Part:
     def add(self, value: Any) -> Any:
         """`x` with `value` added to this part; repeated indices add up."""
         x, op = self.x, self.x.apply
-        if _dtype_kind(self.key) in ("i", "u") and getattr(self.key, "shape", ()):
+        if _dtype_kind(self.key) in ("i", "u") and self.key.shape:
             wanted = (*(plain_size(n) for n in self.key.shape), *x.type.shape[1:])
             updates = broadcast_to(op, _like(value, x), wanted)
             return op("scatter_add", x, self.key, updates, axis=0)

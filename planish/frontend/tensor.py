@@ -23,13 +23,11 @@ from planish.frontend.shapes import matmul, power
 from planish.frontend.sizes import SymbolicSize, plain_size
 from planish.ir import types as t
 from planish.ir.dims import Size
-from planish.ir.errors import DTypeError, ShapeError, TraceError
+from planish.ir.errors import DTypeError, TraceError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.types import TensorType
-
-LARGEST = 2**63  # bytes of one array that addresses can count
 
 
 class Tensor(ArrayMethods):
@@ -162,7 +160,6 @@ def apply(name: str, *operands: Any, **attrs: Any) -> Any:
         return _eager(op, operands, attrs)
     nodes = _lifted(trace, op, operands)
     node = op(*nodes, **attrs)
-    _check_size(node)
     return Tensor(
         _located(node, here(trace.scope), {x for x in nodes if isinstance(x, Node)}), trace
     )
@@ -247,13 +244,6 @@ def _refuse_silent_f64(operands: tuple, floats: list) -> None:
             )
 
 
-def _check_size(node: Node) -> None:
-    """Refuse an array that no address space holds."""
-    size = node.type.size
-    if isinstance(size, int) and size * node.dtype.itemsize >= LARGEST:
-        raise ShapeError(f"{node.op.name}: {node.type} has {size} elements, more than 2^63 bytes")
-
-
 def _located(node: Node, loc: Loc, known: set[Node]) -> Node:
     """`node`, and what was made with it (casts), said to come from `loc`."""
     if node in known or node.loc is not None or node.op.name in ("input", "param", "const"):
@@ -275,7 +265,6 @@ def _eager(op: Any, operands: tuple, attrs: dict[str, Any]) -> np.ndarray:
     )
     nodes = [x if _is_number(x) else next(inputs) for x in given]
     node = op(*nodes, **attrs)
-    _check_size(node)
     graph = Graph(op.name, tuple(x for x in nodes if isinstance(x, Node)), (node,))
     return evaluate(graph, *arrays)[0]
 
@@ -289,8 +278,8 @@ UFUNCS = {
     "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div",
     "floor_divide": "floor_div", "remainder": "mod", "mod": "mod", "negative": "neg",
     "absolute": "abs", "fabs": "abs", "sign": "sign", "exp": "exp", "exp2": "exp2",
-    "expm1": "expm1", "log": "log", "log2": "log2", "log1p": "log1p", "sqrt": "sqrt", "sin": "sin", "cos": "cos",
-    "tan": "tan", "tanh": "tanh", "square": "square", "reciprocal": "reciprocal", "floor": "floor",
+    "expm1": "expm1", "log": "log", "log2": "log2", "log1p": "log1p", "sqrt": "sqrt", "sin": "sin",
+    "cos": "cos", "tan": "tan", "tanh": "tanh", "square": "square", "reciprocal": "reciprocal", "floor": "floor",
     "ceil": "ceil", "rint": "round", "trunc": "trunc", "isnan": "isnan", "isinf": "isinf",
     "isfinite": "isfinite", "maximum": "maximum", "minimum": "minimum", "equal": "eq",
     "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",

@@ -19,10 +19,10 @@ import numpy as np
 
 from planish.frontend.context import Trace, current
 from planish.frontend.sizes import SymbolicSize
-from planish.frontend.tensor import LARGEST, Parameter, Tensor, apply, check_trace
+from planish.frontend.tensor import Parameter, Tensor, apply, check_trace
 from planish.frontend.tree import flatten, map_leaves, treedef_of
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Dim, Shape, Size, Symbol, product, symbols, upper
+from planish.ir.dims import AnySize, Dim, Shape, Size, Symbol, symbols
 from planish.ir.errors import DTypeError, ShapeError, TraceError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
@@ -48,10 +48,7 @@ def spec(shape: Any, dtype: Any = "f32", name: str | None = None) -> Spec:
     listed = shape if isinstance(shape, (tuple, list)) else (shape,)
     sizes = tuple(_size(s) for s in listed)
     found = t.dtype(dtype)
-    limits = [upper(s) for s in sizes]
-    known = product(n for n in limits if n is not None)
-    if isinstance(known, int) and known * found.itemsize >= LARGEST:
-        raise ShapeError(f"spec {found}{list(sizes)}: more than 2^63 bytes")
+    OPS["input"](name="", type=TensorType(found, sizes))  # refuses what has no address
     return Spec(sizes, found, name)
 
 
@@ -81,7 +78,7 @@ def trace(fn: Any, *specs: Any, donate: Mapping[int, int] | None = None) -> Grap
     with running.running():
         arguments = _arguments(fn, specs)
         inputs = [x.node for _, x in flatten(list(arguments)) if isinstance(x, Tensor)]
-        before = np.random.get_state()
+        before = random_state()
         given = map_leaves(lambda x: Tensor(x.node, running), list(arguments))
         result = fn(*given)
         _warn_of_random(before, running)
@@ -199,10 +196,17 @@ def _constant(running: Trace, x: Any) -> Node:
     )
 
 
+def random_state() -> tuple[bytes, int]:
+    """What NumPy's global random generator will do next."""
+    state = np.random.get_state(legacy=False)
+    inner = state["state"]  # type: ignore[call-overload]
+    return inner["key"].tobytes(), inner["pos"]
+
+
 def _warn_of_random(before: Any, running: Trace) -> None:
     """Warn where NumPy's global generator was used: its numbers are now constants."""
-    after = np.random.get_state()
-    if before[2] != after[2] or not np.array_equal(before[1], after[1]):
+    after = random_state()
+    if before != after:
         warnings.warn(
             f"NumPy's global random generator was used while tracing {running.name!r}; its numbers "
             "are now constants of the program. Use pl.random with a key for fresh ones.",

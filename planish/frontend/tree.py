@@ -20,6 +20,13 @@ def _is_branch(tree: Any) -> bool:
     return isinstance(tree, (Mapping, tuple, list))
 
 
+def is_tree(x: Any) -> bool:
+    """Whether `x` holds arrays, rather than being one (a list of numbers is one)."""
+    if isinstance(x, Mapping):
+        return True
+    return isinstance(x, (tuple, list)) and any(hasattr(i, "shape") or is_tree(i) for i in x)
+
+
 def _children(tree: Any) -> list[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         if not all(isinstance(key, str) for key in tree):

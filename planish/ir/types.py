@@ -87,7 +87,8 @@ def dtype(name: object) -> DType:
     for known in DTYPES.values():
         if wanted == known.numpy:
             return known
-    raise DTypeError(f"dtype {name!r} is not supported; supported are {', '.join(DTYPES)}")
+    shown = repr(name) if wanted is None else wanted
+    raise DTypeError(f"dtype {shown} is not supported; supported are {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,11 @@ def unstack(x: Any, /, axis: int = 0) -> tuple[Any, ...]:
     """The slices along `axis`, which is dropped."""
     shape = shapes.shape_of(x)
     place = axis_of("unstack", axis, len(shape))
-    if not isinstance(shape[place], int):
-        raise ShapeError(f"unstack needs a static size, axis {place} is {shape[place]}")
+    count = shape[place]
+    if not isinstance(count, int):
+        raise ShapeError(f"unstack needs a static size, axis {place} is {count}")
     before = (slice(None),) * place
-    return tuple(index(apply, x, shape, (*before, i)) for i in range(shape[place]))
+    return tuple(index(apply, x, shape, (*before, i)) for i in range(count))
 
 
 def roll(x: Any, /, shift: int, axis: int) -> Any:

@@ -121,6 +121,8 @@ def _attention_with_dropout(
 ) -> Any:
     batch, heads, length, width = shape_of(q)
     groups, keys = shape_of(k)[1:3]
+    if not isinstance(width, int):
+        raise ShapeError(f"attention needs a static width, got {width}")
     if not isinstance(heads, int) or not isinstance(groups, int) or heads % groups:
         raise ShapeError(f"{heads} query heads are no multiple of {groups} key heads")
     q = reshape(apply, q, (batch, groups, heads // groups, length, width))
