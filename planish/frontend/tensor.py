@@ -105,6 +105,13 @@ class Parameter(ArrayMethods):
         self.name = name
         self.array = array
 
+    @classmethod
+    def blank(cls, shape: tuple[int, ...]) -> Parameter:
+        """Zeros of any shape that take no memory: a weight that is about to be loaded."""
+        found = cls(0.0)
+        found._array = np.broadcast_to(found._array, shape)
+        return found
+
     @property
     def array(self) -> np.ndarray:
         """The weight, read-only; assign a new array to change it."""

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.array.creation import arange
+from planish.frontend.checkpoint import load, read_file
 from planish.frontend.indexing import index
+from planish.frontend.generate import generate
 from planish.frontend.nn import functional as F
-from planish.frontend.nn.layers import STD, Dropout, Embedding, Linear, check_rate
+from planish.frontend.nn.layers import BLANK, STD, Dropout, Embedding, Linear, check_rate
 from planish.frontend.nn.module import Module, ModuleList
 from planish.frontend.nn.transformer import TransformerBlock, check_heads, make_norm
 from planish.frontend.random import fold_in
@@ -47,7 +49,7 @@ class TinyGPT(Module):
         num_heads: int = 4,
         max_seq_len: int = 256,
         dropout: float = 0.1,
-        seed: int = 0,
+        seed: Any = 0,
         positions: str = "learned",
         norm: str = "layer",
         mlp: str = "gelu",
@@ -62,7 +64,7 @@ class TinyGPT(Module):
         given = locals()
         self.config = {n: given[n] for n in inspect.signature(TinyGPT).parameters}
         _check(self.config)
-        rng = np.random.default_rng(seed)
+        rng = BLANK if seed is BLANK else np.random.default_rng(seed)
         self.wte = Embedding(vocab_size, embed_dim, what="token id", rng=rng)
         if positions == "learned":
             self.wpe = Embedding(max_seq_len, embed_dim, what="position", rng=rng)
@@ -79,6 +81,11 @@ class TinyGPT(Module):
         self.ln_f = make_norm(norm, embed_dim, norm_eps, bias)
         if not tie_head:
             self.lm_head = Linear(embed_dim, vocab_size, bias=False, rng=rng)
+
+    @classmethod
+    def from_pretrained(cls, path: Any) -> TinyGPT:
+        """The model in a file that `pl.save` or a checkpoint of a training wrote."""
+        return load(cls, read_file(path))
 
     def forward(self, tokens: Any, key: Any = None) -> Any:
         """Logits [B, T, V] of the token that follows each of `tokens` [B, T]."""
@@ -139,6 +146,12 @@ class TinyGPT(Module):
         return [
             (spec(shape, dtype, f"k{i}"), spec(shape, dtype, f"v{i}")) for i in range(len(self.h))
         ]
+
+    def generate(self, ids: Any, max_new_tokens: int = 50, **options: Any) -> np.ndarray:
+        """The tokens that follow `ids` [T] or [B, T]; options are those of `generate.generate`:
+        temperature, top_k, top_p, seed, use_cache, stream, stop, sliding_window, pipeline, threads.
+        """
+        return generate(self, ids, max_new_tokens, **options)
 
     def head(self, x: Any) -> Any:
         """Logits [..., V] of normalised states [..., C]."""

@@ -16,10 +16,13 @@ from planish.frontend.tensor import Parameter
 from planish.ir.errors import DataError
 
 STD = 0.02  # of initial weights, GPT-2's
+BLANK = object()  # as `rng`: weights are about to be loaded, so make none
 
 
-def normal(shape: tuple[int, ...], std: float, rng: np.random.Generator | None) -> Parameter:
+def normal(shape: tuple[int, ...], std: float, rng: Any) -> Parameter:
     """A parameter of normally distributed numbers."""
+    if rng is BLANK:
+        return Parameter.blank(shape)
     rng = rng if rng is not None else np.random.default_rng()
     return Parameter(rng.standard_normal(shape, np.float32) * np.float32(std))
 

@@ -1,0 +1,266 @@
+"""Models and trainings as files: one .safetensors file, with everything that is not an array in
+its metadata.
+
+    planish.format     "1"; a file with a higher number is refused
+    planish.model      JSON: the class and the configuration
+    planish.tokenizer  JSON, where there is a tokenizer
+    planish.training   JSON, in checkpoints of a training: steps done, and what must match
+    planish.sha256     of all of the above and of the arrays
+
+Weights have their state-dict names; optimiser state and losses begin with "training/", so that a
+checkpoint of a training loads as a model, too. Files are replaced in one step: whoever is stopped
+in the middle leaves the old one whole; a link is replaced, what it points to is not touched.
+Loading checks everything before it changes anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from planish.frontend.nn.layers import BLANK
+from planish.frontend.text import CharTokenizer
+from planish.ir import types as t
+from planish.ir.errors import ArtifactError, PlanishError
+from planish.ir.store import write_atomically
+
+FORMAT = 1
+TRAINING = "training/"  # how the names of arrays begin that are no weights
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file holds, checked to be whole."""
+
+    path: Path
+    metadata: dict[str, str]
+    arrays: dict[str, np.ndarray]
+
+    def json(self, name: str) -> Any:
+        """The value of planish.<name>, None where there is none."""
+        text = self.metadata.get(f"planish.{name}")
+        return None if text is None else strict_json(self.path, text)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The arrays that are weights of the model."""
+        return {n: x for n, x in self.arrays.items() if not n.startswith(TRAINING)}
+
+    @property
+    def tokenizer(self) -> CharTokenizer | None:
+        """The tokenizer, where there is one."""
+        text = self.metadata.get("planish.tokenizer")
+        try:
+            return None if text is None else CharTokenizer.from_json(text)
+        except PlanishError as error:
+            raise ArtifactError(f"{self.path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training between two steps. `facts` must be the same where it is resumed."""
+
+    facts: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+    losses: list[float]
+    evaluations: list[tuple[int, float]]
+
+
+# Models
+
+
+def save(model: Any, path: str | os.PathLike[str], tokenizer: CharTokenizer | None = None) -> None:
+    """Write a model (and its tokenizer) as one file, for `TinyGPT.from_pretrained`."""
+    write_file(path, model.state_dict(), model_facts(model, tokenizer))
+
+
+def model_facts(model: Any, tokenizer: CharTokenizer | None) -> dict[str, str]:
+    """The metadata that describes a model."""
+    config = {"class": type(model).__name__, "config": getattr(model, "config", {})}
+    found = {"planish.model": json.dumps(config)}
+    return found if tokenizer is None else {**found, "planish.tokenizer": tokenizer.to_json()}
+
+
+def load(cls: type[M], file: File) -> M:
+    """The model of class `cls` in a file."""
+    found = file.json("model")
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise ArtifactError(f"{file.path}: holds arrays, but no model written by planish")
+    if found.get("class") != cls.__name__:
+        raise ArtifactError(f"{file.path}: holds a {found.get('class')}, not a {cls.__name__}")
+    config = found["config"]
+    unknown = [name for name in config if name not in inspect.signature(cls).parameters]
+    if unknown:
+        raise ArtifactError(
+            f"{file.path}: {cls.__name__} has no option {', '.join(map(repr, unknown))}"
+        )
+    layers = config.get("num_layers")
+    if isinstance(layers, int) and layers > len(file.arrays):
+        raise ArtifactError(f"{file.path}: {layers} layers, but only {len(file.arrays)} arrays")
+    try:
+        model = cls(**{**config, "seed": BLANK})
+        model.config["seed"] = config.get("seed")  # type: ignore[attr-defined]
+        model.load_state_dict(file.weights)  # type: ignore[attr-defined]
+    except (PlanishError, TypeError) as error:
+        raise ArtifactError(f"{file.path}: {error}") from error
+    return model
+
+
+# Trainings
+
+
+def save_snapshot(
+    path: str | os.PathLike[str], model: Any, tokenizer: CharTokenizer | None, snapshot: Snapshot
+) -> None:
+    """Write a training, so that it can be resumed, or its model loaded."""
+    history = np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
+    arrays = {
+        **model.state_dict(),
+        **snapshot.weights,
+        **{TRAINING + name: array for name, array in snapshot.state.items()},
+        TRAINING + "losses": np.array(snapshot.losses, np.float64),
+        TRAINING + "evaluations": history,
+    }
+    metadata = {**model_facts(model, tokenizer), "planish.training": json.dumps(snapshot.facts)}
+    write_file(path, arrays, metadata)
+
+
+def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
+    """The training in a file; ArtifactError, listing every difference, unless it fits `wanted`."""
+    file = read_file(path)
+    facts = file.json("training")
+    if not isinstance(facts, dict):
+        raise ArtifactError(f"{file.path}: holds no training that could be resumed")
+    mistakes = [
+        f"{name} is {facts.get(name)} in the file, {value} here"
+        for name, value in wanted.facts.items()
+        if facts.get(name) != value
+    ]
+    arrays = {**file.weights, **{n: x for n, x in file.arrays.items() if n not in file.weights}}
+    state = {TRAINING + name: array for name, array in wanted.state.items()}
+    for name, array in {**wanted.weights, **state}.items():
+        found = arrays.get(name)
+        if found is None:
+            mistakes.append(f"missing: {name}")
+        elif (found.shape, found.dtype) != (array.shape, array.dtype):
+            mistakes.append(
+                f"{name} is {found.dtype}{list(found.shape)} in the file, "
+                f"{array.dtype}{list(array.shape)} here"
+            )
+    losses = arrays.get(TRAINING + "losses", np.zeros((0, 0)))
+    evaluations = arrays.get(TRAINING + "evaluations", np.zeros(0))
+    if losses.ndim != 1 or evaluations.shape[1:] != (2,):
+        mistakes.append("missing: the losses")
+    if mistakes:
+        raise ArtifactError(f"{file.path}: another training:\n  " + "\n  ".join(mistakes))
+    return Snapshot(
+        facts,
+        {name: arrays[name] for name in wanted.weights},
+        {name: arrays[TRAINING + name] for name in wanted.state},
+        losses.tolist(),
+        [(int(step), float(loss)) for step, loss in evaluations],
+    )
+
+
+# Files
+
+
+def write_file(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Write arrays and metadata, replacing an old file in one step."""
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    facts = {**metadata, "planish.format": str(FORMAT)}
+    facts["planish.sha256"] = digest(plain, facts)
+    write_atomically(Path(path), safetensors.numpy.save(plain, facts))
+
+
+def read_file(path: str | os.PathLike[str]) -> File:
+    """A safetensors file; ArtifactError, naming it, unless it is whole and not too new."""
+    source = Path(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no such file: {source}")
+    if not source.is_file():
+        raise ArtifactError(f"{source}: not a file")
+    try:
+        # the library checks offsets, sizes and dtypes against the file before it reads an array
+        with safetensors.safe_open(source, framework="np") as opened:
+            header = _header(source)
+            metadata = opened.metadata() or {}
+            _check_format(source, metadata)
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        for array in arrays.values():
+            t.dtype(array.dtype)
+            array.flags.writeable = False  # so that a model may share it
+    except ArtifactError:
+        raise
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{source}: not a safetensors file: {error!s:.300}") from error
+    if set(header) - {"__metadata__"} != set(arrays):
+        raise ArtifactError(f"{source}: the header names other arrays than the file holds")
+    wanted = metadata.pop("planish.sha256", None)
+    if "planish.format" in metadata and wanted != digest(arrays, metadata):
+        raise ArtifactError(f"{source}: damaged: the contents do not match their checksum")
+    return File(source, metadata, arrays)
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    found = metadata.get("planish.format")
+    if found is None or found == str(FORMAT):
+        return
+    newer = found.isdecimal() and found.isascii() and len(found) < 9 and int(found) > FORMAT
+    raise ArtifactError(
+        f"{path}: written by a newer planish, in format {found}; this one reads format {FORMAT}, "
+        "upgrade planish"
+        if newer
+        else f"{path}: unknown format {found[:20]!r}"
+    )
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header, read for what the library lets pass: a name that stands twice."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return strict_json(path, file.read(length).decode("utf-8"))
+
+
+def strict_json(path: Path, text: str) -> Any:
+    """JSON without doubled names, NaN or endless numbers and nesting; ArtifactError for others."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise ValueError(f"{twice!r} stands twice")
+        return found
+
+    def refused(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=members, parse_constant=refused)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: bad JSON: {error!s:.200}") from error
+
+
+def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """A checksum of everything in a file."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        found.update(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
+    return found.hexdigest()

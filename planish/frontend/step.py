@@ -1,0 +1,174 @@
+"""A training step as one graph, and the two ways to run it: native code and the interpreter.
+
+    tokens, targets, step, lr, [key], optimiser state, weights
+        -> loss, gradient norm, new weights, new optimiser state
+
+Forward pass, gradients, clipping and update are one graph, hence one native call. Weights and
+optimiser state are donated: they are updated where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.api import compile
+from planish.frontend.nn import functional as F
+from planish.frontend.optim import Optimizer, clip_by_global_norm
+from planish.frontend.random import fold_in
+from planish.frontend.trace import spec, trace
+from planish.ir import types as t
+from planish.ir.errors import GradientError
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.ir.node import OPS, Loc, Node
+from planish.ir.types import TensorType
+from planish.passes.autodiff import grad, leaf
+from planish.passes.lift import LiftParams
+from planish.passes.pipeline import Pipeline
+from planish.passes.rewrite import placed
+
+Loss = Callable[..., Any]  # (logits, targets) -> a scalar
+LR = TensorType(t.f32, ())
+
+
+class Objective:
+    """A model's loss as a function to trace: by `loss(logits, targets)`, or the model's own."""
+
+    def __init__(self, model: Any, loss: Loss | None = None):
+        self.model, self.loss = model, loss
+        self.__name__ = f"{type(model).__name__}_loss"
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """The model's."""
+        return self.model.named_parameters()
+
+    def forward(self, tokens: Any, targets: Any, step: Any = None, key: Any = None) -> Any:
+        """The loss; with a key, dropout differs from step to step."""
+        options = {} if key is None else {"key": fold_in(key, step)}
+        if self.loss is None and hasattr(self.model, "loss"):
+            return self.model.loss(tokens, targets, **options)
+        return (self.loss or F.cross_entropy)(self.model(tokens, **options), targets)
+
+    __call__ = forward
+
+
+@contextmanager
+def mode(model: Any, training: bool) -> Iterator[None]:
+    """Trace in training or evaluation mode; every module gets its own mode back."""
+    before = [(module, module.training) for _, module in model.named_modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:  # from the outside in: `train` sets all that is inside
+            module.train(was)
+
+
+def loss_graph(model: Any, batch: Any, context: Any, loss: Loss | None = None) -> Graph:
+    """The loss of tokens and targets i32 [batch, context], without dropout."""
+    ids = spec((batch, context), "i32")
+    with mode(model, training=False):
+        return trace(Objective(model, loss), ids, ids)
+
+
+def drops(model: Any) -> bool:
+    """Whether anything in the model is dropped at random."""
+    return any(getattr(module, "rate", 0) for _, module in model.named_modules())
+
+
+def training_graph(
+    model: Any, optimizer: Optimizer, batch: int, context: int, clip: float | None = 1.0,
+    loss: Loss | None = None,
+) -> Graph:  # fmt: skip
+    """One step of training on tokens and targets i32 [batch, context]; see the module docstring.
+
+    The input `step` (i64) counts from 1. Where loss or gradients are not finite, weights and state
+    stay as they are. The loss is output 0, the norm of all gradients before clipping output 1.
+    """
+    ids = spec((batch, context), "i32")
+    key = [spec((2,), "u32")] if drops(model) else []
+    with mode(model, training=True):
+        forward = trace(Objective(model, loss), ids, ids, spec((), "i64"), *key)
+    names = [name for name, array in forward.params.items() if t.dtype(array.dtype).is_float]
+    weights = dict(model.named_parameters())
+    names = [name for name in names if name in weights]
+    if not names:
+        raise GradientError(f"{forward.name} reads no parameter of {type(model).__name__}")
+    backward = grad(forward, names)
+    lr = OPS["input"](name="lr", type=LR)
+    outputs, state = _updated(backward, names, optimizer, lr, clip)
+    inputs = (*forward.inputs[:3], lr, *forward.inputs[3:], *state)
+    graph = Graph(f"{type(model).__name__}_step", inputs, outputs, forward.params)
+    return _donating(LiftParams(tuple(names))(graph), names, [x.attrs["name"] for x in state])
+
+
+def _updated(
+    graph: Graph, names: Sequence[str], optimizer: Optimizer, lr: Node, clip: float | None
+) -> tuple[tuple[Node, ...], list[Node]]:
+    """The outputs of a step from a graph of loss and gradients, and the inputs of the state."""
+    loss, *found = graph.outputs
+    params = {name: leaf(graph, name) for name in names}
+    grads, norm = clip_by_global_norm(dict(zip(names, found, strict=True)), clip)
+    state = {
+        name: OPS["input"](name=f"{type(optimizer).__name__}.{name}", type=TensorType(x, shape))
+        for name, x, shape in _state_types(optimizer, params)
+    }
+    new, kept = optimizer.update(params, grads, state, graph.inputs[2], lr)
+    healthy = OPS["logical_and"](OPS["isfinite"](loss), OPS["isfinite"](norm))
+    new = {name: OPS["select"](healthy, x, params[name]) for name, x in new.items()}
+    kept = {name: OPS["select"](healthy, x, state[name]) for name, x in kept.items()}
+    here = Loc(__file__, 0, scope=type(optimizer).__name__)
+    known = {*graph.nodes, *params.values(), *state.values(), lr}
+    return placed((loss, norm, *new.values(), *kept.values()), known, here), list(state.values())
+
+
+def _state_types(optimizer: Optimizer, params: Mapping[str, Node]) -> Iterator[tuple]:
+    for name, x in params.items():
+        for slot in optimizer.slots:
+            yield f"{slot}.{name}", x.dtype, x.shape
+
+
+def _donating(graph: Graph, names: Sequence[str], state: Sequence[str]) -> Graph:
+    """The graph with weights and state as donated inputs, and names for its outputs."""
+    places = {x.attrs["name"]: i for i, x in enumerate(graph.inputs)}
+    donated = [*names, *state]
+    return replace(
+        graph,
+        aliases=tuple((places[name], 2 + j) for j, name in enumerate(donated)),
+        treedef=("loss", "grad_norm", *(f"new/{name}" for name in donated)),
+    )
+
+
+class Native:
+    """A graph as native code, bound to arrays once."""
+
+    def __init__(
+        self, graph: Graph, arrays: Sequence[np.ndarray], pipeline: str | Pipeline,
+        threads: int | None,
+    ):  # fmt: skip
+        self.program = compile(graph, pipeline=pipeline, threads=threads)
+        self._bound = self.program.bind(*arrays)
+
+    def run(self) -> tuple[np.ndarray, ...]:
+        """The outputs; one native call. Donated arrays are updated in place."""
+        self._bound.run()
+        return self._bound.outputs
+
+
+class Interpreted:
+    """A graph on the reference interpreter, at the float width of the arrays."""
+
+    def __init__(self, graph: Graph, arrays: Sequence[np.ndarray], dtype: t.DType):
+        self._graph, self._arrays, self._dtype = graph, arrays, dtype
+
+    def run(self) -> tuple[np.ndarray, ...]:
+        """The outputs; donated arrays are updated in place."""
+        found = evaluate(self._graph, *self._arrays, dtype=self._dtype)
+        for i, j in self._graph.aliases:
+            self._arrays[i][...] = found[j]
+        return found

@@ -1,0 +1,370 @@
+"""Training: a `Trainer` holds weights and optimiser state, and runs one native call per step.
+
+    trainer = Trainer(model, AdamW(), schedule=cosine(1e-3, 1e-4, 100, 2000), batch=12)
+    trainer.fit(tokens, steps=2000)
+    trainer.evaluate(validation)
+
+Step n depends on the weights and state before it, the seed and n alone. So a training that is
+stopped, saved and resumed gives bitwise what one that was never stopped gives.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.checkpoint import Snapshot, load_snapshot, save_snapshot
+from planish.frontend.data import (
+    IGNORED,
+    as_tokens,
+    check_ids,
+    check_length,
+    random_batch,
+    windows,
+)
+from planish.frontend.optim import AdamW, Optimizer
+from planish.frontend.progress import progress_bar, uninterrupted
+from planish.frontend.random import key
+from planish.frontend.step import (
+    Interpreted,
+    Loss,
+    Native,
+    loss_graph,
+    training_graph,
+)
+from planish.frontend.text import CharTokenizer
+from planish.ir import types as t
+from planish.ir.errors import DataError, DTypeError, ShapeError
+from planish.ir.graph import Graph
+from planish.passes.lift import LiftParams
+from planish.passes.pipeline import Pipeline
+
+BACKENDS = ("native", "interpret")
+Engine = Native | Interpreted
+
+
+class Trainer:
+    """Trains a language model on random pieces of a text.
+
+    `losses` has the loss of every step, `evaluations` has (steps done, validation loss),
+    `grad_norm` is that of the last step, before clipping. `backend="interpret"` runs the
+    same graph on the reference interpreter, in `dtype` if one is given.
+    """
+
+    def __init__(
+        self, model: Any, optimizer: Optimizer | None = None,
+        schedule: Callable[[int], float] | None = None, loss: Loss | None = None, *,
+        clip: float | None = 1.0, batch: int = 12, context: int | None = None, seed: int = 0,
+        tokenizer: CharTokenizer | None = None, pipeline: str | Pipeline = "train",
+        threads: int | None = None, backend: str = "native", dtype: Any = None,
+    ):  # fmt: skip
+        if backend not in BACKENDS or (backend == "native" and dtype is not None):
+            raise DataError(
+                f"backend is one of {', '.join(BACKENDS)}, and only interpret takes a dtype; got "
+                f"backend={backend!r}, dtype={dtype!r}"
+            )
+        self.model = model
+        self.optimizer = optimizer if optimizer is not None else AdamW()
+        self.schedule = schedule
+        self.loss, self.clip, self.seed = loss, clip, _whole("seed", seed, -math.inf)
+        self.batch = _whole("batch", batch, 1)
+        self._config: dict[str, Any] = getattr(model, "config", {})
+        self.context = _whole("context", context or self._config.get("max_seq_len"), 1)
+        self.vocab_size: int | None = self._config.get("vocab_size")
+        self.tokenizer, self.pipeline, self.threads = tokenizer, pipeline, threads
+        self.dtype = t.dtype(dtype) if dtype is not None else None
+        self.backend = backend
+        self.losses: list[float] = []
+        self.evaluations: list[tuple[int, float]] = []
+        self.grad_norm = math.nan
+        self.graph = training_graph(model, self.optimizer, self.batch, self.context, clip, loss)
+        self._parameters = dict(model.named_parameters())
+        self._given: dict[str, np.ndarray] = {}  # what the model's parameters were last set to
+        self.arrays = self._allocated()
+        self._take_weights()
+
+    # state
+
+    @property
+    def steps(self) -> int:
+        """The number of steps done."""
+        return len(self.losses)
+
+    def _allocated(self) -> dict[str, np.ndarray]:
+        """An array for each input of the graph, by name: they live as long as the trainer."""
+        arrays = {}
+        for x in self.graph.inputs:
+            wide = self.dtype if self.dtype is not None and x.dtype.is_float else x.dtype
+            arrays[x.attrs["name"]] = np.zeros(x.shape, wide.numpy)
+        if "key" in arrays:
+            arrays["key"][...] = key(self.seed)
+        return arrays
+
+    @cached_property
+    def _donated(self) -> list[str]:
+        """The names of weights and optimiser state: what a step changes."""
+        return [self.graph.inputs[i].attrs["name"] for i, _ in self.graph.aliases]
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """The names of the parameters that are trained."""
+        return [name for name in self._donated if name in self._parameters]
+
+    @cached_property
+    def state_names(self) -> list[str]:
+        """The names of the optimiser's state."""
+        return [name for name in self._donated if name not in self._parameters]
+
+    def _take_weights(self) -> None:
+        """Read the model's parameters where somebody else has set them."""
+        for name in self.trained:
+            array = self._parameters[name].array
+            if array is not self._given.get(name):
+                if array.shape != self.arrays[name].shape:
+                    raise ShapeError(
+                        f"{name} is {list(array.shape)} now, the trainer was made for "
+                        f"{list(self.arrays[name].shape)}"
+                    )
+                self.arrays[name][...] = array
+                self._given[name] = array
+
+    def _give_weights(self) -> None:
+        """Set the model's parameters to copies of the trained arrays."""
+        for name in self.trained:
+            parameter = self._parameters[name]
+            parameter.array = self.arrays[name].astype(parameter.dtype)
+            self._given[name] = parameter.array
+
+    # running
+
+    def _engine(self, graph: Graph, arrays: list[np.ndarray], pipeline: str | Pipeline) -> Engine:
+        if self.backend == "native":
+            return Native(graph, arrays, pipeline, self.threads)
+        return Interpreted(graph, arrays, self.dtype or t.f32)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The step, compiled and bound to the trainer's arrays."""
+        return self._engine(self.graph, list(self.arrays.values()), self.pipeline)
+
+    @cached_property
+    def _evaluator(self) -> tuple[Engine, np.ndarray, np.ndarray]:
+        """The loss on the trainer's weights, and the arrays of its tokens and targets."""
+        graph = loss_graph(self.model, self.batch, self.context, self.loss)
+        graph = LiftParams(tuple(n for n in graph.params if n in self.trained))(graph)
+        x, y = np.zeros((2, self.batch, self.context), np.int32)
+        arrays = [x, y, *(self.arrays[n.attrs["name"]] for n in graph.inputs[2:])]
+        return self._engine(graph, arrays, "O2"), x, y
+
+    def _rate(self) -> float:
+        """The learning rate of the step to come."""
+        return self.schedule(self.steps) if self.schedule else self.optimizer.lr
+
+    def _run(self, nan: str) -> float:
+        """One step on the batch in the arrays; the trainer's state changes whole, or not at all."""
+        rate = self._rate()
+        if not math.isfinite(rate):
+            raise DataError(f"the schedule gives {rate!r} for step {self.steps}")
+        self.arrays["lr"][...] = rate
+        self.arrays["step"][...] = self.steps + 1
+        engine = self.engine
+        with uninterrupted():
+            loss, norm = map(float, engine.run()[:2])
+            if math.isfinite(loss) and math.isfinite(norm):
+                self._count(loss, norm)
+                return loss
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+        message = f"{what} at step {self.steps + 1}; the weights are still those before this step"
+        if nan == "stop":
+            raise DataError(f"{message}. Try a smaller learning rate, or clip=1.0")
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        self._count(loss, norm)
+        return loss
+
+    def _count(self, loss: float, norm: float) -> None:
+        self.grad_norm = norm
+        self.losses.append(loss)
+
+    def step(self, x: Any, y: Any, nan: str = "stop") -> float:
+        """One step on tokens x and targets y [batch, context]; the loss before the update."""
+        _check_nan(nan)
+        for name, given in (("tokens", x), ("targets", y)):
+            array = np.asarray(given)
+            if array.shape != (self.batch, self.context):
+                raise ShapeError(
+                    f"{name} are [{self.batch}, {self.context}] (batch, context), "
+                    f"got {list(array.shape)}"
+                )
+            check_ids(array, self.vocab_size, IGNORED if name == "targets" else None)
+            self.arrays[name][...] = array
+        self._take_weights()
+        loss = self._run(nan)
+        self._give_weights()
+        return loss
+
+    def fit(
+        self, text: Any, steps: int, *, validation: Any = None, evaluate_every: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 0,
+        nan: str = "stop", progress: bool | None = None,
+        on_step: Callable[[Trainer], object] | None = None,
+    ) -> list[float]:  # fmt: skip
+        """Train for `steps` more steps on `text` (a str, or tokens); the losses of these steps.
+
+        `validation` is evaluated every `evaluate_every` steps, and at the end. `checkpoint` is
+        written every `checkpoint_every` steps, at the end, and on Ctrl-C. `nan` says what a loss
+        that is not finite does: "stop", or "warn" and go on without that step's update.
+        """
+        _check_nan(nan)
+        end = self.steps + _whole("steps", steps, 0)
+        tokens = self._tokens(text)
+        held = None if validation is None else self._tokens(validation, "the validation text", 1)
+        started, first = time.perf_counter(), self.steps
+        self._take_weights()
+        try:
+            with progress_bar("train", steps, progress) as report:
+                while self.steps < end:
+                    random_batch(tokens, self.seed, self.steps, *self._batch)
+                    loss = self._run(nan)
+                    speed = (self.steps - first) / (time.perf_counter() - started)
+                    report(self.steps - first, f"loss {loss:.4f}  {speed:.1f} steps/s")
+                    if held is not None and _due(self.steps, evaluate_every, end):
+                        self.evaluations.append((self.steps, self._mean_loss(held)))
+                    if checkpoint is not None and _due(self.steps, checkpoint_every, end):
+                        self._save_good(checkpoint)
+                    if on_step is not None:
+                        self._give_weights()
+                        on_step(self)
+                        self._take_weights()
+        except KeyboardInterrupt:
+            if checkpoint is not None and self.steps > first:
+                self._save_good(checkpoint)
+            raise
+        finally:
+            with uninterrupted():
+                self._give_weights()
+        return self.losses[first:]
+
+    @property
+    def _batch(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.arrays["tokens"], self.arrays["targets"]
+
+    def _tokens(self, text: Any, what: str = "the text", least: int = 0) -> np.ndarray:
+        """Tokens of a str or of an array; refused where they are too few or not the model's."""
+        if isinstance(text, str):
+            if self.tokenizer is None:
+                raise DTypeError("text needs Trainer(..., tokenizer=...); or give encoded tokens")
+            text = self.tokenizer.encode(text)
+        tokens = as_tokens(text, self.vocab_size)
+        check_length(tokens, least or self.context, what)
+        return tokens
+
+    def evaluate(self, text: Any) -> float:
+        """The mean loss over all of `text` (a str, or tokens): each token but the first, once."""
+        tokens = self._tokens(text, least=1)
+        self._take_weights()
+        return self._mean_loss(tokens)
+
+    def _mean_loss(self, tokens: np.ndarray) -> float:
+        return mean_loss(*self._evaluator, tokens)
+
+    # files
+
+    def snapshot(self) -> Snapshot:
+        """All that the next step depends on, and the losses so far; the arrays are not copied."""
+        facts = {
+            "class": type(self.model).__name__,
+            "config": {n: x for n, x in self._config.items() if n not in ("seed", "dtype")},
+            "optimizer": repr(self.optimizer),
+            "clip": self.clip,
+            "batch": self.batch,
+            "context": self.context,
+            "seed": self.seed,
+        }
+        weights = {name: self.arrays[name] for name in self.trained}
+        state = {name: self.arrays[name] for name in self.state_names}
+        return Snapshot(facts, weights, state, self.losses, self.evaluations)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint: a file for `resume`, which also loads as a model."""
+        self._take_weights()
+        with uninterrupted():
+            save_snapshot(path, self.model, self.tokenizer, self.snapshot())
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint; where it does not fit, ArtifactError, and nothing changes."""
+        found = load_snapshot(path, self.snapshot())
+        with uninterrupted():
+            for name, array in {**found.weights, **found.state}.items():
+                self.arrays[name][...] = array
+            self.losses, self.evaluations = found.losses, found.evaluations
+            self._give_weights()
+
+    def _save_good(self, path: str | os.PathLike[str]) -> None:
+        """Save, unless the last loss was not finite: then the last good checkpoint stays."""
+        if not self.losses or math.isfinite(self.losses[-1]):
+            self.save(path)
+
+    def plot(self, path: str | os.PathLike[str]) -> Path:
+        """Draw the losses into a .png or .svg file; needs matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise DataError(
+                "plots need matplotlib: pip install 'planish[plot]' brings it"
+            ) from error
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", ylabel="loss")
+        axes.plot(range(1, len(self.losses) + 1), self.losses, lw=0.8, label="training")
+        if self.evaluations:
+            axes.plot(*zip(*self.evaluations, strict=True), "o-", ms=3, label="validation")
+        axes.legend()
+        figure.savefig(path)
+        return Path(path)
+
+
+def _due(done: int, every: int, end: int) -> bool:
+    return done == end or bool(every and done % every == 0)
+
+
+def _check_nan(nan: str) -> None:
+    if nan not in ("stop", "warn"):
+        raise DataError(f"nan is stop or warn, got {nan!r}")
+
+
+def _whole(name: str, value: Any, least: float) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        at = f" of at least {least}" if least > -math.inf else ""
+        raise DataError(f"{name} is a whole number{at}, got {value!r}")
+    return int(value)
+
+
+def mean_loss(engine: Engine, x: np.ndarray, y: np.ndarray, tokens: np.ndarray) -> float:
+    """The mean loss over all tokens but the first, by an engine that reads x and y."""
+    total = 0.0
+    for tokens_in, targets, count in windows(tokens, *x.shape):
+        x[...], y[...] = tokens_in, targets
+        total += float(engine.run()[0]) * count
+    return total / (len(tokens) - 1)
+
+
+def perplexity(
+    model: Any, text: Any, *, tokenizer: CharTokenizer | None = None, batch: int = 8,
+    context: int | None = None, pipeline: str | Pipeline = "O2", threads: int | None = None,
+) -> float:  # fmt: skip
+    """exp of the mean loss of `model` over all of `text` (tokens; a str with a tokenizer)."""
+    config = getattr(model, "config", {})
+    context = _whole("context", context or config.get("max_seq_len"), 1)
+    tokens = as_tokens(tokenizer.encode(text) if tokenizer else text, config.get("vocab_size"))
+    check_length(tokens, 1)
+    x, y = np.zeros((2, _whole("batch", batch, 1), context), np.int32)
+    engine = Native(loss_graph(model, *x.shape), [x, y], pipeline, threads)
+    return math.exp(mean_loss(engine, x, y, tokens))
