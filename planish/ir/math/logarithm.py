@@ -96,7 +96,7 @@ def log(dtype: DType) -> Function:
 
 
 def log2(dtype: DType) -> Function:
-    """Logarithm to base 2. f32: at most 1.7 ulp, exact for powers of 2."""
+    """Logarithm to base 2. f32: at most 1.8 ulp, exact for powers of 2."""
     body = Body("log2", FORMATS[dtype])
     x = Var("x", dtype)
     e, rest = log_parts(body, x)
