@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate
 
 from planish.ir.dims import AnySize, upper, value
 from planish.ir.graph import Graph
@@ -14,6 +15,7 @@ from planish.ir.node import Node
 from planish.ir.order import run_order
 from planish.ir.types import TensorType, TupleType
 
+FREE = ("cast", "stop_gradient", "again")  # elementwise, but no arithmetic
 NOMINAL = 128  # stands for a symbolic size without a maximum
 Sizes = Mapping[str, int] | None
 
@@ -67,7 +69,7 @@ def flops(graph: Graph, sizes: Sizes = None) -> int:
             total += 2 * keys * both // (2 if node.attrs["causal"] else 1)
         elif node.op.kind in ("reduction", "special", "composite"):
             total += max(elements(x.type, sizes) for x in (node, *node.inputs))
-        elif node.op.kind == "elementwise" and node.op.name not in ("cast", "stop_gradient"):
+        elif node.op.kind == "elementwise" and node.op.name not in FREE:
             total += elements(node.type, sizes)
     return total
 
@@ -75,24 +77,22 @@ def flops(graph: Graph, sizes: Sizes = None) -> int:
 def live_bytes(graph: Graph, sizes: Sizes = None) -> int:
     """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
 
-    A view is a name for its operand.
+    A view is a name for its operand; the results of a fused node live and die one by one.
     """
     nodes = run_order(graph)
+    place = {node: i for i, node in enumerate(nodes)}
     home: dict[Node, Node] = {}
     last: dict[Node, int] = {}
-    for place, node in enumerate(nodes):
-        home[node] = home[node.inputs[0]] if node.op.kind in ("view", "get") else node
+    for node in nodes:
+        home[node] = home[node.inputs[0]] if node.op.kind == "view" else node
         for x in node.inputs:
-            last[home[x]] = place
+            last[home[x]] = place[node]
     for x in graph.outputs:
         last[home[x]] = len(nodes)
-    ends: dict[int, int] = {}
-    peak = alive = 0
-    for place, node in enumerate(nodes):
-        if home[node] is node and node.op.kind != "leaf" and node in last:
-            size = nbytes(node, sizes)
-            alive += size
-            ends[last[node]] = ends.get(last[node], 0) + size
-        peak = max(peak, alive)
-        alive -= ends.pop(place, 0)
-    return peak
+    change = [0] * (len(nodes) + 2)
+    for node, end in last.items():
+        if node.op.kind != "leaf" and not isinstance(node.type, TupleType):
+            start = place[node.inputs[0]] if node.op.kind == "get" else place[node]
+            change[start] += nbytes(node, sizes)
+            change[end + 1] -= nbytes(node, sizes)
+    return max(accumulate(change))

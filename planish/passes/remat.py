@@ -7,8 +7,9 @@
     %9 = transpose(%1, perm=(1, 0)) : f32[256, 512]
 becomes
     ...
-    %9 = sin(%0) : f32[512, 256]
-    %10 = transpose(%9, perm=(1, 0)) : f32[256, 512]
+    %9 = again(%0) : f32[512, 256]
+    %10 = sin(%9) : f32[512, 256]
+    %11 = transpose(%10, perm=(1, 0)) : f32[256, 512]
 
 where `%0` is needed later anyway, so that keeping `%1` too would cost memory and saves one cheap
 loop. As in AOTAutograd's partitioner (torch/_functorch/partitioners.py), the values to keep are a
@@ -23,10 +24,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from planish.ir.graph import Graph
-from planish.ir.node import Node
+from planish.ir.node import OPS, Node
 from planish.ir.ops.arithmetic import Pow
 from planish.ir.ops.functions import FloatUnary
 from planish.ir.views import min_cut
+from planish.passes.fuse import fuse
 from planish.passes.measure import live_bytes, nbytes
 from planish.passes.rewrite import walk
 
@@ -37,20 +39,23 @@ BUDGET = 1 << 30  # bytes; models whose training fits in 1 GiB recompute nothing
 class Remat:
     """Recompute as little as brings the estimated peak of memory to at most `budget` bytes.
 
-    The forward pass is what output number `loss` depends on.
+    The forward pass is what output number `loss` depends on. What counts is the peak after fusion,
+    which itself avoids storing much.
     """
 
     budget: int = BUDGET
     loss: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
-        best, peak = graph, live_bytes(graph)
+        if live_bytes(graph) <= self.budget:
+            return graph
+        best, least = graph, live_bytes(fuse(graph))
         for cheap in LEVELS:
-            if peak <= self.budget:
+            if least <= self.budget:
                 break
             found = recomputed(graph, self.loss, cheap)
-            if live_bytes(found) < peak:
-                best, peak = found, live_bytes(found)
+            if (peak := live_bytes(fuse(found))) < least:
+                best, least = found, peak
         return best
 
 
@@ -84,11 +89,16 @@ def recomputed(graph: Graph, loss: int, cheap: Cheap) -> Graph:
     saved = kept(forward, needed, cheap)
     again: dict[Node, Node] = {}
     for node in walk(needed, saved):
-        inputs = tuple(again.get(x, x) for x in node.inputs)
+        inputs = tuple(reread(x) if x in saved else again[x] for x in node.inputs)
         again[node] = Node(node.op, inputs, node.attrs, node.type, node.loc)
     for node in later:
         again[node] = node.with_inputs(tuple(again.get(x, x) for x in node.inputs))
     return graph.with_outputs(tuple(x if x in forward else again.get(x, x) for x in graph.outputs))
+
+
+def reread(x: Node) -> Node:
+    """A saved value, to compute from; fusion leaves this read where it is."""
+    return x if x.op.kind == "leaf" else OPS["again"](x).at(x.loc)
 
 
 def kept(forward: dict[Node, None], needed: list[Node], cheap: Cheap) -> set[Node]:

@@ -21,6 +21,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
+from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.kernels.attention import attention_kernel
@@ -56,7 +57,7 @@ SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
 def lower(graph: Graph, target: Target) -> Plan:
     """The plan of a graph whose composites have been expanded (but for those of `SPECIAL`)."""
     work = Lowering(graph, target)
-    for node in graph.nodes:
+    for node in run_order(graph):
         if node.op.kind not in ("leaf", "get"):
             work.add(node)
     work.finish_outputs()

@@ -300,6 +300,22 @@ class StopGradient(Elementwise):
         return (None,)
 
 
+class Again(Elementwise):
+    """x, to compute something again from: fusion keeps that apart from the kernel that made x.
+
+    `remat` puts it in, so that what is recomputed late is not computed early and kept after all.
+    """
+
+    name, arity, domain = "again", 1, "any"
+    function = staticmethod(np.copy)
+
+    def scalar(self, x: Expr) -> Expr:
+        return x
+
+    def vjp(self, y: Node, dy: Node, x: Node) -> Grads:
+        return (dy,)
+
+
 floor = register(Floor)
 ceil = register(Ceil)
 round_ = register(Round)
@@ -324,3 +340,4 @@ tanh = register(Tanh)
 erf = register(Erf)
 sigmoid = register(Sigmoid)
 stop_gradient = register(StopGradient)
+again = register(Again)

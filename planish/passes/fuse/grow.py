@@ -113,7 +113,9 @@ def _kin(p: Partition, part: Part) -> tuple | None:
         group, _ = p.check(part.nodes, part.outs)
         first = group.reductions[0]
         return ("reduce", first.attrs["axes"], first.inputs[0].shape, first.shape)
-    return ("map", part.shape) if part.kind == "map" else None
+    if part.kind != "map" or not p.again.isdisjoint(part.nodes):
+        return None
+    return ("map", part.shape)
 
 
 def _related(p: Partition, a: Part, b: Part) -> bool:

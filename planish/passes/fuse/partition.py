@@ -55,6 +55,7 @@ class Partition:
         self.survey = survey
         self.home: dict[int, Part] = {}  # value -> the part that stores it
         self.readers: dict[int, set[Part]] = {i: set() for i in survey.users}
+        self.again = {i for i in survey.core if survey.nodes[i].op.name == "again"}
         for i in survey.core:
             part = Part({i}, self._kind(i), i)
             part.reads = set(survey.reads[i])
@@ -137,6 +138,10 @@ class Partition:
             return f"they run over different shapes, {list(a.shape)} and {list(b.shape)}"
         if len(a.nodes) + len(b.nodes) > MOST_NODES:
             return f"together they have more than {MOST_NODES} nodes"
+        for p, c in ((a, b), (b, a)):
+            for v in sorted(self.again & c.nodes):
+                if not p.nodes.isdisjoint(self.survey.reads[v]):
+                    return f"{self.names[v]} begins what is computed again to keep less"
         reads = (a.reads | b.reads) - a.nodes - b.nodes
         count = len(reads) + len(self.outs_of(a, b))
         if count > MOST_BUFFERS:

@@ -16,7 +16,7 @@ _KNOWN = (
     ({"sum", "rsqrt"}, "norm"),
     ({"sum", "sqrt"}, "norm"),
 )
-_SILENT = frozenset({"cast", "stop_gradient"})
+_SILENT = frozenset({"cast", "stop_gradient", "again"})
 # What goes without saying in a kernel that has such a name.
 _USUAL = frozenset(
     {
