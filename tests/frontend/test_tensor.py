@@ -278,7 +278,7 @@ def test_mixed_dtypes_follow_the_documented_rule() -> None:
     assert dtype(lambda x, i, h, b: h + b) == "f32"
     assert dtype(lambda x, i, h, b: i / 2) == "f32"
     assert dtype(lambda x, i, h, b: i + True) == "i32"
-    assert dtype(lambda x, i, h, b: x + [1.0, 2.0]) == "f32"
+    assert dtype(lambda x, i, h, b: x * [1.0, 2.0]) == "f32"
     assert dtype(lambda x, i, h, b: x.astype("f64") + x) == "f64"
     text = refusal(TypeError, lambda x: x + np.ones(4))
     assert "float64[4]" in text
@@ -302,7 +302,8 @@ def test_none_is_equal_to_no_tensor() -> None:
 
 def test_arrays_of_any_layout_are_constants() -> None:
     wide = np.arange(48, dtype=">f4").reshape(4, 12)
-    for array in (wide[:3, ::3], np.asfortranarray(X), X[::-1, ::-1], np.broadcast_to(X[0], (3, 4))):
+    repeated = np.broadcast_to(X[0], (3, 4))
+    for array in (wide[:3, ::3], np.asfortranarray(X), X[::-1, ::-1], repeated):
         found = run(lambda x, a=array: x + a, X)
         np.testing.assert_array_equal(found, X + array.astype(np.float32))
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from planish.frontend.array.creation import arange
 from planish.frontend.checkpoint import load, read_file
-from planish.frontend.indexing import index
 from planish.frontend.generate import generate
+from planish.frontend.indexing import index
 from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import BLANK, STD, Dropout, Embedding, Linear, check_rate
 from planish.frontend.nn.module import Module, ModuleList

@@ -25,8 +25,8 @@ class Module:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter):
-            value.name = _joined(name, value.name)
-        elif isinstance(value, Module):
+            value.name = value.name or name
+        elif isinstance(value, Module) and not value.path:  # else it has its place already
             for module in dict(value.named_modules()).values():
                 module.__dict__["path"] = _joined(name, module.path)
             for _, parameter in value.named_parameters():
