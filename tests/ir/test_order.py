@@ -2,28 +2,30 @@
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import Node
+from planish.ir.ops.elementwise import abs_, add, exp, neg, sin
+from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
 from planish.ir.types import TensorType
 
 
 def arg(name: str) -> Node:
-    return OPS["input"](name=name, type=TensorType(t.f32, (4,)))
+    return input_(name=name, type=TensorType(t.f32, (4,)))
 
 
 def test_the_longest_operand_goes_first():
     x = arg("x")
-    short = OPS["exp"](x)
-    long = OPS["neg"](OPS["abs"](OPS["sin"](x)))
-    total = OPS["add"](short, long)
+    short = exp(x)
+    long = neg(abs_(sin(x)))
+    total = add(short, long)
     order = run_order(Graph("f", (x,), (total,)))
     assert [n.op.name for n in order] == ["input", "sin", "abs", "neg", "exp", "add"]
 
 
 def test_results_that_are_ready_first_are_finished_first():
     x = arg("x")
-    first = OPS["exp"](x)
-    late = OPS["neg"](OPS["abs"](first))
+    first = exp(x)
+    late = neg(abs_(first))
     order = run_order(Graph("f", (x,), (late, first)))
     assert order.index(first) < order.index(late) and set(order) == {x, first, *late.inputs, late}
 
@@ -31,7 +33,7 @@ def test_results_that_are_ready_first_are_finished_first():
 def test_operands_come_before_users_at_any_depth():
     x = y = arg("x")
     for i in range(5000):
-        y = OPS["add"](OPS["neg"](y), x if i % 3 else y)
+        y = add(neg(y), x if i % 3 else y)
     graph = Graph("f", (x,), (y,))
     order = run_order(graph)
     place = {node: i for i, node in enumerate(order)}
