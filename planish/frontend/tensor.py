@@ -288,11 +288,12 @@ UFUNCS = {
     "expm1": "expm1", "log": "log", "log2": "log2", "log1p": "log1p", "sqrt": "sqrt", "sin": "sin",
     "cos": "cos", "tan": "tan", "tanh": "tanh", "square": "square", "reciprocal": "reciprocal",
     "floor": "floor", "ceil": "ceil", "rint": "round", "trunc": "trunc", "isnan": "isnan",
-    "isinf": "isinf", "isfinite": "isfinite", "maximum": "maximum", "minimum": "minimum", "equal": "eq",
-    "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
-    "logical_and": "logical_and", "logical_or": "logical_or", "logical_xor": "logical_xor",
-    "logical_not": "logical_not", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or",
-    "bitwise_xor": "bitwise_xor", "left_shift": "shift_left", "right_shift": "shift_right",
+    "isinf": "isinf", "isfinite": "isfinite", "maximum": "maximum", "minimum": "minimum",
+    "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt",
+    "greater_equal": "ge", "logical_and": "logical_and", "logical_or": "logical_or",
+    "logical_xor": "logical_xor", "logical_not": "logical_not", "bitwise_and": "bitwise_and",
+    "bitwise_or": "bitwise_or", "bitwise_xor": "bitwise_xor", "left_shift": "shift_left",
+    "right_shift": "shift_right",
 }  # fmt: skip
 
 

@@ -298,9 +298,9 @@ def slice_length(axis: int, size: AnySize, start: AnySize, stop: AnySize, step: 
         raise IRError(f"slice: step {step} of axis {axis} must be an integer other than 0")
     back = step < 0
     length = start - stop if back else stop - start
-    inside = (size - 1 - start, stop + 1) if back else (start, size - stop)
+    inside = [size - 1 - start, stop + 1] if back else [start, size - stop]
     if not back and isinstance(size, int) and upper(stop) is None:
-        inside = (start,)
+        inside = [start]
     if length != 0 and any(not at_least_zero(rest) for rest in (length, *inside)):
         raise AxisError(
             f"slice: {start}:{stop}:{step} is not known to lie inside axis {axis} of size {size}"
