@@ -31,6 +31,16 @@ def model_of(name: str, **more) -> pl.TinyGPT:
     return model
 
 
+def rotated(x: np.ndarray, t: int, interleaved: bool) -> np.ndarray:
+    """One head's features at position t, rotated pair by pair."""
+    y, half = x.copy(), len(x) // 2
+    for i in range(half):
+        a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + half)
+        c, s = (f(t * 10000.0 ** (-i / half)) for f in (math.cos, math.sin))
+        y[a], y[b] = x[a] * c - x[b] * s, x[b] * c + x[a] * s
+    return y
+
+
 def reference(state: dict[str, np.ndarray], config: dict, tokens: np.ndarray) -> np.ndarray:
     """The logits of one sequence, in f64, one position at a time where that is plainest."""
     w = {k: v.astype(np.float64) for k, v in state.items()}
@@ -47,20 +57,12 @@ def reference(state: dict[str, np.ndarray], config: dict, tokens: np.ndarray) ->
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         return scaled * w[f"{name}.weight"] + w.get(f"{name}.bias", 0)
 
-    def rotate(x, t):
-        y = x.copy()
-        for i in range(width // 2):
-            a, b = (2 * i, 2 * i + 1) if config["rope_interleaved"] else (i, i + width // 2)
-            c, s = (f(t * 10000.0 ** (-2 * i / width)) for f in (math.cos, math.sin))
-            y[a], y[b] = x[a] * c - x[b] * s, x[b] * c + x[a] * s
-        return y
-
     def attend(x, name):
         qkv = linear(x, f"{name}.c_attn").reshape(len(x), heads + 2 * groups, width)
         if config["positions"] == "rope":
             for t in range(len(x)):
                 for h in range(heads + groups):
-                    qkv[t, h] = rotate(qkv[t, h], t)
+                    qkv[t, h] = rotated(qkv[t, h], t, config["rope_interleaved"])
         out = np.zeros((len(x), heads, width))
         for t in range(len(x)):
             for h in range(heads):
