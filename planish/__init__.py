@@ -22,6 +22,7 @@ _NAMES = {
     "planish.frontend.transform": ("grad", "value_and_grad", "vjp"),
     "planish.frontend.api": ("compile", "interpret", "compare", "bisect"),
     "planish.frontend.models.tinygpt": ("TinyGPT",),
+    "planish.frontend.generate": ("Generator", "generate_text"),
     "planish.frontend.text": ("CharTokenizer", "default_corpus", "read_text"),
     "planish.frontend.training": ("Trainer", "perplexity", "training_graph"),
     "planish.frontend.checkpoint": ("save",),

@@ -1,0 +1,121 @@
+"""How the next token is chosen: temperature, top-k, top-p and seeds, checked before anything runs.
+
+A seed decides: row r of a batch draws its token at place p with the key
+fold_in(fold_in(key(seed), r), p), so a row never depends on the others. With one seed for each row
+(`seed=[3, 8]`), each row counts as row 0: alone, it gives the same tokens.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planish.frontend import random
+from planish.frontend.data import check_ids
+from planish.ir.errors import DataError, DTypeError, ShapeError
+from planish.ir.ops.random import fold_in
+
+EVERYTHING = 2.0  # a top-p above any sum of probabilities
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of the draw; a temperature of 0 (below 1e-6) always takes the likeliest token.
+
+    `top_k` keeps the k likeliest tokens, `top_p` the likeliest ones that together have that
+    probability; None keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        need_number("temperature", self.temperature)
+        if not 0 <= self.temperature <= LARGEST:
+            raise DataError(
+                f"temperature is a finite number of at least 0, got {self.temperature!r}"
+            )
+        if self.top_k is not None and need_whole("top_k", self.top_k) < 1:
+            raise DataError(f"top_k is at least 1, or None for all tokens, got {self.top_k}")
+        if self.top_p is not None:
+            need_number("top_p", self.top_p)
+            if not 0 < self.top_p <= 1:
+                raise DataError(f"top_p is a number of 0 < top_p <= 1, got {self.top_p!r}")
+
+    def operands(self, vocab_size: int) -> tuple[np.generic, ...]:
+        """Temperature, top-k and top-p as the op `sample` takes them."""
+        k = vocab_size if self.top_k is None else min(int(self.top_k), vocab_size)
+        p = EVERYTHING if self.top_p is None else self.top_p
+        return np.float32(self.temperature), np.int32(k), np.float32(p)
+
+
+def need_number(name: str, x: object) -> None:
+    """Refuse what is not a number."""
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, float, np.number)):
+        raise DTypeError(f"{name} is a number, got {type(x).__name__} {x!r}")
+
+
+def need_whole(name: str, x: Any) -> int:
+    """A whole number as an int; DTypeError for anything else."""
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer)):
+        raise DTypeError(f"{name} is a whole number, got {type(x).__name__} {x!r}")
+    return int(x)
+
+
+def prompt_of(ids: Any, vocab_size: int) -> np.ndarray:
+    """A prompt [T], or prompts of one length [B, T], as i32; refused where they are no tokens."""
+    try:
+        found = np.asarray(ids)
+    except ValueError as error:
+        raise ShapeError("the prompts of a batch have one length; generate them alone") from error
+    if found.size == 0:
+        raise DataError("the prompt is empty; give at least 1 token to begin with")
+    check_ids(found, vocab_size)
+    if found.ndim not in (1, 2):
+        raise ShapeError(f"a prompt is [time] or [batch, time], got {list(found.shape)}")
+    return np.ascontiguousarray(found, np.int32)
+
+
+def check_room(length: int, count: int, context: int) -> None:
+    """Refuse a prompt that does not fit, or more new tokens than fit after it."""
+    if length > context:
+        raise DataError(
+            f"the prompt has {length} tokens, the model's context is {context}; cut it, or pass "
+            "sliding_window=True to keep its end"
+        )
+    if length + count > context:
+        room = f"at most {context - length} fit" if length < context else "it is full"
+        raise DataError(
+            f"{length} tokens of prompt and {count} new ones exceed the context of {context}: "
+            f"{room}; pass sliding_window=True to go on with the last half of it"
+        )
+
+
+def row_keys(seed: int | Sequence[int] | None, batch: int) -> np.ndarray:
+    """The random key of each row, u32[batch, 2]; without a seed, a fresh one."""
+    if seed is None:
+        seed = secrets.randbits(63)
+    if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
+        if len(seed) != batch:
+            raise DataError(f"{len(seed)} seeds for {batch} rows; give one seed, or one for each")
+        return np.stack([folded(random.key(s), 0) for s in seed])
+    return np.stack([folded(random.key(seed), r) for r in range(batch)])  # type: ignore[arg-type]
+
+
+def folded(key: np.ndarray, data: int) -> np.ndarray:
+    """`random.fold_in` on arrays, without making a graph."""
+    return fold_in.ref(key, np.asarray(data))
+
+
+def stop_ids(stop: int | Sequence[int] | None, vocab_size: int) -> np.ndarray:
+    """The tokens that end a row."""
+    listed = [] if stop is None else stop if isinstance(stop, (Sequence, np.ndarray)) else [stop]
+    found = np.array([need_whole("a stop token", x) for x in listed], np.int64)
+    check_ids(found, vocab_size)
+    return found
