@@ -198,7 +198,8 @@ class _Parser:
                     self.take("mark", ",")
         if not isinstance(made, type):
             return made
-        needed = [f.name for f in fields(made) if f.default is MISSING and f.name not in options]  # type: ignore[arg-type]
+        declared = fields(made) if is_dataclass(made) else ()
+        needed = [f.name for f in declared if f.default is MISSING and f.name not in options]
         if needed:
             raise self.error(f"{name} needs {needed[0]}, as in {name}{{{needed[0]}=...}}")
         return made(**options)

@@ -108,11 +108,12 @@ def on_scalars(node: Node) -> Node | None:
     """f(broadcast(a), broadcast(b)) -> broadcast(f(a, b)), where a and b are constants"""
     if not isinstance(node.op, Elementwise) or not node.shape:
         return None
-    values = [scalar_of(x) for x in node.inputs]
-    if any(value is None for value in values):
-        return None
-    scalars = tuple(const(v, x.dtype) for v, x in zip(values, node.inputs, strict=True))  # type: ignore[arg-type]
-    return broadcast(node.with_inputs(scalars), shape=node.shape)
+    scalars = []
+    for x in node.inputs:
+        if (value := scalar_of(x)) is None:
+            return None
+        scalars.append(const(value, x.dtype))
+    return broadcast(node.with_inputs(tuple(scalars)), shape=node.shape)
 
 
 def slice_of_slice(node: Node) -> Node | None:

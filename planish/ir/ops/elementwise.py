@@ -65,8 +65,8 @@ from planish.ir.ops.functions import (
 
 __all__ = [
     "abs_", "add", "again", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast",
-    "ceil", "clip", "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "floor_div", "ge", "gt",
-    "isfinite", "isinf", "isnan", "le", "log", "log1p", "log2", "logical_and", "logical_not",
+    "ceil", "clip", "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "floor_div", "ge",
+    "gt", "isfinite", "isinf", "isnan", "le", "log", "log1p", "log2", "logical_and", "logical_not",
     "logical_or", "logical_xor", "lt", "maximum", "minimum", "mod", "mul", "ne", "neg", "pow_",
     "reciprocal", "round_", "rsqrt", "select", "shift_left", "shift_right", "sigmoid", "sign",
     "sin", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "trunc",
