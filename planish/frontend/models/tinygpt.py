@@ -17,7 +17,7 @@ import numpy as np
 
 from planish.frontend.array.creation import arange
 from planish.frontend.checkpoint import load, read_file
-from planish.frontend.generate import generate
+from planish.frontend.generate import generate as generate_tokens
 from planish.frontend.indexing import index
 from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import BLANK, STD, Dropout, Embedding, Linear, check_rate
@@ -147,11 +147,7 @@ class TinyGPT(Module):
             (spec(shape, dtype, f"k{i}"), spec(shape, dtype, f"v{i}")) for i in range(len(self.h))
         ]
 
-    def generate(self, ids: Any, max_new_tokens: int = 50, **options: Any) -> np.ndarray:
-        """The tokens that follow `ids` [T] or [B, T]; options are those of `generate.generate`:
-        temperature, top_k, top_p, seed, use_cache, stream, stop, sliding_window, pipeline, threads.
-        """
-        return generate(self, ids, max_new_tokens, **options)
+    generate = generate_tokens
 
     def head(self, x: Any) -> Any:
         """Logits [..., V] of normalised states [..., C]."""
