@@ -24,7 +24,9 @@ def normal(shape: tuple[int, ...], std: float, rng: Any) -> Parameter:
     if rng is BLANK:
         return Parameter.blank(shape)
     rng = rng if rng is not None else np.random.default_rng()
-    return Parameter(rng.standard_normal(shape, np.float32) * np.float32(std))
+    array = rng.standard_normal(shape, np.float32)
+    array *= np.float32(std)  # in place: embeddings are large
+    return Parameter(array)
 
 
 class Linear(Module):
