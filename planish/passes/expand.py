@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planish.ir.graph import Graph
+from planish.ir.groups import KERNEL_COMPOSITES
 from planish.ir.node import Node
 from planish.passes.rewrite import rewritten
 
@@ -20,7 +21,7 @@ from planish.passes.rewrite import rewritten
 class Expand:
     """Expand every composite but those named in `keep`, which have kernels of their own."""
 
-    keep: tuple[str, ...] = ("attention",)
+    keep: tuple[str, ...] = tuple(sorted(KERNEL_COMPOSITES))
 
     def __call__(self, graph: Graph) -> Graph:
         return expand_where(graph, lambda node: node.op.name not in self.keep)
