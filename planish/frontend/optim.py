@@ -131,7 +131,7 @@ class Adam(Optimizer):
     def scalars(self, step: Any, lr: Any) -> Arrays:
         """The rate with the correction of m in it, and what corrects sqrt(v)."""
         first, second = (_correction(beta, step) for beta in self.betas)
-        return {"lr": lr, "rate": lr / first, "scale": 1.0 / _op("sqrt", second)}
+        return {"rate": lr / first, "scale": 1.0 / _op("sqrt", second)}
 
     def rule(
         self, p: Any, g: Any, state: Arrays, scalars: Arrays, decay: float
@@ -141,13 +141,13 @@ class Adam(Optimizer):
         m = state["m"] * b1 + g * (1 - b1)
         v = state["v"] * b2 + g * g * (1 - b2)
         change = scalars["rate"] * m / (_op("sqrt", v) * scalars["scale"] + self.eps)
-        return self.decayed(p, scalars["lr"], decay) - change, {"m": m, "v": v}
+        return self.decayed(p, scalars, decay) - change, {"m": m, "v": v}
 
     def decayed_gradient(self, p: Any, g: Any, decay: float) -> Any:
         """The gradient with that of the weight decay."""
         return g + p * decay if decay else g
 
-    def decayed(self, p: Any, lr: Any, decay: float) -> Any:
+    def decayed(self, p: Any, scalars: Arrays, decay: float) -> Any:
         """The parameter before Adam's own step."""
         return p
 
@@ -162,9 +162,13 @@ class AdamW(Adam):
         """The gradient itself."""
         return g
 
-    def decayed(self, p: Any, lr: Any, decay: float) -> Any:
+    def scalars(self, step: Any, lr: Any) -> Arrays:
+        """Adam's, and what is left of a parameter that decays."""
+        return {**super().scalars(step, lr), "left": 1.0 - lr * self.weight_decay}
+
+    def decayed(self, p: Any, scalars: Arrays, decay: float) -> Any:
         """The parameter, a little smaller."""
-        return p * (1.0 - lr * decay) if decay else p
+        return p * scalars["left"] if decay else p
 
 
 @dataclass(frozen=True)

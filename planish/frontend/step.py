@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,17 +93,29 @@ def training_graph(
     key = [spec((2,), "u32")] if drops(model) else []
     with mode(model, training=True):
         forward = trace(Objective(model, loss), ids, ids, spec((), "i64"), *key)
-    names = [name for name, array in forward.params.items() if t.dtype(array.dtype).is_float]
     weights = dict(model.named_parameters())
-    names = [name for name in names if name in weights]
+    names = tuple(
+        name
+        for name, array in forward.params.items()
+        if name in weights and t.dtype(array.dtype).is_float
+    )
     if not names:
         raise GradientError(f"{forward.name} reads no parameter of {type(model).__name__}")
-    backward = grad(forward, names)
+    forward = LiftParams(names)(forward)
     lr = OPS["input"](name="lr", type=LR)
-    outputs, state = _updated(backward, names, optimizer, lr, clip)
-    inputs = (*forward.inputs[:3], lr, *forward.inputs[3:], *state)
-    graph = Graph(f"{type(model).__name__}_step", inputs, outputs, forward.params)
-    return _donating(LiftParams(tuple(names))(graph), names, [x.attrs["name"] for x in state])
+    outputs, state = _updated(grad(forward, names), names, optimizer, lr, clip)
+    data, params = forward.inputs[: 3 + len(key)], forward.inputs[3 + len(key) :]
+    inputs = (*data[:3], lr, *data[3:], *state, *params)
+    places = {x: i for i, x in enumerate(inputs)}
+    donated = (*params, *state)
+    return Graph(
+        f"{type(model).__name__}_step",
+        inputs,
+        outputs,
+        forward.params,
+        aliases=tuple((places[x], 2 + i) for i, x in enumerate(donated)),
+        treedef=("loss", "grad_norm", *(f"new/{x.attrs['name']}" for x in donated)),
+    )
 
 
 def _updated(
@@ -131,17 +142,6 @@ def _state_types(optimizer: Optimizer, params: Mapping[str, Node]) -> Iterator[t
     for name, x in params.items():
         for slot in optimizer.slots:
             yield f"{slot}.{name}", x.dtype, x.shape
-
-
-def _donating(graph: Graph, names: Sequence[str], state: Sequence[str]) -> Graph:
-    """The graph with weights and state as donated inputs, and names for its outputs."""
-    places = {x.attrs["name"]: i for i, x in enumerate(graph.inputs)}
-    donated = [*names, *state]
-    return replace(
-        graph,
-        aliases=tuple((places[name], 2 + j) for j, name in enumerate(donated)),
-        treedef=("loss", "grad_norm", *(f"new/{name}" for name in donated)),
-    )
 
 
 class Native:

@@ -31,7 +31,9 @@ def placed(roots: tuple[Node, ...], known: Collection[Node], loc: Loc | None) ->
         return roots
     new: dict[Node, Node] = {}
     for node in walk(roots, known):
-        new[node] = node.with_inputs(tuple(new.get(x, x) for x in node.inputs)).at(loc)
+        inputs = tuple(new.get(x, x) for x in node.inputs)
+        # not `with_inputs`: the types are the same, and inferring them again takes time
+        new[node] = Node(node.op, inputs, node.attrs, node.type, node.loc or loc)
     return tuple(new.get(x, x) for x in roots)
 
 
