@@ -291,10 +291,10 @@ class Scalars:
 
     def _float_to_integer(self, x: Value, dtype: DType) -> Value:
         """By hand: LLVM's saturating conversion of a vector goes lane by lane."""
-        if dtype == t.boolean:
-            return self.compare("fcmp une", x, self.const(0, x))
         if x.dtype in _NARROW:
             x = self.cast(x, t.f32)
+        if dtype == t.boolean:
+            return self.compare("fcmp une", x, self.const(0, x))
         x = self.select(self.compare("fcmp ord", x, x), x, self.const(0, x))
         low, high = integer_range(dtype)
         most = float(high)
