@@ -163,7 +163,7 @@ class Lowering:
         outs: tuple[Slot, ...],
     ) -> None:
         """Make the kernel of a group and enter it."""
-        in_place = self.writes_in_place(node, operands, outs)
+        in_place = self.writes_in_place(body, operands, outs)
         extra = None
         if group.kind == "contraction" and group.anchor is not None:
             extra = self.panels_for(node, body, operands, group.anchor)
@@ -202,12 +202,15 @@ class Lowering:
         self.steps.append(Step(kernel, tuple(args), text))  # type: ignore[arg-type]
 
     def writes_in_place(
-        self, node: Node, operands: tuple[Node, ...], outs: tuple[Slot, ...]
+        self, body: Graph, operands: tuple[Node, ...], outs: tuple[Slot, ...]
     ) -> bool:
-        """Whether `node` updates a slice of a donated input whose storage is its own result's."""
-        if node.op.name != "update_slice" or outs[0].kind != "output":
+        """Whether a body updates a slice of a donated input whose storage is its own result's."""
+        last = body.outputs[0]
+        if last.op.name != "update_slice" or len(outs) > 1 or outs[0].kind != "output":
             return False
-        base = self.slot(operands[0])
+        if last.inputs[0] not in body.inputs:
+            return False
+        base = self.slot(operands[body.inputs.index(last.inputs[0])])
         return base.kind == "input" and (base.index, outs[0].index) in self.graph.aliases
 
     def panels_for(

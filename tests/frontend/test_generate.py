@@ -100,7 +100,7 @@ def test_a_prompt_in_pieces(model: pl.TinyGPT, monkeypatch: pytest.MonkeyPatch) 
 def test_a_step_has_few_kernels(model: pl.TinyGPT) -> None:
     steps = generator_for(model).decode.plan.steps
     per_layer = [s.label for s in steps if s.label.startswith("h.1.")]
-    assert len(per_layer) <= 10
+    assert len(per_layer) <= 9
     assert not [s.label for s in steps if s.label.startswith("copy")]
     written = [s for s in steps if s.label.endswith("update_slice")]
     assert written and all(s.args[-1].kind == "output" for s in written)

@@ -208,6 +208,16 @@ def test_in_place_slices_are_left_alone() -> None:
     assert kinds(fused(graph_of(step(cache)))) == {"map": 2}
 
 
+def test_a_slice_written_in_place_takes_its_update_through_views() -> None:
+    cache, new, at = arg("cache", 6, 4), arg("new", 4, 2), arg("at", dtype=t.i64)
+    zero = OPS["const"](value=0, dtype=t.i64)
+    written = OPS["update_slice"](cache, turned(new), at, zero)
+    assert kinds(fused(graph_of(written, aliases=((1, 0),)))) == {"map": 1}
+    own = OPS["slice"](cache, starts=(0, 0), stops=(2, 4), steps=(1, 1))  # else read while written
+    moved = OPS["update_slice"](cache, own, at, zero)
+    assert kinds(fused(graph_of(moved, aliases=((1, 0),)))) == {"map": 2}
+
+
 def test_views_are_copied_into_readers_unless_they_are_results() -> None:
     view = turned(X)
     both = fused(graph_of(view @ Y, OPS["tanh"](view)))

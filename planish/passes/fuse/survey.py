@@ -134,8 +134,9 @@ def _absorbs(graph: Graph) -> tuple[int, ...]:
     found = []
     for node in graph.nodes:
         if node.op.name == "update_slice" and node.inputs[0] in donated:
+            # what is read from the array itself must be read before it is written
+            found.append(VIEWS if _root(node.inputs[1]) not in donated else NOTHING)
             donated.add(node)  # written in place, and so is what updates the result again
-            found.append(NOTHING)
         elif not isinstance(node.type, TensorType):
             found.append(NOTHING)
         elif has_kernel(node.op):
@@ -145,6 +146,13 @@ def _absorbs(graph: Graph) -> tuple[int, ...]:
         else:
             found.append(ALL if is_pull(node.op) or node.op.kind == "reduction" else NOTHING)
     return tuple(found)
+
+
+def _root(x: Node) -> Node:
+    """What `x` is a view of."""
+    while x.op.kind == "view":
+        x = x.inputs[0]
+    return x
 
 
 def _operands(
