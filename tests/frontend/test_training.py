@@ -299,11 +299,11 @@ def test_bad_texts_are_refused() -> None:
         trainer.fit(TEXT[:6], 1)
     with pytest.raises(DataError, match="has 0 tokens; a context of 6 needs at least 7"):
         trainer.fit("", 1)
-    with pytest.raises(DataError, match="validation text has 1 tokens; .* needs at least 2"):
+    with pytest.raises(DataError, match=r"validation text has 1 tokens; .* needs at least 2"):
         trainer.fit(TEXT, 1, validation="t")
     with pytest.raises(DataError, match=r"character '\?' \(U\+003F\)"):
         trainer.fit("what? " * 9, 1)
-    with pytest.raises(DTypeError, match="text needs Trainer.*tokenizer"):
+    with pytest.raises(DTypeError, match=r"text needs Trainer.*tokenizer"):
         small_trainer(tokenizer=None).fit(TEXT, 1)
     with pytest.raises(TokenError, match="outside 0 <= id <"):
         trainer.fit(np.full(20, 99), 1)
