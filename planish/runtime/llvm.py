@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,12 +19,25 @@ import llvmlite.binding as llvm
 from planish.ir.errors import CompileError
 from planish.runtime.target import Target
 
-# One thread compiles at a time (llvmlite's own lock works per call), and no fork happens while
-# one does: a child would inherit LLVM's locks in whatever state they are.
+# One thread compiles at a time, and no fork happens while one does or while llvmlite frees
+# something: a child would inherit LLVM's and llvmlite's locks in whatever state they are.
 _LOCK = threading.RLock()
+_LLVMLITE = llvm.ffi.lib._lock
+
+
+def _before_fork() -> None:
+    _LOCK.acquire()
+    _LLVMLITE.__enter__()
+
+
+def _after_fork() -> None:
+    _LLVMLITE.__exit__()
+    _LOCK.release()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )
 
 _OURS = re.compile(r"planish[._]|k\d+_")  # symbols that a module defines itself
@@ -37,8 +51,11 @@ class Library:
 
     def __init__(self, code: bytes, target: Target) -> None:
         with _LOCK:
-            empty = llvm.parse_assembly("", llvm.create_context())
+            context = llvm.create_context()
+            empty = llvm.parse_assembly("", context)
             self._engine = llvm.create_mcjit_compiler(empty, machine(target))
+            # the engine must end before its context, whatever order a collector has in mind
+            weakref.finalize(self, _close, self._engine, context).atexit = False
             self._code = llvm.ObjectFileRef.from_data(code)
             _check_symbols(self._code)
             self._engine.add_object_file(self._code)
@@ -48,6 +65,11 @@ class Library:
         """Where the function `name` is."""
         with _LOCK:
             return self._engine.get_function_address(name)
+
+
+def _close(engine: llvm.ExecutionEngine, context: llvm.ContextRef) -> None:
+    """End an engine; `context` is an argument so that it lives until then."""
+    engine.close()
 
 
 def _check_symbols(code: llvm.ObjectFileRef) -> None:
@@ -94,15 +116,23 @@ def _optimised(text: str, target: Target) -> Iterator[tuple[llvm.ModuleRef, llvm
         header = f'target datalayout = "{tm.target_data}"\ntarget triple = "{target.triple}"\n'
         try:
             module = llvm.parse_assembly(header + text, llvm.create_context())
-            module.verify()
         except RuntimeError as error:
             raise CompileError(_report(header + text, error)) from None
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        options.loop_vectorization = options.slp_vectorization = False
-        options.loop_interleaving = False
-        builder = llvm.create_pass_builder(tm, options)
-        builder.getModulePassManager().run(module, builder)
-        yield module, tm
+        with module:  # closed here: in a traceback, its context could end before it
+            _verify(module, header + text)
+            options = llvm.create_pipeline_tuning_options(speed_level=2)
+            options.loop_vectorization = options.slp_vectorization = False
+            options.loop_interleaving = False
+            builder = llvm.create_pass_builder(tm, options)
+            builder.getModulePassManager().run(module, builder)
+            yield module, tm
+
+
+def _verify(module: llvm.ModuleRef, text: str) -> None:
+    try:
+        module.verify()
+    except RuntimeError as error:
+        raise CompileError(_report(text, error)) from None
 
 
 def _report(text: str, error: Exception) -> str:
