@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -44,6 +43,9 @@ class Program:
         self.code = compile_text(module.text, self.target)
         self._lock = ProcessLock()
         self._space: _Space | None = None
+        self._library: Library | None = None
+        self._entry: tuple[int, Callable[[int, int, int], None]] | None = None
+        self._scratchy = [kernel for kernel in self.kernels if scratch_buffers(kernel)]
         self._weights = [address(x) for x in plan.params]
 
     def __call__(
@@ -75,20 +77,14 @@ class Program:
             self._space = space
         return space
 
-    @cached_property
-    def _scratchy(self) -> list[Kernel]:
-        return [kernel for kernel in self.kernels if scratch_buffers(kernel)]
-
-    @cached_property
-    def _library(self) -> Library:
-        self.target.require_host()
-        return Library(self.code, self.target)
-
-    @cached_property
     def entry(self) -> tuple[int, Callable[[int, int, int], None]]:
         """The main function: its address, and as something to call."""
-        at = self._library.address("planish_main")
-        return at, _MAIN(at)
+        if self._entry is None:
+            self.target.require_host()
+            self._library = Library(self.code, self.target)
+            at = self._library.address("planish_main")
+            self._entry = at, _MAIN(at)
+        return self._entry
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -139,8 +135,8 @@ class Bound:
         self.arguments = arguments
         self.outputs = tuple(outputs)
         with program._lock:
+            self._main, self._alone = program.entry()
             self._space = program.space(arguments.binding)
-        self._main, self._alone = program.entry
         self._table = self._pointers()
         self._dims = np.array([arguments.binding[d] for d in program.dims] or [0], np.int64)
         space = self._space
