@@ -1,0 +1,314 @@
+"""Programs: arguments checked, results right, state updated in place, errors with all names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planish.ir import types as t
+from planish.ir.dims import Dim
+from planish.ir.errors import CompileError, DataError, DTypeError, ShapeError, TokenError
+from planish.runtime import llvm
+from planish.runtime.codegen import sync
+from planish.runtime.interpret import run_plan
+from planish.runtime.plan import Limit, Plan
+from planish.runtime.program import Program
+from planish.runtime.target import Target
+from tests.runtime.plans import B, chain, counter, elementwise, embedding, slot
+
+RNG = np.random.default_rng(0)
+
+
+def rand(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def add() -> Program:
+    return Program(chain(2), threads=1)
+
+
+@pytest.fixture(scope="module")
+def count() -> Program:
+    return Program(counter(), threads=1)
+
+
+@pytest.fixture(scope="module")
+def table() -> Program:
+    return Program(embedding(), threads=1)
+
+
+def test_one_program_serves_every_size(add: Program) -> None:
+    for rows in (1, 7, 64):
+        x = rand(rows, 40)
+        np.testing.assert_allclose(add(x), x + 1 + 1)
+        np.testing.assert_array_equal(add(x), run_plan(add.plan, x)[0])
+
+
+def test_a_size_without_maximum_grows_the_arena() -> None:
+    program = Program(chain(3, rows=Dim("N")), threads=1)
+    bound = program.bind(rand(3, 40))
+    for rows in (3, 500, 20):
+        x = rand(rows, 40)
+        np.testing.assert_array_equal(program(x), x + 1 + 1 + 1)
+    np.testing.assert_array_equal(bound.run(), bound.arguments.arrays[0] + 1 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ((), ShapeError, r"chain takes 1 arguments \(x: f32\[B, 40\]\), got 0"),
+        ((None,), DTypeError, r"argument 0 \(x\): expected an array f32\[B, 40\], got NoneType"),
+        (([[1.0]],), DTypeError, "got list"),
+        (("text",), DTypeError, "got str"),
+        ((np.zeros((2, 40)),), DTypeError, r"expected f32, got float64; .*x.astype\('float32'\)"),
+        ((np.zeros((2, 40), bool),), DTypeError, "expected f32, got bool"),
+        ((np.zeros(40, np.float32),), ShapeError, r"got float32\[40\]: rank 2 is not 1"),
+        ((np.zeros((2, 41), np.float32),), ShapeError, "expected size 40, got 41"),
+        ((np.zeros((65, 40), np.float32),), ShapeError, "B is 65, its maximum is 64"),
+        ((np.ma.masked_array(np.zeros((2, 40), np.float32)),), DTypeError, "masked"),
+    ],
+)
+def test_wrong_arguments(add: Program, given: tuple, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        add(*given)
+
+
+def test_sizes_must_agree_between_arguments(count: Program) -> None:
+    with pytest.raises(ShapeError, match="B is 2 in one argument"):
+        count(rand(2, 40), rand(3, 40))
+
+
+def test_compound_sizes_are_solved_and_checked() -> None:
+    x, y = slot("input", 0, "x", 2 * B + 1, 4), slot("output", 0, "y", B, 4)
+    kernel = elementwise(lambda v: v, y, out=y).kernel
+    copy = replace(elementwise(lambda v: v, y, out=y), kernel=kernel, args=(x, y))
+    program = Program(Plan("half", (x,), (y,), (), (), (copy,)), threads=1)
+    assert program(rand(7, 4)).shape == (3, 4)
+    with pytest.raises(ShapeError, match="'B' is unknown"):
+        program(rand(6, 4))
+
+
+def test_limits_say_their_reason() -> None:
+    plan = replace(chain(1), limits=(Limit(B, 8, "the context of the model"),))
+    with pytest.raises(ShapeError, match="B is 9, at most 8: the context of the model"):
+        Program(plan, threads=1)(rand(9, 40))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[::-1], lambda x: np.asfortranarray(x), lambda x: x.astype(">f4"),
+        lambda x: np.broadcast_to(x[:1], x.shape), lambda x: x.copy(order="F")[:, ::-1],
+    ],
+)  # fmt: skip
+def test_any_layout_is_right(add: Program, change: object) -> None:
+    x = change(rand(5, 40))  # type: ignore[operator]
+    np.testing.assert_allclose(add(x), np.asarray(x, np.float32) + 1 + 1)
+
+
+def test_unaligned_and_read_only_arrays_are_right(add: Program) -> None:
+    raw = np.zeros(5 * 40 * 4 + 1, np.uint8)
+    x = raw[1:].view(np.float32).reshape(5, 40)
+    x.flags.writeable = False
+    assert (add(x) == 2).all()
+
+
+def test_numbers_are_scalars() -> None:
+    x, y = slot("input", 0, "x", 1, 1), slot("output", 0, "y", 1, 1)
+    step = elementwise(lambda v: v * 2.0, x, out=y)
+    scalar = replace(x, type=x.type.with_shape(()))
+    program = Program(
+        Plan("f", (scalar,), (y,), (), (), (replace(step, args=(scalar, y)),)), threads=1
+    )
+    assert program(1.5) == 3 and program(2) == 4 and program(np.float32(3)) == 6
+    with pytest.raises(DTypeError, match="got bool"):
+        program(True)
+
+
+class Elsewhere:
+    """An array of another library, on a device."""
+
+    device = "cuda:0"
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self) -> object:
+        raise BufferError("on a device")
+
+
+class Wrapped:
+    """An array of another library, in main memory."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return self.array
+
+
+def test_arrays_of_other_libraries(add: Program) -> None:
+    assert (add(Wrapped(np.zeros((2, 40), np.float32))) == 2).all()
+    with pytest.raises(
+        DTypeError, match=r"expected f32\[B, 40\] in main memory, got an array on cuda:0"
+    ):
+        add(Elsewhere())
+
+
+def test_results_can_go_to_given_arrays(add: Program) -> None:
+    x, out = rand(3, 40), np.zeros((3, 40), np.float32)
+    assert add(x, out=[out]) is out
+    np.testing.assert_allclose(out, x + 1 + 1)
+
+
+def test_wrong_places_for_results(add: Program) -> None:
+    x, memory = rand(3, 40), np.zeros((5, 40), np.float32)
+    with pytest.raises(ShapeError, match="has 1 outputs, out has 0"):
+        add(x, out=[])
+    with pytest.raises(ShapeError, match=r"out\[0\] \(y\): expected f32\[B, 40\], here \[3, 40\]"):
+        add(x, out=[memory])
+    with pytest.raises(DTypeError, match="expected f32, got float64"):
+        add(x, out=[np.zeros((3, 40))])
+    with pytest.raises(DataError, match="must be writable and contiguous"):
+        add(x, out=[np.zeros((3, 80), np.float32)[:, ::2]])
+    with pytest.raises(ValueError, match="out 0 overlaps argument 0, and one is written"):
+        add(memory[:3], out=[memory[2:]])
+
+
+def test_state_is_updated_in_place(count: Program) -> None:
+    state, x = rand(3, 40), rand(3, 40)
+    old = state.copy()
+    new, twice = count(state, x)
+    assert new is state
+    np.testing.assert_array_equal(state, old + x)
+    np.testing.assert_array_equal(twice, 2 * (old + x))
+
+
+def test_state_that_cannot_be_updated_is_refused(count: Program) -> None:
+    x = rand(3, 40)
+    fixed = rand(3, 40)
+    fixed.flags.writeable = False
+    for state in (fixed, rand(3, 80)[:, ::2], rand(3, 40).astype(">f4")):
+        with pytest.raises(DataError, match=r"argument 0 \(state\) is updated in place"):
+            count(state, x)
+    with pytest.raises(DataError, match="overlaps"):
+        count(x, x)
+
+
+def test_the_interpreter_leaves_state_alone(count: Program) -> None:
+    state, x = rand(3, 40), rand(3, 40)
+    old = state.copy()
+    new, _ = run_plan(count.plan, state, x)
+    np.testing.assert_array_equal(state, old)
+    np.testing.assert_array_equal(new, old + x)
+
+
+@pytest.mark.parametrize("bad", [50, 2**31 - 1, -1, -(2**31)])
+def test_token_out_of_range(table: Program, bad: int) -> None:
+    tokens = np.array([1, 2, bad, 3], np.int32)
+    message = rf"token id: index {bad} at position 2 of tokens is outside 0 <= index < 50"
+    for run in (table, lambda *xs: run_plan(table.plan, *xs)):
+        with pytest.raises(TokenError, match=message):
+            run(tokens)
+    with pytest.raises(IndexError):
+        table(tokens)
+    np.testing.assert_array_equal(table(tokens[:2]), table.plan.params[0][[1, 2]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bool, np.int64, np.uint32])
+def test_tokens_of_another_dtype_are_refused(table: Program, dtype: type) -> None:
+    with pytest.raises(TypeError, match="expected i32, got"):
+        table(np.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5])
+def test_repeat_must_be_a_count(add: Program, wrong: object) -> None:
+    with pytest.raises(ValueError, match="repeat must be"):
+        add.bind(rand(2, 40)).run(wrong)  # type: ignore[arg-type]
+
+
+def test_equal_kernels_are_compiled_once() -> None:
+    program = Program(chain(6), threads=1)
+    assert len(program.kernels) == 6 and len(set(program.symbols)) == 1
+
+
+def test_barriers_stand_where_steps_depend() -> None:
+    program = Program(chain(3, rows=64, columns=4096), threads=2)
+    assert program.barriers == (False, True, True)
+    x, ys = (
+        slot("input", 0, "x", 64, 4096),
+        [slot("output", k, f"y{k}", 64, 4096) for k in range(3)],
+    )
+    steps = tuple(elementwise(lambda v: v + 1.0, x, out=y) for y in ys)
+    apart = Program(Plan("apart", (x,), tuple(ys), (), (), steps), threads=2)
+    assert apart.barriers == (False, False, False)
+    serial = Program(chain(3, rows=64, columns=4096, kind="serial"), threads=2)
+    assert serial.barriers == (False, False, False)
+    assert (serial(np.zeros((64, 4096), np.float32)) == 3).all()
+
+
+def test_reports() -> None:
+    program = Program(chain(3, columns=4096), threads=2)
+    lines = program.explain().splitlines()
+    assert lines[0] == "chain: 3 steps, 1 kernels, 2 threads"
+    assert lines[1].split() == ["step", "label", "kernel", "writes", "bytes", "meet"]
+    assert "add0" in lines[2] and "f32[B, 4096]" in lines[2]
+    profile = program.profile(rand(64, 4096), repeat=3)
+    assert [row.label for row in profile.rows] == ["add0", "add1", "add2"]
+    assert sum(row.seconds for row in profile.rows) == pytest.approx(profile.seconds)
+    assert "add1" in str(profile) and "us a run" in str(profile)
+    assert "arena" in str(program.memory)
+    assert "define" in program.llvm_ir and "planish_main" in program.assembly
+
+
+def test_a_fault_of_the_compiler_leaves_the_module_in_a_file(tmp_path: object) -> None:
+    with pytest.raises(CompileError, match=r"a fault of planish: (?s:.)*The module is in .*\.ll"):
+        llvm.compile_text("define void @f() { nonsense }", Target.host())
+
+
+def test_code_that_calls_unknown_functions_is_not_loaded() -> None:
+    text = """declare void @no_such_function()
+        define void @planish_f() { call void @no_such_function()
+        ret void }"""
+    code = llvm.compile_text(text, Target.host())
+    with pytest.raises(CompileError, match="code needs no_such_function"):
+        llvm.Library(code, Target.host())
+
+
+@pytest.mark.parametrize(
+    "triple", ["aarch64-apple-darwin", "aarch64-unknown-linux-gnu", "riscv64-unknown-linux-gnu"]
+)
+def test_waiting_compiles_for_other_machines(triple: str) -> None:
+    target = Target("other", triple, "", frozenset())
+    assert llvm.compile_text(sync.pool_text(target), target)
+
+
+@pytest.mark.parametrize("name", ["aarch64", "neoverse-n1", "znver4", "x86-64", "x86-64-v2"])
+def test_programs_compile_for_other_machines(name: str) -> None:
+    assert Program(embedding(), target=name).code
+
+
+def test_memory_that_cannot_be_had_is_a_memory_error() -> None:
+    program = Program(chain(3, rows=1 << 40), threads=1)
+    with pytest.raises(MemoryError):
+        program.space({})
+
+
+def test_names_with_quotes_and_newlines_are_escaped() -> None:
+    plan = chain(1)
+    name = 'a "quoted"\n%name\0'
+    step = replace(plan.steps[0], kernel=replace(plan.steps[0].kernel, name=name))
+    program = Program(replace(plan, name=name, steps=(step,)), threads=1)
+    assert (program(np.zeros((2, 40), np.float32)) == 1).all()
+
+
+def test_bool_and_half_outputs() -> None:
+    x, y = slot("input", 0, "x", B, 20), slot("output", 0, "y", B, 20, dtype=t.boolean)
+    program = Program(
+        Plan("f", (x,), (y,), (), (), (elementwise(lambda v: v > 0.0, x, out=y),)), threads=1
+    )
+    array = rand(3, 20)
+    np.testing.assert_array_equal(program(array), array > 0)
