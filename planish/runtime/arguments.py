@@ -30,7 +30,8 @@ def bind_arguments(plan: Plan, given: Sequence[object]) -> Arguments:
             f"{plan.name} takes {len(plan.inputs)} arguments ({names}), got {len(given)}"
         )
     donated = {i for i, _ in plan.aliases}
-    arrays, binding = [], {}
+    arrays: list[np.ndarray] = []
+    binding: dict[str, int] = {}
     for number, (slot, x) in enumerate(zip(plan.inputs, given, strict=True)):
         array = _array(slot, number, x)
         _bind_shape(slot, number, array, binding)

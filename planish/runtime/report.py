@@ -30,10 +30,13 @@ def _written(step: Step) -> list[Slot]:
 
 
 def _bytes(slots: Sequence[Slot]) -> str:
-    sizes = [upper(s.type.size) for s in slots]
-    if any(size is None for size in sizes):
-        return "?"
-    return f"{sum(n * s.type.dtype.itemsize for n, s in zip(sizes, slots, strict=True)):,}"  # type: ignore[operator]
+    total = 0
+    for slot in slots:
+        count = upper(slot.type.size)
+        if count is None:
+            return "?"
+        total += count * slot.type.dtype.itemsize
+    return f"{total:,}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -29,7 +29,7 @@ class Memory:
     def offset(self, place: Place, index: tuple[Operand, ...], lanes: int) -> Operand:
         """The element number of an index: linear where it can be, else a vector."""
         r = self.registers
-        total: Linear | None = Linear()
+        total = Linear()
         rest: Value | None = None  # the sum of what is not linear
         for i, stride in zip(index, place.strides, strict=True):
             linear = r.linear(i)
