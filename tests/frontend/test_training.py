@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from pathlib import Path
@@ -34,6 +35,10 @@ from tests.frontend.small import (
 )
 
 STEPS = 10
+LOSSES = [  # of the small trainer in float64
+    3.336442, 3.275383, 3.263738, 3.368083, 3.260947, 3.210715, 3.243633, 3.274249, 3.237343,
+    3.299527,
+]  # fmt: skip
 
 
 def test_a_step_is_one_graph_with_donated_state() -> None:
@@ -78,6 +83,7 @@ def test_ten_losses_in_two_widths() -> None:
     assert double.arrays["wte.weight"].dtype == np.float64
     assert double.model.wte.weight.dtype == np.float32
     np.testing.assert_allclose(single.losses, double.losses, rtol=1e-5)
+    np.testing.assert_allclose(double.losses, LOSSES, atol=1e-6)
     assert len(single.losses) == single.steps == STEPS
     assert single.losses[-1] < single.losses[0]
 
@@ -235,6 +241,19 @@ def test_interrupted_training_is_whole_and_goes_on(tmp_path: Path) -> None:
     resumed = small_trainer()
     resumed.resume(path)
     assert resumed.steps == 3
+
+
+def test_ctrl_c_at_any_moment_leaves_a_whole_state() -> None:
+    trainer, whole = small_trainer(), small_trainer()
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        timer = threading.Timer(0.03 * rng.random(), os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            trainer.fit(TOKENS, 10_000)
+    assert trainer.steps == len(trainer.losses)
+    whole.fit(TOKENS, trainer.steps)
+    assert same_state(trainer, whole)
 
 
 def test_ctrl_c_waits_for_the_end_of_a_block() -> None:
