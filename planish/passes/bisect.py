@@ -49,6 +49,7 @@ def bisect(graph: Graph, pipeline: Pipeline, check: Callable[[Graph], object]) -
 def fails(check: Callable[[Graph], object], graph: Graph) -> tuple[bool, str]:
     """Whether a check is false or raises, and what it says."""
     try:
-        return check(graph) is False, ""
+        found = check(graph)
+        return found is not None and not found, ""  # NumPy's False is not `False`
     except Exception as error:  # whatever a user's check raises is the answer
         return True, f"{type(error).__name__}: {error}"

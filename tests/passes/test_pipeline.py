@@ -152,6 +152,7 @@ def test_bisect_names_the_first_pass_that_breaks_a_check(graph: Graph):
     found = bisect(graph, Pipeline(simplify, fold, wrong, cse), same)
     assert found is not None and (found.name, found.position) == ("wrong", 3)
     assert bisect(graph, PIPELINES["O1"], same) is None
+    assert bisect(graph, Pipeline(cse), lambda g: np.bool_(len(g.nodes) < 0)).position == 0
     assert str(bisect(graph, Pipeline(cse), lambda g: 1 / 0)) == (
         "the graph itself (0): ZeroDivisionError: division by zero"
     )
