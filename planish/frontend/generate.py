@@ -137,13 +137,8 @@ class Generator:
     def _cached(
         self, prompt: np.ndarray, count: int, operands: tuple, pause: float
     ) -> Iterator[np.ndarray]:
-        length = prompt.shape[1]
-        tokens = np.zeros((self.batch, self.context), np.int32)
-        specs = chain(*self.model.cache_specs(self.batch))
-        caches = [np.zeros(x.shape, x.dtype.numpy) for x in specs]
-        state = (tokens, np.zeros((), np.int32), *caches, *operands)
-        for start in range(0, length, self.piece):
-            self.prefill.bind(*state, prompt[:, start : start + self.piece]).run()
+        state = self.begin(prompt, operands)
+        tokens, length = state[0], prompt.shape[1]
         yield tokens[:, length : length + 1].copy()
         bound = self.decode.bind(*state) if count > 1 else None
         done = repeat = 1
@@ -155,6 +150,16 @@ class Generator:
             done += repeat
             quick = int(repeat * pause / max(spent, 1e-9))
             repeat = min(max(1, min(4 * repeat, quick)), count - done)
+
+    def begin(self, prompt: np.ndarray, operands: tuple) -> tuple[np.ndarray, ...]:
+        """Read a prompt: the arguments of `decode`, whose first, tokens, has the first new one."""
+        specs = chain(*self.model.cache_specs(self.batch))
+        caches = [np.zeros(x.shape, x.dtype.numpy) for x in specs]
+        tokens = np.zeros((self.batch, self.context), np.int32)
+        state = (tokens, np.zeros((), np.int32), *caches, *operands)
+        for start in range(0, prompt.shape[1], self.piece):
+            self.prefill.bind(*state, prompt[:, start : start + self.piece]).run()
+        return state
 
     def _recomputed(self, prompt: np.ndarray, count: int, operands: tuple) -> Iterator[np.ndarray]:
         for _ in range(count):

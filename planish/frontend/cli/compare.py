@@ -1,0 +1,105 @@
+"""`planish compare`: pipelines side by side, measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from planish.frontend.api import compare
+from planish.frontend.cli.common import (
+    File,
+    examples,
+    model_argument,
+    need_folder_of,
+    threads_option,
+)
+from planish.frontend.data import check_length, windows
+from planish.frontend.pretrained import load_model
+from planish.frontend.text import read_text
+from planish.ir.errors import DataError
+from planish.runtime.target import Target, thread_count
+
+PIECES = 64  # of the text, each as long as the context, from which perplexity is measured
+
+
+@click.command(
+    epilog=examples(
+        "planish compare book.safetensors --pipelines O0,O1,O2",
+        "planish compare book.safetensors --pipelines O0,O2 --text book.txt --json",
+        "planish compare book.safetensors --pipelines 'O0; simplify,cse,expand,fuse'",
+    )
+)
+@model_argument
+@click.option("--pipelines", default="O0,O1,O2", show_default=True, metavar="P,P",
+              help="Names of pipelines; lists of passes are separated by ';'.")  # fmt: skip
+@click.option("--text", type=File, help="Measure the perplexity on this text too.")
+@click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
+              help="Time to spend on measuring.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=File, metavar="FILE.(png|svg)", help="Draw the table.")
+@threads_option
+def command(model: Path, pipelines: str, text: Path | None, seconds: float, as_json: bool,
+            plot: Path | None, threads: int | None) -> None:  # fmt: skip
+    """Compare pipelines on MODEL: nodes, kernels, bytes, memory, times, and the largest error.
+
+    The input is one text of the model's context. Programs take turns; times are medians. Errors are
+    relative to the interpreter in float64.
+    """
+    if plot is not None:
+        need_folder_of(plot)
+    names = named(pipelines)
+    made, tokenizer = load_model(model)
+    context, vocab = made.config["max_seq_len"], made.config["vocab_size"]
+    tokens = np.random.default_rng(0).integers(0, vocab, (1, context)).astype(np.int32)
+    judge = None
+    if text is not None:
+        if tokenizer is None:
+            raise DataError(f"{model} has no tokenizer, so it cannot read {text}")
+        words = tokenizer.encode(read_text(text))
+        check_length(words, context, str(text))
+        tokens, judge = words[:context].reshape(1, -1), perplexity_on(words, context)
+    table = compare(made, names, tokens, threads=threads, seconds=seconds, perplexity=judge)
+    if plot is not None:
+        table.plot(plot)
+    if not as_json:
+        print(table)
+        return
+    facts = {
+        "model": str(model),
+        "input": list(tokens.shape),
+        "threads": thread_count(threads),
+        "cpu": Target.parse().cpu,
+        "rows": table.records(),
+    }
+    print(json.dumps(facts, indent=2))
+
+
+def named(pipelines: str) -> list[str]:
+    """The pipelines of the option."""
+    mark = ";" if ";" in pipelines else ","
+    found = [name.strip() for name in pipelines.split(mark) if name.strip()]
+    if not found:
+        raise click.UsageError("--pipelines names none")
+    return found
+
+
+def perplexity_on(tokens: np.ndarray, context: int) -> Callable[[Any], float]:
+    """A judge of programs: exp of the mean loss over the beginning of a text."""
+    some = tokens[: PIECES * context + 1]
+
+    def judge(program: Any) -> float:
+        total = 0.0
+        for x, y, count in windows(some, 1, context):
+            logits = np.asarray(program(x), np.float64)[0, :count]
+            top = logits.max(-1, keepdims=True)
+            total += float(np.sum(top[:, 0] + np.log(np.exp(logits - top).sum(-1))))
+            total -= float(np.take_along_axis(logits, y[0, :count, None], 1).sum())
+        return math.exp(total / (len(some) - 1))
+
+    return judge

@@ -1,0 +1,96 @@
+"""`planish generate`: text from a model."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from planish.frontend.cli.common import (
+    File,
+    examples,
+    model_argument,
+    note,
+    pipeline_option,
+    threads_option,
+)
+from planish.frontend.generate import generate_text, generator_for
+from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.pretrained import load_model
+from planish.frontend.text import CharTokenizer
+from planish.ir.errors import ArtifactError, DataError
+
+MOST = 200  # new tokens where nobody says how many, if so many fit
+
+
+@click.command(
+    epilog=examples(
+        'planish generate book.safetensors --prompt "Once upon" -n 50 --seed 1',
+        'planish generate book.safetensors --prompt "Once upon" --temperature 0',
+        'planish generate book.safetensors --prompt "Once upon" -n 1000 --slide --top-k 20',
+    )
+)
+@model_argument
+@click.option("--prompt", required=True, help="How the text begins.")
+@click.option("-n", "--tokens", "count", type=int, metavar="N",
+              help=f"New tokens.  [default: what fits, at most {MOST}]")  # fmt: skip
+@click.option("--tokenizer", type=File, metavar="FILE",
+              help="A tokenizer as JSON, instead of the model's own.")  # fmt: skip
+@click.option("--temperature", type=float, default=1.0, show_default=True, metavar="T",
+              help="Below 1 bolder in what is likely; 0 always takes the likeliest.")  # fmt: skip
+@click.option("--top-k", type=int, metavar="K", help="Choose among the K likeliest tokens.")
+@click.option("--top-p", type=float, metavar="P",
+              help="Choose among the likeliest tokens that have probability P.")  # fmt: skip
+@click.option("--seed", type=int, metavar="N", help="The same seed writes the same text.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this; may be repeated.")
+@click.option("--slide", is_flag=True,
+              help="When the context is full, go on with its last half.")  # fmt: skip
+@pipeline_option()
+@threads_option
+def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
+            temperature: float, top_k: int | None, top_p: float | None, seed: int | None,
+            stop: tuple[str, ...], slide: bool, pipeline: str,
+            threads: int | None) -> None:  # fmt: skip
+    """Write on from a prompt with MODEL, a .safetensors file of `planish train`."""
+    made, own = load_model(model)
+    words = own if tokenizer is None else tokenizer_in(tokenizer)
+    if words is None:
+        raise DataError(f"{model} has no tokenizer; name one with --tokenizer FILE")
+    if len(words) != made.config["vocab_size"]:
+        raise DataError(
+            f"the tokenizer has {len(words)} tokens, the model {made.config['vocab_size']}"
+        )
+    wanted = room(made, words, prompt) if count is None else count
+    maker = generator_for(made, pipeline, threads)
+    started = time.perf_counter()
+    print(prompt, end="", flush=True)
+    written = generate_text(
+        made, words, prompt, wanted, stop=stop, stream=told, seed=seed, temperature=temperature,
+        top_k=top_k, top_p=top_p, sliding_window=slide, pipeline=pipeline, threads=maker.threads,
+    )  # fmt: skip
+    print(flush=True)
+    note(f"{len(written)} characters in {time.perf_counter() - started:.1f} s with compilation")
+
+
+def told(piece: str) -> None:
+    """Show a piece of text at once."""
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def room(model: TinyGPT, tokenizer: CharTokenizer, prompt: str) -> int:
+    """How many tokens to write where nobody says: what fits."""
+    left = model.config["max_seq_len"] - len(tokenizer.encode(prompt))
+    return min(MOST, max(left, 1))
+
+
+def tokenizer_in(path: Path) -> CharTokenizer:
+    """The tokenizer in a JSON file."""
+    try:
+        return CharTokenizer.from_json(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not a tokenizer, it is not text") from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error

@@ -1,0 +1,82 @@
+"""`planish graph`: what a model is, before and after passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from planish.frontend.cli.common import examples, model_argument, need_folder_of, note
+from planish.frontend.generate import graphs
+from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.pretrained import load_model
+from planish.frontend.trace import spec, trace
+from planish.ir.dims import Dim
+from planish.ir.errors import DataError
+from planish.ir.graph import Graph
+from planish.passes.pipeline import Pipeline, pass_name
+from planish.passes.pipelines import PIPELINES
+from planish.passes.pipelines import pipeline as pipeline_named
+
+KINDS = (".txt", ".dot", ".svg", ".png")
+DEFAULT = "O2"  # the pipeline that --after looks into
+
+
+@click.command(
+    epilog=examples(
+        "planish graph book.safetensors --out book.svg",
+        "planish graph book.safetensors --after expand --out -",
+        "planish graph book.safetensors --pipeline O2 --of decode --out decode.txt",
+    )
+)
+@model_argument
+@click.option("--after", metavar="PASS", help=f"The graph after this pass of {DEFAULT}.")
+@click.option("--pipeline", metavar="P", help="The graph after these passes.  [default: none]")
+@click.option("--of", "what", type=click.Choice(["forward", "prefill", "decode"]),
+              default="forward", show_default=True,
+              help="All logits; reading a prompt; or adding a token.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, allow_dash=True), required=True,
+              metavar="FILE.(txt|dot|svg|png)", help="The file; - prints text.")  # fmt: skip
+def command(model: Path, after: str | None, pipeline: str | None, what: str, out: Path) -> None:
+    """Write the graph of MODEL as text (.txt) or as a picture (.dot, .svg, .png)."""
+    if after is not None and pipeline is not None:
+        raise click.UsageError("--after and --pipeline exclude each other")
+    to_stdout = str(out) == "-"
+    if not to_stdout:
+        need_folder_of(out)
+        if out.suffix.lower() not in KINDS:
+            raise click.UsageError(f"--out is a {', '.join(KINDS)} file, or -, not {out.name!r}")
+    passes = chosen(after, pipeline)
+    graph = passes.run(graph_of(load_model(model)[0], what))
+    if to_stdout:
+        print(graph)
+    elif out.suffix.lower() == ".txt":
+        out.write_text(f"{graph}\n", "utf-8")
+    else:
+        graph.draw(out)
+    note(f"{graph.name} after {passes or 'no pass'}: {len(graph.nodes)} nodes")
+
+
+def chosen(after: str | None, pipeline: str | None) -> Pipeline:
+    """The passes to run."""
+    if pipeline is not None:
+        return pipeline_named(pipeline)
+    return Pipeline() if after is None else up_to(after)
+
+
+def up_to(after: str) -> Pipeline:
+    """The default pipeline up to the last time that a pass runs in it."""
+    passes = PIPELINES[DEFAULT].passes
+    names = [pass_name(x) for x in passes]
+    if after not in names:
+        known = ", ".join(dict.fromkeys(names))
+        raise DataError(f"{DEFAULT} has no pass {after!r}; its passes are {known}")
+    return Pipeline(*passes[: len(names) - names[::-1].index(after)])
+
+
+def graph_of(model: TinyGPT, what: str) -> Graph:
+    """The graph of a model for any batch and length; those of generation are for one text."""
+    context = model.config["max_seq_len"]
+    if what != "forward":
+        return graphs(model, 1, context)[what]
+    return trace(model, spec(("B", Dim("T", max=context)), "i32"))

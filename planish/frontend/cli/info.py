@@ -1,0 +1,119 @@
+"""`planish info`: the machine, or a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from planish import __version__
+from planish.frontend.checkpoint import read_file
+from planish.frontend.cli.common import File, examples
+from planish.frontend.generate import graphs
+from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.pretrained import load_model
+from planish.frontend.trace import spec, trace
+from planish.passes.pipelines import pipeline as pipeline_named
+from planish.runtime.lower import lower
+from planish.runtime.memory import plan_memory
+from planish.runtime.target import Target, thread_count
+
+PACKAGES = ("numpy", "llvmlite", "networkx", "ml_dtypes", "safetensors")
+VARIABLES = ("PLANISH_CACHE", "PLANISH_THREADS", "PLANISH_TARGET")
+
+
+@click.command(
+    epilog=examples("planish info", "planish info book.safetensors --memory", "planish info --json")
+)
+@click.argument("model", type=File, required=False)
+@click.option("--memory", is_flag=True, help="The memory that running MODEL takes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: Path | None, memory: bool, as_json: bool) -> None:
+    """Say what this machine is like, or what is in MODEL."""
+    if memory and model is None:
+        raise click.UsageError("--memory needs a MODEL")
+    facts = machine() if model is None else described(model)
+    if memory and model is not None:
+        facts["memory"] = needed(load_model(model)[0])
+    print(json.dumps(facts, indent=2) if as_json else shown(facts))
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor, threads, and the variables that are set."""
+    target = Target.parse()
+    return {
+        "planish": __version__,
+        "python": platform.python_version(),
+        **{name: installed(name) for name in PACKAGES},
+        "target": target.name,
+        "cpu": target.cpu,
+        "triple": target.triple,
+        "vector_bytes": target.vector_bytes,
+        "features": sorted(target.features),
+        "threads": thread_count(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def installed(package: str) -> str | None:
+    """The version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What a file holds."""
+    file = read_file(path)
+    model, tokenizer = load_model(path)
+    losses = file.arrays.get("training/losses")
+    return {
+        "model": str(path),
+        "class": type(model).__name__,
+        "config": model.config,
+        "parameters": model.count_parameters(),
+        "bytes": path.stat().st_size,
+        "tokenizer": None if tokenizer is None else repr(tokenizer),
+        "trained_steps": None if losses is None else len(losses),
+    }
+
+
+def needed(model: TinyGPT) -> dict[str, dict[str, int]]:
+    """Bytes: the arena, the least that any arena could have, weights as packed; and the steps."""
+    context = model.config["max_seq_len"]
+    found = {"forward": trace(model, spec((1, context), "i32"))}
+    found |= {name: graphs(model, 1, context)[name] for name in ("prefill", "decode")}
+    told = {}
+    for name, graph in found.items():
+        plan = lower(pipeline_named("O2").run(graph), Target.parse())
+        memory = plan_memory(plan)
+        told[name] = {
+            "steps": len(plan.steps),
+            "arena": memory.arena,
+            "lower_bound": memory.peak,
+            "weights": memory.params,
+        }
+    return told
+
+
+def shown(facts: dict[str, Any], indent: str = "") -> str:
+    """Facts for people: one in a line."""
+    lines = []
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}", shown(value, indent + "  ")]
+            continue
+        if isinstance(value, list):
+            value = " ".join(map(str, value))
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = f"{value:,}"
+        told = "-" if value is None or value == {} else value
+        lines.append(f"{indent}{name:<{width}}  {told}")
+    return "\n".join(lines)
