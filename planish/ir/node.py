@@ -98,12 +98,14 @@ class Node:
         return self if loc is None or self.loc is not None else replace(self, loc=loc)
 
     def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
-        """The same op on other inputs; itself where nothing changed. The type is inferred anew."""
+        """The same op on other inputs; itself where nothing changed."""
         if len(inputs) == len(self.inputs) and all(
             a is b for a, b in zip(inputs, self.inputs, strict=True)
         ):
             return self
-        found = self.op.type_of(tuple(x.type for x in inputs), self.attrs)
+        types = tuple(x.type for x in inputs)
+        same = types == tuple(x.type for x in self.inputs)  # so the result's type is, too
+        found = self.type if same else self.op.type_of(types, self.attrs)
         return Node(self.op, inputs, self.attrs, found, self.loc)
 
     def __repr__(self) -> str:
