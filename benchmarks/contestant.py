@@ -22,6 +22,8 @@ Run = Callable[[], object]  # one run; returns what is compared with the float64
 def planish(workload: str, c: Config, threads: int) -> Run:
     """Our own."""
     import planish as pl
+    from planish.frontend.generate import Generator
+    from planish.frontend.sampling import Sampling
 
     model = pl.TinyGPT(
         vocab_size=c.vocab, embed_dim=c.width, num_layers=c.layers, num_heads=c.heads,
@@ -34,8 +36,16 @@ def planish(workload: str, c: Config, threads: int) -> Run:
         bound = program.bind(tokens(c, 1, length))
         return lambda: bound.run()
     if workload == "decode":
-        generator = pl.Generator(model, threads=threads)
-        return lambda: generator.timed(tokens(c, 1, c.prompt), c.new)
+        generator = Generator(model, threads=threads)
+
+        def decode() -> object:
+            pieces = generator.stream(tokens(c, 1, c.prompt), c.new, Sampling(0.0))
+            made = [next(pieces)]  # the prompt's own token
+            start = time.perf_counter()
+            made += pieces
+            return time.perf_counter() - start, np.concatenate(made, 1)
+
+        return decode
     trainer = pl.Trainer(
         model, optimizer=pl.optim.AdamW(lr=1e-3), batch=c.batch, context=c.context, threads=threads
     )
@@ -65,8 +75,8 @@ def torch_eager(workload: str, c: Config, threads: int) -> Run:
             with torch.inference_mode():
                 caches, token = model.decode(ids, c.new)
                 start = time.perf_counter()
-                made = model.steps(caches, token, c.prompt, c.new)
-                return time.perf_counter() - start, made[: c.new]
+                made = model.steps(caches, token, c.prompt, c.new - 1)
+                return time.perf_counter() - start, made
 
         return decode
     x = torch.tensor(tokens(c, c.batch, c.context))

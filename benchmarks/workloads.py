@@ -17,7 +17,7 @@ class Config:
     heads: int
     width: int
     prompt: int  # tokens before decode starts
-    new: int  # tokens that decode makes
+    new: int  # tokens made; the first is the prompt's, decode is timed on the others
     batch: int  # sequences of a training step
 
 
