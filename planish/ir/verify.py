@@ -8,6 +8,7 @@ fused nodes keep the same rules.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from planish.ir.dims import Size, Symbol
@@ -20,21 +21,25 @@ from planish.ir.types import DType, TensorType, dtype
 _ATTRIBUTES = (int, float, bool, str, type(None), DType, Size, TensorType, Graph)
 
 
-def verify(graph: Graph, after: str = "", strict: bool = False) -> Graph:
+def verify(
+    graph: Graph, after: str = "", strict: bool = False, known: Collection[Node] = ()
+) -> Graph:
     """The graph itself; IRError with the line and its neighbours where it breaks a rule.
 
     `after` names the pass to blame, as in "fuse (4 of 6)". A graph read from text may come without
-    its weights; `strict` demands them.
+    its weights; `strict` demands them. Nodes never change, so those that are `known` to keep the
+    rules are not looked at again.
     """
-    _Check(f"after pass {after}: " if after else "").top(graph, strict)
+    _Check(f"after pass {after}: " if after else "", known).top(graph, strict)
     return graph
 
 
 class _Check:
     """One verification; remembers the bodies it has seen."""
 
-    def __init__(self, prefix: str):
+    def __init__(self, prefix: str, known: Collection[Node]):
         self.prefix = prefix
+        self.known = known
         self.seen: set[Graph] = set()
 
     def refuse(self, graph: Graph, message: str, node: Node | None = None) -> None:
@@ -66,7 +71,8 @@ class _Check:
             if node.op.name == "input" and node not in inputs:
                 name = node.attrs["name"]
                 self.refuse(graph, f"input {name!r} is not in the signature of {graph.name}", node)
-            self.node(graph, node)
+            if node not in self.known:
+                self.node(graph, node)
         for node in graph.outputs:
             if not isinstance(node.type, TensorType):
                 self.refuse(graph, "an output is a tensor; use get for a result of this node", node)

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from planish.ir.errors import ParseError, PlanishError
 from planish.ir.graph import Graph
+from planish.ir.node import Node
 from planish.ir.verify import verify
 from planish.passes.registry import PASSES, Pass
 
@@ -77,6 +78,7 @@ class Pipeline:
         self, graph: Graph, observe: tuple[Observer, ...] = ()
     ) -> Iterator[tuple[str, Graph]]:
         """The text of each pass with the graph after it."""
+        known: set[Node] = set()
         for position, step in enumerate(self.passes, 1):
             name = pass_text(step)
             where = f"{name} ({position} of {len(self.passes)})"
@@ -87,7 +89,8 @@ class Pipeline:
                 error.add_note(f"  in pass {where}")
                 raise
             seconds = time.perf_counter() - started
-            verify(after, where)
+            verify(after, where, known=known)
+            known = set(after.nodes)
             for observer in observe:
                 observer(Step(name, position, len(self.passes), graph, after, seconds))
             yield name, after
