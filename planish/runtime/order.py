@@ -14,22 +14,20 @@ def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) 
     The order given is kept where it may be. IRError, naming both readers, where no order works.
     """
     before: list[set[int]] = [set() for _ in steps]
-    writer: dict[Slot, int] = {}
+    writer: dict[tuple[str, int], int] = {}
+    readers: dict[tuple[str, int], list[int]] = {}
     for k, step in enumerate(steps):
         for slot in written(step):
-            writer.setdefault(slot, k)
+            writer.setdefault((slot.kind, slot.index), k)
         for slot in read(step):
-            if slot in writer and writer[slot] != k:
-                before[k].add(writer[slot])
+            readers.setdefault((slot.kind, slot.index), []).append(k)
+            write = writer.get((slot.kind, slot.index), k)
+            if write != k:
+                before[k].add(write)
     for i, j in aliases:
-        write = next((k for s, k in writer.items() if (s.kind, s.index) == ("output", j)), None)
-        for k, step in enumerate(steps):
-            if (
-                write is not None
-                and k != write
-                and any((s.kind, s.index) == ("input", i) for s in read(step))
-            ):
-                before[write].add(k)
+        if ("output", j) in writer:
+            write = writer["output", j]
+            before[write].update(k for k in readers.get(("input", i), ()) if k != write)
     return tuple(steps[k] for k in _topological(steps, before))
 
 
