@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from planish.ir import types as t
 from planish.ir.errors import IRError
@@ -44,9 +44,9 @@ def element_count(buffer: Buffer, binding: Mapping[str, int]) -> int:
     return count
 
 
-def work(kernel: Kernel) -> Expr:
+def work(kernel: Kernel, dims: Iterable[str]) -> Expr:
     """About how many scalar operations a kernel makes: an expression over its dimensions."""
-    return _block_work(kernel.body, {name: Var(name) for name in kernel.dims})
+    return _block_work(kernel.body, {name: Var(name) for name in dims})
 
 
 def bounded(expr: Expr, env: Mapping[str, Expr]) -> Expr:

@@ -38,7 +38,7 @@ def targets(kernel: Kernel) -> list[Target]:
 def module_text(kernel: Kernel, target: Target) -> str:
     """The kernel as a module with one exported function."""
     declarations: dict[str, str] = {}
-    function = kernel_function(kernel, "k0_test", target, declarations)
+    function = kernel_function(kernel, kernel.dims, "k0_test", target, declarations)
     names = [f"ptr %p{i}" for i in range(len(kernel.params))]
     names += [f"i64 %d{i}" for i in range(len(kernel.dims))]
     given = ", ".join([*names, "i64 %thread", "i64 %threads", "ptr %scratch", "ptr %status"])

@@ -212,9 +212,9 @@ def test_half_precision_converts() -> None:
     for target in (Target.host(), Target.parse("x86-64-v3")):
         declarations: dict[str, str] = {}
         k = kernel((x, y), vec(J, 40, Store(y, (J,), cast(x[J], t.f32))))
-        assert "fpext" in kernel_function(k, "k0_", target, declarations)
+        assert "fpext" in kernel_function(k, k.dims, "k0_", target, declarations)
     with pytest.raises(TargetError, match="f16 needs the feature f16c, which target x86-64-v2"):
-        kernel_function(k, "k0_", Target.parse("x86-64-v2"), {})
+        kernel_function(k, k.dims, "k0_", Target.parse("x86-64-v2"), {})
 
 
 @pytest.mark.parametrize("dtype", [t.i64, t.i32, t.i8, t.u32, t.u8], ids=str)
@@ -323,7 +323,7 @@ def test_a_block_of_five_thousand_lets() -> None:
         lets.append(Let(Var(f"v{i}", t.f32), Var(f"v{i - 1}", t.f32) + 1.0))
     k = kernel((x, y), vec(J, 16, *lets, Store(y, (J,), Var("v4999", t.f32))))
     target = Target.host()
-    assert kernel_function(k, "k0_", target, {}).count("fadd") == 4999
+    assert kernel_function(k, k.dims, "k0_", target, {}).count("fadd") == 4999
 
 
 def test_shared_parts_are_made_once() -> None:
@@ -332,7 +332,7 @@ def test_shared_parts_are_made_once() -> None:
     for _ in range(10):
         value = value + value  # 2^10 paths
     k = kernel((x, y), vec(J, 16, Store(y, (J,), value)))
-    assert kernel_function(k, "k0_", Target.host(), {}).count("fadd") == 10
+    assert kernel_function(k, k.dims, "k0_", Target.host(), {}).count("fadd") == 10
 
 
 def gemm_tile(m: int, width: int, depth: int) -> Kernel:
@@ -388,4 +388,4 @@ def test_functions_are_inline() -> None:
 def test_impossible_kernels_are_refused(body: object, message: str) -> None:
     k = kernel((buffer("x", 16), buffer("y", 16)), body)
     with pytest.raises(IRError, match=message):
-        kernel_function(k, "k0_", Target.host(), {})
+        kernel_function(k, k.dims, "k0_", Target.host(), {})

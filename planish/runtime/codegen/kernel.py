@@ -52,23 +52,28 @@ def _on_stack(buffer: Buffer) -> bool:
 
 def kernel_function(
     kernel: Kernel,
+    dims: tuple[str, ...],
     symbol: str,
     target: Target,
     declarations: dict[str, str],
     aliased: frozenset[int] = frozenset(),
 ) -> str:
-    """The LLVM function of `kernel`; params numbered in `aliased` may share memory."""
+    """The LLVM function of `kernel`, whose dimensions are `dims`.
+
+    Params numbered in `aliased` may share memory.
+    """
     _check_dtypes(kernel, target)
     writer = Writer(declarations)
-    _Kernel(kernel, writer, target).function()
+    _Kernel(kernel, writer, target).function(dims)
     params = [
         _parameter(i, i not in aliased, buffer.name in kernel.writes)
         for i, buffer in enumerate(kernel.params)
     ]
-    dims = [f"i64 %d{i}" for i in range(len(kernel.dims))]
+    sizes = [f"i64 %d{i}" for i in range(len(dims))]
     rest = ["i64 %thread", "i64 %threads", "ptr noalias %scratch", "ptr noalias %status"]
-    signature = ", ".join(params + dims + rest)
-    head = f"define internal void @{symbol}({signature}) noinline nounwind {{"
+    signature = ", ".join(params + sizes + rest)
+    # Without builtins LLVM makes no calls of memset and memcpy out of loops.
+    head = f'define internal void @{symbol}({signature}) noinline nounwind "no-builtins" {{'
     return "\n".join([head, "entry:", *writer.body(), "  ret void", "}"])
 
 
@@ -91,9 +96,9 @@ class _Kernel(Expressions):
         self.kernel = kernel
         self.partials: Partials | None = None
 
-    def function(self) -> None:
+    def function(self, dims: tuple[str, ...]) -> None:
         """The whole body."""
-        for i, name in enumerate(self.kernel.dims):
+        for i, name in enumerate(dims):
             self.env[name] = self.registers.atom(f"%d{i}")
         for i, buffer in enumerate(self.kernel.params):
             self.places[buffer.name] = self._place(buffer, f"%p{i}")

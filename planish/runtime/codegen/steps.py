@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from planish.ir import types as t
 from planish.ir.loop_text import kernel_text
-from planish.ir.loops import Const, For, Kernel, Var
+from planish.ir.loops import Const, Expr, For, Kernel, Var
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import sync_text
 from planish.runtime.codegen.text import Writer
-from planish.runtime.codegen.value import Linear
 from planish.runtime.plan import Plan, Slot, Step
 from planish.runtime.sizes import work
 from planish.runtime.target import Target
@@ -54,52 +52,67 @@ def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
     return {key: number for number, key in enumerate(slots)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Native:
+    """The function of a kernel, its dimensions, and how much work it is (None: one thread)."""
+
+    symbol: str
+    dims: tuple[str, ...]
+    work: Expr | None
+
+    @property
+    def solo(self) -> bool:
+        """Whether thread 0 alone runs it, whatever the sizes."""
+        amount = self.work
+        return amount is None or (isinstance(amount, Const) and amount.value < PARALLEL_WORK)
+
+
 def program_module(plan: Plan, target: Target, storage: Storage, fixed: bool) -> Module:
     """The module of a plan. `storage` gives a slot's memory as (space, begin, end)."""
-    builder = _Module(plan, target, storage)
-    symbols = [builder.kernel(step) for step in plan.steps]
-    barriers = _barriers(plan.steps, storage, fixed)
-    main = builder.main(symbols, barriers)
-    text = "\n".join([*builder.functions, main, *builder.declarations.values(), sync_text(target)])
-    return Module(text, builder.dims, tuple(symbols), tuple(barriers))
-
-
-@dataclass
-class _Module:
-    plan: Plan
-    target: Target
-    storage: Storage
-    functions: list[str] = field(default_factory=list)
-    declarations: dict[str, str] = field(default_factory=dict)
-    known: dict[object, str] = field(default_factory=dict)
-    dims: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.dims = tuple(sorted({d for s in self.plan.steps for d in s.kernel.dims}))
-
-    def kernel(self, step: Step) -> str:
-        """The function of a step's kernel; equal kernels are one function."""
-        aliased = _aliased(step, self.storage)
+    functions: list[str] = []
+    declarations: dict[str, str] = {}
+    known: dict[object, _Native] = {}
+    natives = []
+    for step in plan.steps:
+        aliased = _aliased(step, storage)
         key = (kernel_text(step.kernel, "kernel"), aliased)
-        if key not in self.known:
+        if key not in known:
             plain = re.sub(r"\W+", "_", step.kernel.name, flags=re.ASCII)
-            symbol = f"k{len(self.known)}_{plain}"
-            text = kernel_function(step.kernel, symbol, self.target, self.declarations, aliased)
-            self.functions.append(text)
-            self.known[key] = symbol
-        return self.known[key]
+            symbol = f"k{len(known)}_{plain}"
+            known[key] = _native(step.kernel, symbol)
+            dims = known[key].dims
+            text = kernel_function(step.kernel, dims, symbol, target, declarations, aliased)
+            functions.append(text)
+        natives.append(known[key])
+    dims = tuple(sorted({d for native in natives for d in native.dims}))
+    barriers = _barriers(plan.steps, natives, storage, fixed)
+    main = _main(plan, target, natives, dims, barriers, declarations)
+    text = "\n".join([*functions, main, *declarations.values(), sync_text(target)])
+    return Module(text, dims, tuple(n.symbol for n in natives), tuple(barriers))
 
-    def main(self, symbols: list[str], barriers: list[bool]) -> str:
-        """The function that runs all steps."""
-        main = _Main(Writer(self.declarations), self.target, self.plan, self.dims)
-        main.begin_call()
-        for number, step in enumerate(self.plan.steps):
-            if barriers[number]:
-                main.barrier()
-            main.step(step, symbols[number], number)
-        main.end_call()
-        head = "define void @planish_main(ptr %call, i64 %thread, i64 %threads) nounwind {"
-        return "\n".join([head, "entry:", *main.writer.body(), "}"])
+
+def _native(kernel: Kernel, symbol: str) -> _Native:
+    parallel = any(isinstance(s, For) and s.kind == "parallel" for s in kernel.body)
+    dims = kernel.dims
+    return _Native(symbol, dims, work(kernel, dims) if parallel else None)
+
+
+def _main(
+    plan: Plan, target: Target, natives: list[_Native], dims: tuple[str, ...],
+    barriers: list[bool], declarations: dict[str, str],
+) -> str:  # fmt: skip
+    main = _Main(Writer(declarations), target, plan, dims)
+    main.begin_call()
+    for number, (step, native) in enumerate(zip(plan.steps, natives, strict=True)):
+        if barriers[number]:
+            main.barrier()
+        main.step(step, native)
+        main.tick(number)
+    main.end_call()
+    # There is nothing to optimise in a list of calls, and the list is long.
+    signature = "ptr %call, i64 %thread, i64 %threads"
+    head = f"define void @planish_main({signature}) noinline optnone nounwind {{"
+    return "\n".join([head, "entry:", *main.writer.body(), "}"])
 
 
 class _Main(Expressions):
@@ -114,14 +127,13 @@ class _Main(Expressions):
         for number, name in enumerate(CALL):
             kind = "i64" if name in ("repeat", "scratch_stride") else "ptr"
             w.do(f"%a.{name} = getelementptr i64, ptr %call, i64 {number}")
-            w.do(f"%{name} = load {kind}, ptr %a.{name}, !invariant.load !1")
+            w.do(f"%{name} = load {kind}, ptr %a.{name}")
         for number, name in enumerate(self.dims):
             at = w.op(f"getelementptr i64, ptr %dims, i64 {number}")
-            self.env[name] = self.registers.atom(w.op(f"load i64, ptr {at}, !invariant.load !1"))
+            self.env[name] = self.registers.atom(w.op(f"load i64, ptr {at}"))
         w.do("%mine = mul i64 %scratch_stride, %thread")
         w.do("%my_scratch = getelementptr i8, ptr %scratch, i64 %mine")
         w.do("%first = icmp eq i64 %thread, 0")
-        w.do("%profiling = icmp ne ptr %profile, null")
         self.tick(-1)
         self.registers.enter()
         w.do("br label %begin")
@@ -148,76 +160,51 @@ class _Main(Expressions):
 
     def tick(self, number: int) -> None:
         """Note the time that the step took, if anybody wants to know."""
-        now, after = self.writer.name("tick"), self.writer.name("go")
-        self.writer.do(f"br i1 %profiling, label %{now}, label %{after}, !prof !0")
-        self.writer.label(now)
         given = f"ptr %profile, i64 {number + 1}, ptr %barrier, i64 %thread, i64 %threads"
         self.writer.do(f"call void @planish.tick({given})")
-        self.writer.do(f"br label %{after}")
-        self.writer.label(after)
 
-    def step(self, step: Step, symbol: str, number: int) -> None:
+    def step(self, step: Step, native: _Native) -> None:
         """Call a kernel on all threads, or on the first one only."""
         w = self.writer
         self.begin()
-        amount = Const(0, t.i64) if is_serial(step.kernel) else work(step.kernel)
-        run, after = w.name("run"), w.name("step")
-        if isinstance(amount, Const) and amount.value >= PARALLEL_WORK:
-            self._call(step, symbol, "%thread", "%threads")
-        elif isinstance(amount, Const):
-            w.do(f"br i1 %first, label %{run}, label %{after}")
-            w.label(run)
-            self._call(step, symbol, "0", "1")
-            w.do(f"br label %{after}")
-            w.label(after)
-        else:
-            total = self.registers.scalar(self.uniform(amount))
+        if not native.solo and isinstance(native.work, Const):
+            self._call(step, native, "%thread", "%threads")
+            return
+        mine, threads = "%first", "1"
+        if not native.solo and native.work is not None:
+            total = self.registers.scalar(self.uniform(native.work))
             small = w.op(f"icmp slt i64 {total}, {PARALLEL_WORK}")
             threads = w.op(f"select i1 {small}, i64 1, i64 %threads")
             mine = w.op(f"icmp slt i64 %thread, {threads}")
-            w.do(f"br i1 {mine}, label %{run}, label %{after}")
-            w.label(run)
-            self._call(step, symbol, "%thread", threads)
-            w.do(f"br label %{after}")
-            w.label(after)
-        self.tick(number)
+        run, after = w.name("run"), w.name("step")
+        w.do(f"br i1 {mine}, label %{run}, label %{after}")
+        w.label(run)
+        self._call(step, native, "%thread", threads)
+        w.do(f"br label %{after}")
+        w.label(after)
 
-    def _call(self, step: Step, symbol: str, thread: str, threads: str) -> None:
+    def _call(self, step: Step, native: _Native, thread: str, threads: str) -> None:
         w = self.writer
         given = []
         for slot in step.args:
             at = w.op(f"getelementptr ptr, ptr %slots, i64 {self.slots[slot.kind, slot.index]}")
-            given.append(f"ptr {w.op(f'load ptr, ptr {at}, !invariant.load !1')}")
-        given += [f"i64 {self.registers.scalar(self._dim(d))}" for d in step.kernel.dims]
+            given.append(f"ptr {w.op(f'load ptr, ptr {at}')}")
+        given += [f"i64 {self.registers.scalar(self.uniform(Var(d)))}" for d in native.dims]
         given += [f"i64 {thread}", f"i64 {threads}", "ptr %my_scratch", "ptr %status"]
-        w.do(f"call void @{symbol}({', '.join(given)})")
-
-    def _dim(self, name: str) -> Linear:
-        return self.uniform(Var(name))
+        w.do(f"call void @{native.symbol}({', '.join(given)})")
 
 
-def is_serial(kernel: Kernel) -> bool:
-    """Whether only one thread can run a kernel."""
-    return not any(isinstance(s, For) and s.kind == "parallel" for s in kernel.body)
-
-
-def _is_solo(step: Step) -> bool:
-    """Whether thread 0 alone runs a step, whatever the sizes."""
-    if is_serial(step.kernel):
-        return True
-    amount = work(step.kernel)
-    return isinstance(amount, Const) and amount.value < PARALLEL_WORK
-
-
-def _barriers(steps: tuple[Step, ...], storage: Storage, fixed: bool) -> list[bool]:
+def _barriers(
+    steps: tuple[Step, ...], natives: list[_Native], storage: Storage, fixed: bool
+) -> list[bool]:
     """For each step, whether all threads must meet before it."""
     result = []
     pending: list[
         tuple[list[Place], list[Place], bool]
     ] = []  # reads, writes and solo since the last meeting
-    for step in steps:
+    for step, native in zip(steps, natives, strict=True):
         reads, writes = _touched(step, storage)
-        solo = _is_solo(step)
+        solo = native.solo
         needed = any(
             not (solo and other_solo)
             and (

@@ -7,7 +7,8 @@ each followed by its number of sleepers and alone on its cache line.
     planish.wait(word, old)    returns when *word is no longer `old`
     planish.wake(word)         call after changing *word
     planish.barrier(memory, threads)   memory: two words, generation and arrived
-    planish.tick(profile, n, barrier, thread, threads)   profile[n] += time since the last tick
+    planish.tick(profile, n, barrier, thread, threads)   profile[n] += time since the last tick,
+                               if profile is not null
     planish.fail(status, site, index, bound)   status: i64[4], (failed, site, index, bound)
     planish_worker(pool, thread)       runs jobs until told to stop
     planish_run(pool, job, argument, threads)   runs job(argument, thread, threads) on all threads
@@ -169,8 +170,11 @@ done:
 # profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
 _TICK = """
 define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
-    cold noinline nounwind {{
+    noinline nounwind {{
 entry:
+  %wanted = icmp ne ptr %profile, null
+  br i1 %wanted, label %meet, label %done, !prof !0
+meet:
   call void @planish.barrier(ptr %barrier, i64 %threads)
   %first = icmp eq i64 %thread, 0
   br i1 %first, label %note, label %done
@@ -210,7 +214,6 @@ done:
   ret void
 }
 !0 = !{!"branch_weights", i32 1, i32 1048575}
-!1 = !{}
 """
 
 # Pool memory, in cache lines: 0 generation (a word to wait for), 1 done (likewise),
