@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +39,19 @@ def note(text: str) -> None:
     """Tell the person at the terminal; a script sees nothing."""
     if sys.stderr.isatty():
         print(text, file=sys.stderr)
+
+
+def json_text(facts: Any) -> str:
+    """Facts as JSON, which has no NaN and no infinity: those become null."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: plain(item) for name, item in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [plain(item) for item in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    return json.dumps(plain(facts), indent=2)
 
 
 def need_folder_of(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from planish.frontend.api import compare
 from planish.frontend.cli.common import (
     File,
     examples,
+    json_text,
     model_argument,
     need_folder_of,
     threads_option,
@@ -77,7 +77,7 @@ def command(model: Path, pipelines: str, text: Path | None, seconds: float, as_j
         "cpu": Target.parse().cpu,
         "rows": table.records(),
     }
-    print(json.dumps(facts, indent=2))
+    print(json_text(facts))
 
 
 def named(pipelines: str) -> list[str]:

@@ -62,28 +62,45 @@ def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
         raise DataError(
             f"the tokenizer has {len(words)} tokens, the model {made.config['vocab_size']}"
         )
-    wanted = room(made, words, prompt) if count is None else count
+    wanted = room(made, words, prompt, count, slide)
     maker = generator_for(made, pipeline, threads)
     started = time.perf_counter()
-    print(prompt, end="", flush=True)
+    pieces = Pieces(prompt)
     written = generate_text(
-        made, words, prompt, wanted, stop=stop, stream=told, seed=seed, temperature=temperature,
+        made, words, prompt, wanted, stop=stop, stream=pieces, seed=seed, temperature=temperature,
         top_k=top_k, top_p=top_p, sliding_window=slide, pipeline=pipeline, threads=maker.threads,
     )  # fmt: skip
-    print(flush=True)
+    pieces("\n")
     note(f"{len(written)} characters in {time.perf_counter() - started:.1f} s with compilation")
 
 
-def told(piece: str) -> None:
-    """Show a piece of text at once."""
-    sys.stdout.write(piece)
-    sys.stdout.flush()
+class Pieces:
+    """Shows pieces of text at once, and before the first one how the text begins."""
+
+    def __init__(self, prompt: str):
+        self.before = prompt
+
+    def __call__(self, piece: str) -> None:
+        """Show a piece."""
+        sys.stdout.write(self.before + piece)
+        sys.stdout.flush()
+        self.before = ""
 
 
-def room(model: TinyGPT, tokenizer: CharTokenizer, prompt: str) -> int:
-    """How many tokens to write where nobody says: what fits."""
-    left = model.config["max_seq_len"] - len(tokenizer.encode(prompt))
-    return min(MOST, max(left, 1))
+def room(
+    model: TinyGPT, tokenizer: CharTokenizer, prompt: str, count: int | None, slide: bool
+) -> int:
+    """How many tokens to write: as many as are wanted, else what fits."""
+    context = model.config["max_seq_len"]
+    left = context - len(tokenizer.encode(prompt))
+    if count is None:
+        return MOST if slide else min(MOST, max(left, 1))
+    if count > left >= 0 and not slide:
+        raise DataError(
+            f"the context of {context} has room for {left} more tokens, not for {count}; "
+            "--slide goes on with the last half of it"
+        )
+    return count
 
 
 def tokenizer_in(path: Path) -> CharTokenizer:

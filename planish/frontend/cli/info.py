@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +12,7 @@ import click
 
 from planish import __version__
 from planish.frontend.checkpoint import read_file
-from planish.frontend.cli.common import File, examples
+from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.generate import graphs
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
@@ -40,7 +39,7 @@ def command(model: Path | None, memory: bool, as_json: bool) -> None:
     facts = machine() if model is None else described(model)
     if memory and model is not None:
         facts["memory"] = needed(load_model(model)[0])
-    print(json.dumps(facts, indent=2) if as_json else shown(facts))
+    print(json_text(facts) if as_json else shown(facts))
 
 
 def machine() -> dict[str, Any]:
