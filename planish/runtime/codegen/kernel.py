@@ -218,7 +218,10 @@ class _Kernel(Expressions):
         writer.label(latch)
         writer.do(f"{following} = add nuw nsw i64 {counter}, {step}")
         again = writer.op(f"icmp slt i64 {following}, {last}")
-        writer.do(f"br i1 {again}, label %{head}, label %{done}")
+        often = ""
+        if begin.constant is not None and end.constant is not None:
+            often = writer.often(-(-(end.constant - begin.constant) // step))
+        writer.do(f"br i1 {again}, label %{head}, label %{done}{often}")
         writer.label(done)
 
     def bind(self, loop: For, at: Linear) -> None:

@@ -143,6 +143,12 @@ class Writer:
             return ""
         return self.op(text)
 
+    def often(self, trips: int) -> str:
+        """What tells LLVM that a loop runs `trips` times: it spills what the others use, then."""
+        node = f"!{trips + 1}"
+        self.declarations[node] = f'{node} = !{{!"branch_weights", i32 {max(trips - 1, 1)}, i32 1}}'
+        return f", !prof {node}"
+
     def declare(self, name: str, result: str, *kinds: str) -> None:
         """Note that the module needs `name`."""
         if name not in self.declarations:
