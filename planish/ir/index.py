@@ -187,7 +187,8 @@ def _below(rest: Poly, n: Poly, ranges: Ranges) -> bool:
     if not rest:
         return True
     if set(n) == {()}:
-        return _most(rest, ranges) is not None and _most(rest, ranges) < n[()]  # type: ignore[operator]
+        most = _most(rest, ranges)
+        return most is not None and most < n[()]
     if len(rest) == 1:  # a single variable whose extent is n itself
         (term, coefficient), *_ = rest.items()
         if coefficient == 1 and len(term) == 1:
