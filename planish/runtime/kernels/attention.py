@@ -212,11 +212,11 @@ class _Tile:
             with nest.loop("i0", self.mr, "unroll") as i, self._keys() as j:
                 nest.store(acc, (i, j), zero)
             with nest.loop("d", self.depth) as d:
-                for i, row in enumerate(rows):
+                for r, row in enumerate(rows):
                     q = self.pull(self.q, (*self.query, row, d))
                     with self._keys() as j:
                         k = nest.load(self.kt, d, jb * self.block + j)
-                        nest.store(acc, (as_index(i), j), scalar("fma", q, k, nest.load(acc, i, j)))
+                        nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
             with nest.loop("i1", self.mr, "unroll") as i, self._keys() as j:
                 nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
 
@@ -250,12 +250,12 @@ class _Tile:
         with nest.loop("i2", self.mr, "unroll") as i, self._values() as e:
             nest.store(acc, (i, e), Const(0.0, self.dtype))
         with nest.loop("jv", most) as j:
-            for i in range(self.mr):
-                weight = nest.let(nest.load(self.score, i, j), here=True)
+            for r in range(self.mr):
+                weight = nest.let(nest.load(self.score, r, j), here=True)
                 with self._values() as e:
                     v = self.pull(self.v, (*self.head, j, e))
                     nest.store(
-                        acc, (as_index(i), e), scalar("fma", weight, v, nest.load(acc, i, e))
+                        acc, (as_index(r), e), scalar("fma", weight, v, nest.load(acc, r, e))
                     )
         with nest.loop("i3", self.mr, "unroll") as i, self._values() as e:
             nest.store(self.tile, (i, e), nest.load(acc, i, e))

@@ -248,7 +248,7 @@ class Gemm:
         with nest.loop("i", height) as i, nest.loop("j", width, "vector", lanes) as j:
             index = (*self.row_index(batch, first + i), start + j)
             value = nest.let(nest.load(self.tile, i, j), here=True)
-            self.pull.bound[self.anchor] = lambda _index: value
+            self.pull.give(self.anchor, value)
             self.pull.ahead(self._epilogue(), index, self.anchor.shape)
             for buffer, node in zip(self.outputs, self.body.outputs, strict=True):
                 nest.store(buffer, index, self.pull(node, index))

@@ -181,6 +181,10 @@ class Pull:
             self.buffers[node] = self.nest.param(f"p{position}", node.type)
             self.arguments.append(position)
 
+    def give(self, node: Node, value: Expr) -> None:
+        """Say that every element of `node` is `value`."""
+        self.bound[node] = lambda _index: value
+
     def __call__(self, node: Node, index: Index) -> Expr:
         """The element of `node` at `index`."""
         index = tuple(simplify_index(i, self.nest.ranges) for i in index)

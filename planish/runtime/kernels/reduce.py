@@ -68,18 +68,19 @@ class _Reduce:
         """Add the operands' elements at `index` into the accumulators."""
         self.pull.ahead(self.prologue(), index, self.shape)
         for n, buffer in sums.items():
-            self.nest.accumulate(buffer, place, n.op.combine, self.pull(n.inputs[0], index))
+            combine = n.op.combine  # type: ignore[attr-defined]
+            self.nest.accumulate(buffer, place, combine, self.pull(n.inputs[0], index))
 
     def clear(self, sums: dict[Node, Buffer], place: Index) -> None:
         """Set accumulators to the identity."""
         for n, buffer in sums.items():
-            self.nest.store(buffer, place, Const(n.op.identity(n.dtype), n.dtype))
+            identity = n.op.identity(n.dtype)  # type: ignore[attr-defined]
+            self.nest.store(buffer, place, Const(identity, n.dtype))
 
     def finish(self, sums: dict[Node, Buffer], place: Index, kept: Index) -> None:
         """Run the epilogue on the sums and store the outputs."""
         for n, buffer in sums.items():
-            value = self.nest.let(self.nest.load(buffer, *place), here=True)
-            self.pull.bound[n] = lambda _index, value=value: value
+            self.pull.give(n, self.nest.let(self.nest.load(buffer, *place), here=True))
         index = self.result_index(kept)
         for buffer, node in zip(self.outputs, self.body.outputs, strict=True):
             self.nest.store(buffer, index, self.pull(node, index))

@@ -135,13 +135,13 @@ def _loop(
         pull.ahead(reached, index, shape)
         for n in work:
             if n in sums:
-                nest.accumulate(sums[n], (as_index(0),), n.op.combine, pull(n.inputs[0], index))
+                combine = n.op.combine  # type: ignore[attr-defined]
+                nest.accumulate(sums[n], (as_index(0),), combine, pull(n.inputs[0], index))
         for n in work:
             if n not in sums:
                 _keep(rows, nest, pull, outputs, n, index)
     for n, buffer in sums.items():
-        value = nest.let(nest.load(buffer, 0), here=True)
-        pull.bound[n] = lambda _index, value=value: value
+        pull.give(n, nest.let(nest.load(buffer, 0), here=True))
     for n in work:
         if n in rows.kept:
             pull.bound[n] = _from_row(nest, rows.kept[n])
@@ -170,7 +170,8 @@ def _from_row(nest: Nest, buffer: Buffer):
 
 def _accumulator(nest: Nest, node: Node) -> Buffer:
     buffer = nest.local(f"acc{len(nest.locals)}", node.dtype, 1)
-    nest.store(buffer, (as_index(0),), Const(node.op.identity(node.dtype), node.dtype))
+    identity = node.op.identity(node.dtype)  # type: ignore[attr-defined]
+    nest.store(buffer, (as_index(0),), Const(identity, node.dtype))
     return buffer
 
 

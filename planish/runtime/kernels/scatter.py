@@ -41,7 +41,8 @@ def scatter_add_kernel(body: Graph, anchor: Node, name: str, target: Target) -> 
             where = unflatten(n, indices.shape)
             found = cast(pull(indices, where), t.i64)
             limit = size_expr(x.shape[axis])
-            row = nest.let(scalar("guard", found, limit, Const("scatter index", t.i64)))
+            site = Const("scatter index", t.i64)  # type: ignore[arg-type]
+            row = nest.let(scalar("guard", found, limit, site))
             with nest.loop("k", extent, "vector", lanes) as j:
                 column = unflatten(start + j, rest)
                 place = (*at, row, *column)
@@ -62,7 +63,8 @@ def write_slice_kernel(body: Graph, anchor: Node, name: str, target: Target) -> 
     for start, size, part in zip(starts, x.shape, update.shape, strict=True):
         limit = size_expr(size - part + 1)
         value = cast(pull(start, ()), t.i64)
-        found.append(nest.let(scalar("guard", value, limit, Const("update start", t.i64))))
+        site = Const("update start", t.i64)  # type: ignore[arg-type]
+        found.append(nest.let(scalar("guard", value, limit, site)))
     lanes = target.lanes(anchor.dtype)
     outer = update.shape[:-1]
     with nest.loop("p", product(outer), "parallel") as p:

@@ -121,11 +121,11 @@ def number_sites(kernel: Kernel, sites: list[str]) -> Kernel:
 
     def numbered(value: Expr) -> Expr:
         match value:
-            case Scalar("guard", (i, n, Const(str(text))), dtype):
-                if text not in sites:
-                    sites.append(text)
+            case Scalar("guard", (i, n, Const(site)), dtype) if isinstance(site, str):
+                if site not in sites:
+                    sites.append(site)
                 return Scalar(
-                    "guard", (numbered(i), numbered(n), Const(sites.index(text), dtype)), dtype
+                    "guard", (numbered(i), numbered(n), Const(sites.index(site), dtype)), dtype
                 )
             case Load(buffer, index):
                 return Load(buffer, tuple(map(numbered, index)))
