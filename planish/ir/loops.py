@@ -298,7 +298,7 @@ def scalar(op: str, *operands: Operand, dtype: DType | None = None) -> Expr:
     if len(operands) != arity:
         raise IRError(f"{op} takes {arity} operands, got {len(operands)}")
     # `select`'s condition says nothing about the dtype of its other operands
-    like = next((x.type for x in operands[op == "select":] if isinstance(x, Expr)), t.i64)
+    like = next((x.type for x in operands[op == "select" :] if isinstance(x, Expr)), t.i64)
     first = as_expr(operands[0], t.boolean if op == "select" else like)
     args = (first, *(as_expr(x, like) for x in operands[1:]))
     if like == t.i64 and (folded := fold_index(op, args)) is not None:
