@@ -40,6 +40,7 @@ from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.tidy import number_sites
+from planish.runtime.memory import aligned_copy
 from planish.runtime.order import order_writes
 from planish.runtime.plan import Limit, Plan, Slot, Step
 from planish.runtime.target import Target
@@ -239,7 +240,7 @@ class Lowering:
         if key not in self.packed:
             array = self.graph.params[weight.attrs["name"]]
             (matrix,) = evaluate(Graph("b", (reads[0],), (b,)), array)
-            packed = panels(matrix, nr)
+            packed = aligned_copy(panels(matrix, nr))
             type_ = TensorType(b.dtype, packed.shape)
             self.packed[key] = self.constant(packed, type_, f"{weight.attrs['name']} (packed)")
         return self.packed[key]

@@ -11,6 +11,8 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from planish.ir.dims import upper, value
 from planish.ir.errors import IRError
 from planish.ir.loops import Load, Store, walk
@@ -117,6 +119,20 @@ def _peak(lives: tuple[Life, ...], steps: int) -> int:
         now += delta
         most = max(most, now)
     return most
+
+
+def aligned(size: int) -> np.ndarray:
+    """Zeroed bytes that begin on a cache line."""
+    raw = np.zeros(size + ALIGN, np.uint8)
+    start = -raw.__array_interface__["data"][0] % ALIGN
+    return raw[start : start + size]
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy that begins on a cache line, so that no vector load crosses one."""
+    copy = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 # Storage shared in place

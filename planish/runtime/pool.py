@@ -13,10 +13,9 @@ import os
 import threading
 from types import TracebackType
 
-import numpy as np
-
 from planish.runtime.codegen.sync import LINE, pool_text
 from planish.runtime.llvm import Library, compile_text
+from planish.runtime.memory import aligned
 from planish.runtime.target import Target
 
 _WORDS = 4 * LINE // 8
@@ -116,13 +115,6 @@ class Pools:
         for pool in self._pools.values():
             pool.stop()
         self._pools = {}
-
-
-def aligned(size: int) -> np.ndarray:
-    """Zeroed bytes that begin on a cache line."""
-    raw = np.zeros(size + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + size]
 
 
 POOLS = Pools()

@@ -16,9 +16,9 @@ from planish.runtime.codegen.kernel import scratch_buffers
 from planish.runtime.codegen.steps import program_module
 from planish.runtime.interpret import token_message
 from planish.runtime.llvm import Library, assembly_text, compile_text, optimised_text
-from planish.runtime.memory import ALIGN, check_aliases, plan_memory, storage
+from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, storage
 from planish.runtime.plan import Plan, Slot
-from planish.runtime.pool import POOLS, ProcessLock, aligned
+from planish.runtime.pool import POOLS, ProcessLock
 from planish.runtime.sizes import element_count
 from planish.runtime.target import Target, thread_count
 
