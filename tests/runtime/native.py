@@ -14,7 +14,7 @@ from planish.ir.loops import Kernel
 from planish.runtime import llvm
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import sync_text
-from planish.runtime.pool import aligned
+from planish.runtime.memory import aligned
 from planish.runtime.target import Target
 
 SCRATCH = 1 << 20

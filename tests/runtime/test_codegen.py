@@ -335,37 +335,6 @@ def test_shared_parts_are_made_once() -> None:
     assert kernel_function(k, k.dims, "k0_", Target.host(), {}).count("fadd") == 10
 
 
-def gemm_tile(m: int, width: int, depth: int) -> Kernel:
-    """C[m, width] = A[m, depth] B[depth, width] in registers."""
-    a, b, c = buffer("a", m, depth), buffer("b", depth, width), buffer("c", m, width)
-    acc = buffer("acc", m, width, space="local")
-    i, j = Var("i"), Var("j")
-
-    def tile(body: object) -> For:
-        return For(i, n(m), "unroll", (vec(j, width, body, width=width),))
-
-    product = scalar("fma", a[i, K], b[K, j], acc[i, j])
-    return kernel(
-        (a, b, c),
-        tile(Store(acc, (i, j), f(0.0))),
-        over(K, depth, tile(Store(acc, (i, j), product))),
-        tile(Store(c, (i, j), acc[i, j])),
-        local=(acc,),
-    )
-
-
-@pytest.mark.isa("avx512f")
-def test_a_tile_of_six_by_four_registers_does_not_spill() -> None:
-    lines = assembly(gemm_tile(6, 64, 384), Target.host())
-    assert sum("vfmadd" in line and "zmm" in line for line in lines) == 24
-    assert not any("rsp" in line or "rbp" in line for line in lines)
-    assert not any(line.startswith("call") for line in lines)
-
-
-def test_a_tile_is_right() -> None:
-    check(gemm_tile(3, 32, 50), rand(3, 50), rand(50, 32), rand(3, 32), rtol=1e-4)
-
-
 def test_functions_are_inline() -> None:
     x, y = buffer("x", T), buffer("y", T)
     k = kernel((x, y), vec(J, T, Store(y, (J,), scalar("tanh", x[J]) + scalar("exp", x[J]))))
