@@ -168,7 +168,7 @@ def _same(known: np.ndarray, array: np.ndarray, copy: np.ndarray) -> bool:
 def as_array(x: Any) -> np.ndarray:
     """Anything that holds numbers, as an array; Python floats become f32."""
     if hasattr(x, "__array__") and not isinstance(x, float):  # np.float64 is a float
-        found = np.asarray(x)
+        found = _from_foreign(x)
     elif isinstance(x, (bool, int, float, list, tuple)):
         found = _from_python(x)
     else:
@@ -177,6 +177,15 @@ def as_array(x: Any) -> np.ndarray:
         )
     t.dtype(found.dtype)  # refuses strings, objects, complex, dates by name
     return found
+
+
+def _from_foreign(x: Any) -> np.ndarray:
+    try:
+        return np.asarray(x)
+    except PlanishError:
+        raise
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise DTypeError(f"{type(x).__name__} is no array in main memory: {error}") from error
 
 
 def _from_python(x: Any) -> np.ndarray:

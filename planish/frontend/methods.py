@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend.indexing import At, index
+from planish.frontend.indexing import MASKED, At, index
 from planish.frontend.shapes import (
     extremum,
     matmul,
@@ -25,7 +25,7 @@ from planish.frontend.shapes import (
 )
 from planish.frontend.sizes import shown
 from planish.ir import types as t
-from planish.ir.errors import AxisError, TraceError
+from planish.ir.errors import AxisError, TraceError, UnsupportedError
 from planish.ir.types import TensorType
 
 
@@ -287,6 +287,10 @@ class ArrayMethods:
     def all(self, axis: Any = None, out: None = None, keepdims: bool = False) -> Any:
         """Whether all elements along `axis` are true."""
         return reduce(self.apply, "all", self, axis, keepdims, None, out)
+
+    def nonzero(self) -> Any:
+        """Refused: how many there are depends on data."""
+        raise UnsupportedError(MASKED.format(what="the result of nonzero"))
 
     def mean(
         self, axis: Any = None, dtype: Any = None, out: None = None, keepdims: bool = False

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend.context import Trace, current
+from planish.frontend.context import Trace, as_array, current
 from planish.frontend.sizes import SymbolicSize
 from planish.frontend.tensor import Parameter, Tensor, apply, check_trace
 from planish.frontend.tree import flatten, map_leaves, treedef_of
@@ -129,7 +129,7 @@ def _input(leaf: Any, name: str, maxima: dict[str, int], taken: set[str]) -> Ten
     elif isinstance(leaf, (np.ndarray, np.generic, Parameter)) or hasattr(leaf, "__array__"):
         if isinstance(leaf, Tensor):
             raise TraceError("trace takes specs or arrays, got a tensor of another trace")
-        array = leaf.array if isinstance(leaf, Parameter) else np.asarray(leaf)
+        array = leaf.array if isinstance(leaf, Parameter) else as_array(leaf)
         declared = Spec(array.shape, t.dtype(array.dtype))
     else:
         raise DTypeError(
