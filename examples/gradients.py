@@ -46,4 +46,6 @@ ahead, behind = (
     for h in (1e-5, -1e-5)
 )
 found = step(weights, x, y)[1]["w"] @ direction
-print(f"gradient {found:.6f}, by differences {(ahead - behind) / 2e-5:.6f}")
+wanted = (ahead - behind) / 2e-5
+print(f"gradient {found:.6f}, by differences {wanted:.6f}")
+np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)

@@ -1,9 +1,6 @@
 """One small function at every stage, from Python to machine code: what the README shows.
 
-    python examples/stages.py [--rows 1024]
-
-Kernel and LLVM IR are made for one named target, so that they look the same on every machine; the
-time is of this machine.
+python examples/stages.py [--rows 1024]
 """
 
 import argparse
@@ -15,7 +12,7 @@ import planish as pl
 import planish.numpy as pnp
 from planish.ir.loop_text import kernel_text
 
-TARGET = "x86-64-v3"  # AVX2: eight floats in a register
+TARGET = "x86-64-v3"  # AVX2; named, so that kernel and LLVM IR look the same on every machine
 
 
 def norm(x, w):
@@ -39,7 +36,7 @@ def stages() -> dict[str, str]:
 def inner_loop(llvm_ir: str, lines: int = 10) -> str:
     """The beginning of the last loop of the first kernel in a module."""
     kernel = llvm_ir.split("@k0_", 1)[1].split("\n}", 1)[0]
-    block = [block for block in kernel.split("\n\n") if block.startswith("loop")][-1]
+    block = "loop" + kernel.rsplit("\n\nloop", 1)[1]
     return "\n".join(line.split("  ;")[0].rstrip() for line in block.splitlines()[:lines])
 
 
@@ -50,15 +47,14 @@ def timing(rows: int) -> str:
     error = np.abs(program(x, w) - pl.interpret(norm, x, w, dtype="f64")).max()
     native = min(timeit.repeat(lambda: program(x, w), repeat=50, number=1))
     interpreted = min(timeit.repeat(lambda: pl.interpret(norm, x, w), repeat=20, number=1))
-    return (
-        f"{rows} rows: {1e6 * native:.0f} us native on {program.threads} threads, "
-        f"{1e6 * interpreted:.0f} us interpreted; largest error {error:.0e}"
-    )
+    told = f"{rows} rows: {1e6 * native:.0f} us native on {program.threads} threads"
+    return f"{told}, {1e6 * interpreted:.0f} us interpreted; largest error {error:.0e}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1024)
+    options = parser.parse_args()
     for name, text in stages().items():
         print(f"--- {name}\n{text}\n")
-    print(timing(parser.parse_args().rows))
+    print(timing(options.rows))
