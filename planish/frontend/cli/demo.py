@@ -14,7 +14,7 @@ from planish.frontend.demo import demo
 @click.option("--out", type=File, default="planish-demo", show_default=True, metavar="FOLDER",
               help="Where files go; those of an earlier demo are replaced.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), metavar="N",
-              help="Steps to train.  [default: what takes about 20 seconds]")  # fmt: skip
+              help="Steps to train.  [default: what takes about 24 seconds]")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides weights and text.")
 @threads_option
 def command(out: Path, steps: int | None, seed: int, threads: int | None) -> None:
