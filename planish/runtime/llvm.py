@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import llvmlite.binding as llvm
+import numpy as np
 
 from planish.ir.errors import CompileError
 from planish.runtime.target import Target
@@ -40,6 +41,9 @@ if hasattr(os, "register_at_fork"):
         before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )
 
+# Bytes that LLVM may need: for itself, and for each byte of text
+_LEAST, _EACH = 64 << 20, 64
+
 _OURS = re.compile(r"planish[._]|k\d+_")  # symbols that a module defines itself
 
 llvm.initialize_all_targets()
@@ -51,6 +55,7 @@ class Library:
 
     def __init__(self, code: bytes, target: Target) -> None:
         with _LOCK:
+            _need(len(code))
             context = llvm.create_context()
             empty = llvm.parse_assembly("", context)
             self._engine = llvm.create_mcjit_compiler(empty, machine(target))
@@ -65,6 +70,15 @@ class Library:
         """Where the function `name` is."""
         with _LOCK:
             return self._engine.get_function_address(name)
+
+
+def _need(size: int) -> None:
+    """MemoryError unless LLVM will find memory for `size` bytes of input: else it would abort."""
+    most = _LEAST + _EACH * size
+    try:
+        np.empty(most, np.uint8)
+    except MemoryError:
+        raise MemoryError(f"compiling needs about {most >> 20} MiB of memory") from None
 
 
 def _close(engine: llvm.ExecutionEngine, context: llvm.ContextRef) -> None:
@@ -112,6 +126,7 @@ def assembly_text(text: str, target: Target) -> str:
 @contextmanager
 def _optimised(text: str, target: Target) -> Iterator[tuple[llvm.ModuleRef, llvm.TargetMachine]]:
     with _LOCK:
+        _need(len(text))
         tm = machine(target)
         header = f'target datalayout = "{tm.target_data}"\ntarget triple = "{target.triple}"\n'
         try:
