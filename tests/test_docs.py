@@ -12,7 +12,10 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import click
 import llvmlite.binding as llvm
@@ -21,8 +24,17 @@ import pytest
 
 import planish as pl
 from planish.frontend.cli.entry import commands as cli
-from tests import generated
+from planish.ir import types as t
+from planish.ir.graph import Graph
+from planish.ir.node import OPS
+from planish.ir.ops import functions
+from planish.ir.types import TensorType
+from planish.passes.autodiff import grad
+from planish.runtime.kernels import scatter
+from planish.runtime.target import Target
+from tests import generated, golden
 from tests.generated import ROOT
+from tests.runtime import native
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -103,6 +115,39 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     for full, small in SMALLER.items():
         code = code.replace(full, small)
     exec(compile(code, name(page), "exec"), {"__name__": "page"})
+
+
+def snippet(word: str, module: ModuleType) -> dict[str, Any]:
+    """What CONTRIBUTING's piece of code with `word` defines, written into a copy of a module."""
+    pieces = re.findall(r"^   ```py\n(.*?)^   ```", PAGES[1].read_text(), re.DOTALL | re.MULTILINE)
+    (code,) = (textwrap.dedent(piece) for piece in pieces if word in piece)
+    # to register it would enter the op for the other tests, too
+    namespace = {**vars(module), "register": lambda cls: cls()}
+    exec(compile(code, f"CONTRIBUTING.md, {word}", "exec"), namespace)
+    return namespace
+
+
+X = np.linspace(-3, 3, 21, dtype=np.float32).reshape(3, 7)
+
+
+def test_the_op_of_contributing_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = snippet("Softsign", functions)["softsign"]
+    monkeypatch.setitem(OPS, op.name, op)
+    x = OPS["input"](name="x", type=TensorType(t.f32, X.shape))
+    graph = Graph("one", (x,), (OPS["sum"](op(x), axes=(1,)),))
+    np.testing.assert_allclose(pl.compile(graph)(X), pl.interpret(graph, X), 1e-6, 1e-6)
+    loss = Graph("loss", (x,), (OPS["sum"](op(x)),))
+    golden.check_gradients(loss, grad(loss, ["x"]), ("x",))
+
+
+def test_the_kernel_of_contributing_works() -> None:
+    make = snippet("running_sum", scatter)["running_sum_kernel"]
+    x = OPS["input"](name="x", type=TensorType(t.f32, X.shape))
+    anchor = OPS["tanh"](x)  # what the op is does not matter to the kernel
+    kernel = make(Graph("body", (x,), (anchor,)), anchor, "running_sum", Target.host()).kernel
+    buffers = [np.zeros_like(X) if b.name in kernel.writes else X.copy() for b in kernel.params]
+    place = next(i for i, b in enumerate(kernel.params) if b.name in kernel.writes)
+    np.testing.assert_allclose(native.check(kernel, *buffers)[place], X.cumsum(-1), 1e-6, 1e-6)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
