@@ -37,12 +37,12 @@ COLOURS = {
     "indexing": "#fdf3cf",
     "random": "#f8dfe5",
 }
-DEPTH = 2  # frames of scopes nest this deep: a layer, and what is in it
+FAR = 40  # an edge over more boxes than this is a reference, as in circuit diagrams
 LIMIT = 120  # seconds that Graphviz may take
 HIDDEN = {"shape", "dtype", "body", "what"}  # the edges show them, or they are for messages
 
 _STYLE = """  bgcolor=white; fontname="Helvetica"; fontsize=14; labelloc=t; labeljust=l
-  newrank=true; nodesep=0.25; ranksep=0.35
+  nodesep=0.25; ranksep=0.35
   node [fontname="Helvetica", fontsize=11, shape=box, style="rounded,filled", color="#8a8f98",
         fillcolor=white, height=0.3, margin="0.12,0.05", penwidth=0.8]
   edge [fontname="Helvetica", fontsize=8, fontcolor="#666a70", color="#8a8f98", arrowsize=0.6,
@@ -104,14 +104,14 @@ def quoted(text: str) -> str:
 
 
 def scope_path(scope: str) -> tuple[str, ...]:
-    """The frames of a scope: "h.0.attn.proj" is in "attn" in "h.0"."""
+    """The frames of a scope, a layer and what is in it: "h.0.attn.proj" is in "attn" in "h.0"."""
     parts: list[str] = []
     for part in scope.split(".") if scope else ():
         if parts and part.isdigit():
             parts[-1] += f".{part}"
         else:
             parts.append(part)
-    return tuple(parts[:DEPTH])
+    return tuple(parts[:2])
 
 
 @dataclass
@@ -155,6 +155,7 @@ class _Value:
 
     box: str = ""
     depth: int = 0  # the longest path of boxes to it
+    name: str = ""  # what a reference to it says
     const: str = ""
     weight: Node | None = None
     views: tuple[str, ...] = ()
@@ -167,7 +168,8 @@ class _Drawing:
         self.root = _Frame()
         self.edges: list[str] = []
         self.boxes = 0
-        self.notes: dict[tuple[Node, int], str] = {}
+        self.notes: dict[tuple[Any, int], str] = {}
+        self.layers, self.sublayers = _Parts(), _Parts()
 
     def text(self, graph: Graph, title: str) -> str:
         """The whole picture."""
@@ -176,7 +178,8 @@ class _Drawing:
         for i, node in enumerate(graph.inputs):
             more = f"\ndonated to output {donated[i]}" if i in donated else ""
             label = f"%{node.attrs['name']}\n{node.type}{more}"
-            given.append(_Value(self.box(self.root, label, 'fillcolor="#ffffff", penwidth=1.6')))
+            box = self.box(self.root, label, 'fillcolor="#ffffff", penwidth=1.6')
+            given.append(_Value(box, name=f"%{node.attrs['name']}"))
         results = self.body(graph, given, self.root, ())
         keys = graph.treedef or tuple(f"output {i}" for i in range(len(results)))
         for key, node, value in zip(keys, graph.outputs, results, strict=False):
@@ -184,7 +187,7 @@ class _Drawing:
             box = self.box(
                 self.root, f"{key}\n{node.type}{what}", 'shape=box, style="filled", penwidth=1.6'
             )
-            self.edge(value, node, box, self.root)
+            self.edge(value, node, box, self.root, value.depth)
         heading = f"{graph.name} {title}".strip()
         count = iter(range(10**9))
         lines = [
@@ -210,32 +213,35 @@ class _Drawing:
         frame.lines.append(f"{name} [label={quoted(label)}, {style}{tooltip}]")
         return name
 
-    def edge(self, value: _Value, node: Node, to: str, frame: _Frame, pull: int = 1) -> None:
-        """An edge from an operand, with its shape; `pull` is how much it wants to be straight."""
+    def edge(self, value: _Value, node: Node, to: str, frame: _Frame, deepest: int) -> None:
+        """An edge from an operand, with its shape; `deepest` is the depth of the reader's operands.
+
+        The longest chain of ops stands straight; residual edges go beside it. Weights and
+        references stand beside their reader, one in each frame.
+        """
         if value.const:
             return
         label = ", ".join(map(str, node.shape))
         label = f"{'' if str(node.dtype) == 'f32' else node.dtype}[{label}]"
         if value.weight is not None:
-            label = " ".join(value.views)
-        start = value.box or self.note(value.weight, frame, to)
-        self.edges.append(f"  {start} -> {to} [label={quoted(label)}, weight={pull}]")
-
-    def note(self, weight: Any, frame: _Frame, reader: str) -> str:
-        """The note of a weight, one in each frame that reads it, beside its first reader."""
-        key = (weight, id(frame))
-        if key not in self.notes:
-            name = str(weight.attrs["name"])
+            name = str(value.weight.attrs["name"])
             short = ".".join(name.split(".")[-2:])  # the frame says the rest
             short = short if len(short) <= 40 else "..." + short[-37:]
-            self.notes[key] = self.box(
-                frame,
-                f"{short}\n{weight.type}",
-                'shape=note, style=filled, fillcolor="#ffffff", fontsize=8, color="#b5bac2"',
-                name,
-            )
-            frame.lines.append(f"{{ rank=same; {self.notes[key]}; {reader} }}")
-        return self.notes[key]
+            start = self.note(value.weight, f"{short}\n{value.weight.type}", "note", name, frame)
+            label, style = " ".join(value.views), "minlen=0"
+        elif deepest - value.depth > FAR:
+            start = self.note(value.box, value.name, "plaintext", "", frame)
+            style = "weight=0, style=dashed"
+        else:
+            start, style = value.box, f"weight={50 if value.depth == deepest else 1}"
+        self.edges.append(f"  {start} -> {to} [label={quoted(label)}, {style}]")
+
+    def note(self, key: Any, label: str, shape: str, tip: str, frame: _Frame) -> str:
+        """The note of a weight or the reference to a box, one in each frame."""
+        if (key, id(frame)) not in self.notes:
+            style = f'shape={shape}, style=filled, fillcolor="#ffffff", fontsize=8, color="#b5bac2"'
+            self.notes[key, id(frame)] = self.box(frame, label, style, tip)
+        return self.notes[key, id(frame)]
 
     def body(
         self, graph: Graph, given: list[_Value], frame: _Frame, scope: tuple[str, ...]
@@ -253,9 +259,23 @@ class _Drawing:
             else:  # made by a pass: beside what it reads
                 known = [frames[x] for x in node.inputs if x in frames]
                 frames[node] = known[-1] if known else scope
-            inside = frame if frame.kernel else _descend(frame, frames[node])
+            inside = frame
+            if not frame.kernel:
+                inside = self.inside(node, frames[node])
             found[node] = self.node(node, values, inside, frames[node], names)
         return [found[x] for x in graph.outputs]
+
+    def inside(self, node: Node, path: tuple[str, ...]) -> _Frame:
+        """The frame of a node with this scope."""
+        outer, inner = (*path, "", "")[:2]
+        layer = self.layers.place(node, outer)
+        # the newline keeps apart what is called alike in two layers; labels start behind it
+        both = self.sublayers.place(node, f"{layer}\n{inner}" if inner else "")
+        frame = self.root
+        for name in (layer, both):
+            if name:
+                frame = frame.inner.setdefault(name, _Frame(name.partition("\n")[2] or name))
+        return frame
 
     def node(
         self, node: Node, values: list[Any], frame: _Frame, scope: tuple[str, ...], names: Any
@@ -284,15 +304,51 @@ class _Drawing:
         box = self.box(frame, _label(node, values), f'fillcolor="{colour}"', tip)
         deepest = max((value.depth for value in values), default=0)
         for value, x in zip(values, node.inputs, strict=True):
-            # the longest chain of ops stands straight; weights and residual edges go beside it
-            self.edge(value, x, box, frame, pull=50 if value.depth == deepest else 1)
-        return _Value(box, deepest + 1)
+            self.edge(value, x, box, frame, deepest)
+        return _Value(box, deepest + 1, " ".join([".".join(scope), names[node], op]).strip())
 
 
-def _descend(frame: _Frame, path: tuple[str, ...]) -> _Frame:
-    for part in path:
-        frame = frame.inner.setdefault(part, _Frame(part))
-    return frame
+class _Parts:
+    """Splits frames into parts such that the parts depend on each other without circles.
+
+    The forward and the backward ops of a layer have one scope; drawn in one frame, every layer
+    would stand both above and below the next. Sets of parts are bits of an int.
+    """
+
+    def __init__(self) -> None:
+        self.bits: dict[str, int] = {}
+        self.reads: dict[int, int] = {}  # part -> the parts that it reads from
+        self.home: dict[Node, int] = {}  # the part a node is in, 0 for none
+        self.behind: dict[Node, int] = {}  # for a node in no part: the parts it reads from
+
+    def place(self, node: Node, name: str) -> str:
+        """The first part of the frame called `name` that the node can be in."""
+        part, number = name, 1
+        while True:
+            home = self.bits.setdefault(part, 1 << len(self.bits)) if name else 0
+            sources = 0
+            for x in node.inputs:
+                sources |= (self.home.get(x, 0) & ~home) | self.behind.get(x, 0)
+            if not home & self.closure(sources):
+                break
+            number += 1
+            part = f"{name} ({number})"
+        self.home[node] = home
+        if home:
+            self.reads[home] = self.reads.get(home, 0) | sources
+        else:
+            self.behind[node] = sources
+        return part
+
+    def closure(self, parts: int) -> int:
+        """These parts and all that they depend on."""
+        seen, todo = parts, parts
+        while todo:
+            part = todo & -todo
+            new = self.reads.get(part, 0) & ~seen
+            seen |= new
+            todo = (todo | new) & ~part
+        return seen
 
 
 def _label(node: Node, values: list[_Value]) -> str:

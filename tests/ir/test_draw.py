@@ -122,3 +122,16 @@ def test_a_failing_graphviz_is_reported(monkeypatch, tmp_path):
         pytest.skip("dot is not installed")
     with pytest.raises(PlanishError, match="failed"):
         drawing.render("digraph {", "svg")
+
+
+def test_layers_visited_twice_are_drawn_in_parts_and_far_operands_are_references():
+    x = y = arg("x")
+    made = []
+    for i in (*range(30), *reversed(range(30))):
+        here = Loc("m.py", 1, "f", f"h.{i}")
+        y = tanh(add(y, x if len(made) < 30 else made[i]).at(here)).at(here)
+        made.append(y)
+    text = dot(Graph("f", (x,), (y,)))
+    assert 'label="h.0"' in text and 'label="h.0 (2)"' in text and "(3)" not in text
+    assert 'label="%x", shape=plaintext' in text
+    assert 'label="h.0 %1 tanh", shape=plaintext' in text
