@@ -43,10 +43,21 @@ def compile(
     fn: Any, *specs: Any, pipeline: str | Pipeline = "O2", target: str | Target | None = None,
     threads: int | None = None, cache: bool = True,
 ) -> Compiled:  # fmt: skip
-    """Native code for a function or a model (traced on `specs`), or for a graph.
+    """Native code for a function or a model (traced on `specs`, see `trace`), or for a graph.
 
+    >>> import numpy as np, planish as pl, planish.numpy as pnp
+    >>> program = pl.compile(lambda x, w: pnp.tanh(x @ w), pl.spec(("B", 8)), pl.spec((8, 3)))
+    >>> program(np.ones((5, 8), np.float32), np.ones((8, 3), np.float32)).shape
+    (5, 3)
+
+    The program takes arrays of exactly the traced dtypes and of fitting shapes, and returns arrays
+    in the form that the function returned: one, a tuple or a dict. `program(*arrays, out=[...])`
+    writes into arrays of yours. ShapeError, DTypeError and TokenError refuse a call.
+
+    `pipeline` is a name of `PIPELINES`, a list such as "simplify,expand,fuse", or a `Pipeline`.
     `target` names a CPU; None asks PLANISH_TARGET, and then means this machine. `threads` is how
     many share each run; None asks PLANISH_THREADS, and then means all cores this process may use.
+    `cache` does nothing yet. UnsupportedError names a node that the passes left without a kernel.
     """
     graph = graph_of(fn, specs)
     machine = Target.parse(target)
@@ -57,7 +68,12 @@ def compile(
 def interpret(fn: Any, *arrays: Any, dtype: Any = None) -> Any:
     """What a graph (or a function, traced on these arrays) means, computed with NumPy.
 
-    `dtype` is the float dtype to compute in, if not the graph's own.
+    >>> import numpy as np, planish as pl
+    >>> float(pl.interpret(lambda x: (x * x).sum(), np.float32([3, 4])))
+    25.0
+
+    Slow and obvious: it is the judge of compiled programs. `dtype="f64"` computes every float in
+    f64, whatever the graph says. Results have the form that the function returned.
     """
     graph = fn if isinstance(fn, Graph) else trace(fn, *arrays)
     given = flat_arguments(arrays, len(graph.inputs))
@@ -69,7 +85,13 @@ def compare(
     threads: int | None = None, seconds: float = 1.0,
     perplexity: Callable[[Any], float] | None = None,
 ) -> comparing.Table:  # fmt: skip
-    """Pipelines side by side: nodes, kernels, bytes, memory, times, error. Prints as a table."""
+    """Pipelines side by side: nodes, kernels, bytes, memory, times, error. Prints as a table.
+
+    `table.rows` has the numbers, `table.records()` the same as dicts, `table.plot(path)` draws
+    them. Programs take turns for about `seconds`; times are medians. `error` is the largest
+    difference from the interpreter in f64, relative to the largest magnitude of the output.
+    `perplexity`, a function of a compiled program, adds a column.
+    """
     graph = fn if isinstance(fn, Graph) else trace(fn, *arrays)
     machine = Target.parse(target)
 
@@ -83,7 +105,11 @@ def compare(
 def bisect(
     graph: Graph, pipeline: str | Pipeline, check: Callable[[Graph], object]
 ) -> bisecting.Culprit | None:
-    """The first pass after which `check(graph)` is false or raises; None if there is none."""
+    """The first pass after which `check(graph)` is false or raises; None if there is none.
+
+    The result has the pass's `name` and `position` (from 1; 0 says that the check fails on `graph`
+    itself), the graphs `before` and `after`, and the `reason`.
+    """
     return bisecting.bisect(graph, pipeline_named(pipeline), check)
 
 

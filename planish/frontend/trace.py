@@ -44,7 +44,15 @@ class Spec:
 
 
 def spec(shape: Any, dtype: Any = "f32", name: str | None = None) -> Spec:
-    """An argument of `shape`: ints, "B" for a symbolic size, `pl.Dim("T", max=256)`."""
+    """An argument of `shape`: ints, "B" for a symbolic size, `pl.Dim("T", max=256)`.
+
+    >>> import planish as pl
+    >>> pl.spec(("B", pl.Dim("T", max=64)), "i32").type
+    i32[B, T]
+
+    `dtype` is one of f64 f32 f16 bf16 i64 i32 i8 u32 u8 bool, or a NumPy dtype; `name` is what the
+    argument is called in the graph. ShapeError and DTypeError refuse what no array could be.
+    """
     listed = shape if isinstance(shape, (tuple, list)) else (shape,)
     sizes = tuple(_size(s) for s in listed)
     found = t.dtype(dtype)
@@ -67,9 +75,19 @@ def _size(s: Any) -> AnySize:
 def trace(fn: Any, *specs: Any, donate: Mapping[int, int] | None = None) -> Graph:
     """The graph of `fn` (a function, a model, a method of a model) on arguments like `specs`.
 
+    >>> import planish as pl
+    >>> print(pl.trace(lambda x: x.sum(axis=1), pl.spec(("B", 3))))
+    graph fn[B](%x: f32[B, 3]) {
+      %0 = sum(%x, axes=(1,), keep=False) : f32[B]
+      return %0
+    }
+
     An argument is a spec, an array (its dtype and shape count), or a tuple, list or dict of those.
     The function returns an array, or a tuple or dict of arrays. `donate={1: 0}` says that the
     arrays of argument 1 give their storage to those of result 0.
+
+    The function runs once. TraceError refuses what needs the value of an array (`if x > 0`), and
+    ShapeError, AxisError and DTypeError what does not fit; all name the line.
     """
     running = Trace(name_of(fn), current())
     model = getattr(fn, "__self__", fn)

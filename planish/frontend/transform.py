@@ -30,9 +30,17 @@ Wrt = Any  # an argument's number, a tuple of them, or a model
 def grad(fn: Callable[..., Any], wrt: Wrt = 0, has_aux: bool = False) -> Callable[..., Any]:
     """The function that gives the gradient of scalar `fn` with respect to argument(s) `wrt`.
 
+    >>> import numpy as np, planish as pl
+    >>> pl.grad(lambda x: (x * x).sum())(np.float32([1, 2, 3]))
+    array([2., 4., 6.], dtype=float32)
+
+    Compile it to have it in native code: `pl.compile(pl.grad(fn), *specs)`.
+
     `wrt` is an argument's number, a tuple of numbers (a tuple of gradients), or a model (a dict
-    of gradients by parameter name). With `has_aux`, `fn` returns (loss, more) and the result is
-    (gradient, more).
+    of gradients by parameter name). A gradient has shape and dtype of its argument, and the form of
+    a tuple or dict of arrays. With `has_aux`, `fn` returns (loss, more) and the result is
+    (gradient, more). GradientError where `fn` returns no floating-point scalar, and where an op
+    between it and `wrt` has no gradient.
     """
     both = value_and_grad(fn, wrt, has_aux)
 
@@ -47,7 +55,17 @@ def grad(fn: Callable[..., Any], wrt: Wrt = 0, has_aux: bool = False) -> Callabl
 def value_and_grad(
     fn: Callable[..., Any], wrt: Wrt = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """The function that gives the value of scalar `fn` and its gradient; see `grad`."""
+    """The function that gives (value of scalar `fn`, its gradient); see `grad`.
+
+    >>> import numpy as np, planish as pl
+    >>> value, gradient = pl.value_and_grad(lambda x, y: (x * y).sum(), wrt=1)(
+    ...     np.float32([1, 2]), np.float32([3, 4])
+    ... )
+    >>> float(value), gradient
+    (11.0, array([1., 2.], dtype=float32))
+
+    With `has_aux` the value is (loss, more).
+    """
     model = wrt if hasattr(wrt, "named_parameters") else None
     numbers = () if model is not None else wrt if isinstance(wrt, tuple) else (wrt,)
     if any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
@@ -73,7 +91,12 @@ def value_and_grad(
 def vjp(fn: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """The value of `fn` at `primals`, and the function that pulls a cotangent back.
 
-    The cotangent has the form of the value; the result has one gradient per primal.
+    The cotangent has the form of the value; the result is a tuple with one gradient per primal.
+
+    >>> import numpy as np, planish as pl
+    >>> value, pull = pl.vjp(lambda x: x * x, np.float32([1, 2]))
+    >>> pull(np.float32([1, 10]))
+    (array([ 2., 40.], dtype=float32),)
     """
     outer = current()
     body, treedef, given = _body(fn, primals)

@@ -34,11 +34,27 @@ POSITIONS = ("learned", "sinusoidal", "rope")
 
 
 class TinyGPT(Module):
-    """A language model: tokens [B, T] -> logits [B, T, V].
+    """A language model: tokens, integers [B, T] -> logits, f32 [B, T, V].
+
+    >>> import numpy as np, planish as pl
+    >>> model = pl.TinyGPT(65, embed_dim=32, num_layers=2, num_heads=2, max_seq_len=16)
+    >>> program = pl.compile(model, pl.spec(("B", pl.Dim("T", max=16)), "i32"))
+    >>> program(np.zeros((3, 7), np.int32)).shape
+    (3, 7, 65)
 
     `model(tokens)` gives all logits, `last_logits` those of the last token, `loss` the mean cross
-    entropy, `decode_step` continues from a key-value cache. Dropout acts in training mode where a
-    key is given: `model(tokens, key=pl.random.key(0))`.
+    entropy, `decode_step` continues from a key-value cache, `generate` writes tokens. Dropout acts
+    in training mode where a key is given: `model(tokens, key=pl.random.key(0))`.
+
+    positions     "learned" (GPT-2), "sinusoidal", or "rope" (Llama) with `rope_base`
+    norm          "layer" or "rms", with `norm_eps`
+    mlp           "gelu", "gelu_erf", "relu", or gated "swiglu"; `hidden_dim` is 4 C, or 8/3 C
+    num_kv_heads  fewer key heads than query heads; they divide `num_heads`
+    tie_head      whether logits are made with the embedding's weights
+    seed          decides the initial weights
+
+    DataError lists everything that is wrong with a configuration. Token ids outside 0..V-1 raise
+    TokenError when the program runs, more than `max_seq_len` tokens ShapeError.
     """
 
     def __init__(

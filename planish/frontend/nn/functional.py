@@ -1,4 +1,8 @@
-"""Layers as functions: what the modules of `nn` compute, with the parameters as arguments."""
+"""Layers as functions: what the modules of `nn` compute, with the parameters as arguments.
+
+Operands are tensors while tracing, NumPy arrays otherwise; results have the operands' dtype (f32
+where those are integers). ShapeError and DTypeError name both operands.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +16,31 @@ from planish.ir.errors import ShapeError, UnsupportedError
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """x @ weight.T + bias; the weight is [out, in], as in PyTorch."""
+    """x [..., in] @ weight.T + bias -> [..., out]; weight [out, in] as in PyTorch, bias [out]."""
     y = matmul(apply, x, swapaxes(apply, weight, 0, 1))
     return y if bias is None else apply("add", y, bias)
 
 
 def embedding(indices: Any, weight: Any, what: str = "index") -> Any:
-    """The rows of `weight` at `indices`; `what` names an index in a run-time refusal."""
+    """The rows of `weight` [N, C] at integer `indices` [...] -> [..., C].
+
+    An index outside 0 <= i < N raises TokenError at run time, which calls it `what`.
+    """
     return apply("take", weight, indices, axis=0, what=what)
 
 
 def layer_norm(x: Any, weight: Any, bias: Any = None, eps: float = 1e-5) -> Any:
-    """Mean 0 and variance 1 along the last axis, then times weight plus bias."""
+    """Mean 0 and variance 1 along the last axis, then times weight [C] plus bias [C]."""
     return apply("layer_norm", x, weight, *([] if bias is None else [bias]), eps=eps)
 
 
 def rms_norm(x: Any, weight: Any, eps: float = 1e-5) -> Any:
-    """Root mean square 1 along the last axis, then times weight."""
+    """Root mean square 1 along the last axis, then times weight [C]."""
     return apply("rms_norm", x, weight, eps=eps)
 
 
 def dropout(x: Any, rate: float, key: Any) -> Any:
-    """Elements set to 0 with probability `rate`, the others scaled up; `key` decides which."""
+    """Elements set to 0 with probability `rate`, the others scaled up; `key` u32[2] decides which."""
     return apply("dropout", x, key, rate=float(rate)) if rate else x
 
 
@@ -63,7 +70,7 @@ def tanh(x: Any) -> Any:
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) over its sum along `axis`, without overflow."""
+    """exp(x) over its sum along `axis`, without overflow; 0 in a row of minus infinities."""
     return apply("softmax", x, axis=axis)
 
 
@@ -73,7 +80,7 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 
 
 def one_hot(indices: Any, num_classes: int, dtype: Any = "f32") -> Any:
-    """1 at the index and 0 elsewhere along a new last axis."""
+    """Integers [...] -> [..., num_classes]: 1 at the index and 0 elsewhere; all 0 outside."""
     return apply("one_hot", indices, size=num_classes, dtype=t.dtype(dtype))
 
 
@@ -83,17 +90,20 @@ def rope(x: Any, positions: Any, base: float = 10000.0, interleaved: bool = Fals
 
 
 def cross_entropy(logits: Any, targets: Any, ignore_index: int | None = -100) -> Any:
-    """The mean of -log softmax(logits)[target] over the targets that are not `ignore_index`."""
+    """The mean of -log softmax(logits)[target] over the targets that are not `ignore_index`.
+
+    logits [..., classes], integer targets [...] -> a scalar; TokenError for targets outside.
+    """
     return apply("cross_entropy", logits, targets, ignore_index=ignore_index)
 
 
 def mse_loss(x: Any, y: Any) -> Any:
-    """The mean squared difference."""
+    """The mean squared difference of two arrays of one shape, a scalar."""
     return apply("mse", x, y)
 
 
 def binary_cross_entropy_with_logits(logits: Any, targets: Any) -> Any:
-    """The mean binary cross entropy of sigmoid(logits) and targets between 0 and 1."""
+    """The mean binary cross entropy of sigmoid(logits) and targets between 0 and 1, a scalar."""
     return apply("bce_with_logits", logits, targets)
 
 

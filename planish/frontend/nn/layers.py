@@ -30,7 +30,13 @@ def normal(shape: tuple[int, ...], std: float, rng: Any) -> Parameter:
 
 
 class Linear(Module):
-    """y = x @ weight.T + bias, with weight [out, in] as in PyTorch."""
+    """y = x @ weight.T + bias, with weight [out, in] as in PyTorch.
+
+    >>> import numpy as np
+    >>> from planish import nn
+    >>> nn.Linear(3, 5)(np.ones((2, 3), np.float32)).shape
+    (2, 5)
+    """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, std: float = STD,
@@ -45,7 +51,7 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """Rows of a table; `what` names an index in a run-time refusal."""
+    """Rows of a table [N, C]; an index outside raises TokenError at run time, called `what`."""
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, what: str = "index", std: float = STD,

@@ -18,7 +18,21 @@ from planish.ir.errors import DataError
 
 
 class Module:
-    """A layer. A subclass makes its parameters in `__init__` and computes in `forward`."""
+    """A layer. A subclass makes its parameters in `__init__` and computes in `forward`.
+
+    >>> import numpy as np
+    >>> from planish import nn
+    >>> class Gate(nn.Module):
+    ...     def __init__(self, width):
+    ...         self.linear = nn.Linear(width, width)
+    ...     def forward(self, x):
+    ...         return x * nn.functional.sigmoid(self.linear(x))
+    >>> list(Gate(4).state_dict())
+    ['linear.weight', 'linear.bias']
+
+    Called on NumPy arrays it computes at once, with the interpreter; `pl.compile(module, specs)`
+    makes it native code.
+    """
 
     training = True
     path = ""  # where this module sits in its model, such as h.3.mlp
@@ -92,7 +106,7 @@ class Module:
         return {name: x.array for name, x in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Replace all parameters; on any mistake all are listed and nothing is replaced.
+        """Replace all parameters; on any mistake DataError lists all and nothing is replaced.
 
         Floats of another width are converted. `strict=False` lets names be missing or extra.
         """
