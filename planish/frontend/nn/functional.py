@@ -40,7 +40,7 @@ def rms_norm(x: Any, weight: Any, eps: float = 1e-5) -> Any:
 
 
 def dropout(x: Any, rate: float, key: Any) -> Any:
-    """Elements set to 0 with probability `rate`, the others scaled up; `key` u32[2] decides which."""
+    """Elements set to 0 with probability `rate`, the others scaled up; `key` u32[2] decides."""
     return apply("dropout", x, key, rate=float(rate)) if rate else x
 
 
