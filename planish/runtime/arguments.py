@@ -107,7 +107,7 @@ def _foreign(slot: Slot, where: str, x: object) -> np.ndarray:
     if not on_cpu or (device is None and not str(name).lower().startswith("cpu")):
         raise DTypeError(f"{where}: expected {slot.type} in main memory, got an array on {name}")
     try:
-        return np.asarray(x)
+        return np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)  # type: ignore
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise DTypeError(
             f"{where}: expected an array {slot.type}, got {type(x).__name__}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -158,7 +159,10 @@ class Bound:
         return np.array(table or [0], np.uint64)
 
     def run(self, repeat: int = 1) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Run `repeat` times in one call; TokenError where an index was outside its table."""
+        """Run `repeat` times; TokenError where an index was outside its table.
+
+        Many runs are one native call, as long as that does not keep Ctrl-C waiting.
+        """
         self._run(repeat)
         return self.outputs[0] if len(self.outputs) == 1 else self.outputs
 
@@ -166,13 +170,22 @@ class Bound:
         if not isinstance(repeat, int) or repeat < 1:
             raise DataError(f"repeat must be a whole number of at least 1, got {repeat!r}")
         with self.program._lock:
-            self._call[2] = repeat
-            if self.program.threads == 1:
-                self._alone(self._address, 0, 1)
-            else:
-                POOLS.get(self.program.threads).run(self._main, self._address)
-            if self._space.status[0]:
-                self._fail()
+            chunk = 1
+            while repeat > 0:
+                start = time.perf_counter()
+                self._native(chunk)
+                repeat -= chunk
+                spent = max(time.perf_counter() - start, 1e-7)
+                chunk = min(repeat, max(1, int(chunk * NATIVE_SECONDS / spent)))
+
+    def _native(self, repeat: int) -> None:
+        self._call[2] = repeat
+        if self.program.threads == 1:
+            self._alone(self._address, 0, 1)
+        else:
+            POOLS.get(self.program.threads).run(self._main, self._address)
+        if self._space.status[0]:
+            self._fail()
 
     def _fail(self) -> None:
         _, site, index, bound = self._space.status
@@ -199,5 +212,8 @@ class Bound:
         binding = self.arguments.binding
         return sum(value(s.type.size, binding) * s.type.dtype.itemsize for s in slots)
 
+
+# A signal is seen between native calls.
+NATIVE_SECONDS = 0.05
 
 _MAIN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

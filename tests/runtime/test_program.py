@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +157,39 @@ def test_arrays_of_other_libraries(add: Program) -> None:
         DTypeError, match=r"expected f32\[B, 40\] in main memory, got an array on cuda:0"
     ):
         add(Elsewhere())
+
+
+class Exported:
+    """An array of another library that speaks DLPack only."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **options: object) -> object:
+        return self.array.__dlpack__(**options)  # type: ignore[call-overload]
+
+
+def test_arrays_by_dlpack(add: Program) -> None:
+    assert (add(Exported(np.zeros((2, 40), np.float32))) == 2).all()
+
+
+def test_long_repeats_let_signals_through(count: Program) -> None:
+    state, x = np.zeros((64, 40), np.float32), np.ones((64, 40), np.float32)
+    bound = count.bind(state, x)
+    old = signal.signal(signal.SIGALRM, lambda *_: bool(1 / 0))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            bound.run(repeat=10**9)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    reached = float(state[0, 0])
+    assert reached > 0
+    bound.run()
+    assert (state == reached + 1).all()
 
 
 def test_results_can_go_to_given_arrays(add: Program) -> None:
