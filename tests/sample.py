@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 
@@ -51,6 +52,11 @@ def _array(x: Any) -> np.ndarray:
 def floats(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> np.ndarray:
     """Reproducible f32 values in [low, high)."""
     return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def halves(*shape: int, seed: int = 0) -> np.ndarray:
+    """Reproducible bf16 values in [-2, 2)."""
+    return floats(*shape, seed=seed).astype(ml_dtypes.bfloat16)
 
 
 def ints(

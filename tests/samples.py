@@ -5,11 +5,10 @@ An op without a sample fails a test. Samples with `grad=False` touch a kink or a
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 
 from planish.ir import types as t
-from tests.sample import Sample, floats, ints, sample
+from tests.sample import Sample, floats, halves, ints, sample
 from tests.samples_nn import NN_SAMPLES
 
 KEY = np.array([0x13198A2E, 0x03707344], np.uint32)
@@ -29,11 +28,6 @@ def distinct(*shape: int, seed: int = 0) -> np.ndarray:
     """Values no two of which are equal."""
     order = np.random.default_rng(seed).permutation(int(np.prod(shape)))
     return (order.reshape(shape) * 0.25 - 1.0).astype(np.float32)
-
-
-def halves(*shape: int, seed: int = 0) -> np.ndarray:
-    """bf16 values."""
-    return floats(*shape, seed=seed).astype(ml_dtypes.bfloat16)
 
 
 def bools(*shape: int, seed: int = 0) -> np.ndarray:

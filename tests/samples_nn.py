@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planish.ir import types as t
-from tests.sample import Sample, floats, ints, sample
+from tests.sample import Sample, floats, halves, ints, sample
 
 KEY = np.array([7, 11], np.uint32)
 KEYS = np.arange(6, dtype=np.uint32).reshape(3, 2)  # one for each of three rows
@@ -51,6 +51,8 @@ GATHER = [
     sample("scatter_add", floats(2, 4), i32([[0, 0], [3, 0]]), floats(2, 2, 2, seed=1), axis=1),
 ]
 
+BYTES = ints(4, 4, low=-128, high=128, dtype=np.int8)
+
 MATMUL = [
     sample("matmul", floats(3, 4), floats(4, 2, seed=1)),
     sample("matmul", floats(2, 3, 4), floats(4, 5, seed=1)),
@@ -59,6 +61,9 @@ MATMUL = [
     sample("matmul", floats(1, 1), floats(1, 1, seed=1)),
     sample("matmul", floats(2, 0), floats(0, 3)),
     sample("matmul", ints(3, 4), ints(4, 2, seed=1), rtol=0, atol=0),
+    sample("matmul", BYTES, BYTES[:, :3], out=t.i32, rtol=0, atol=0),
+    sample("matmul", halves(3, 7), halves(7, 20, seed=1), out=t.f32, grad=False),
+    sample("matmul", halves(2, 5, 4), halves(4, 3, seed=1), rtol=1e-2),
 ]
 
 HUGE = np.array([[1e30, 1e30], [-1e30, 1e30], [-np.inf, 0.0], [-np.inf, -np.inf]], np.float32)

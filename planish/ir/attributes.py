@@ -46,6 +46,7 @@ MEANINGS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "tuple[int, ...]": ("a tuple of integers", tuple_of(is_int)),
     "int | None": ("an integer or None", lambda x: x is None or is_int(x)),
     "DType": ("a dtype", lambda x: isinstance(x, DType)),
+    "DType | None": ("a dtype", lambda x: x is None or isinstance(x, DType)),
 }
 
 

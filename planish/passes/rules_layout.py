@@ -266,7 +266,7 @@ def transposed_matmul(node: Node) -> Node | None:
             if node.attrs["perm"] != (*range(rank - 2), rank - 1, rank - 2):
                 return None
             try:
-                return matmul(swap_last(b), swap_last(a))
+                return matmul(swap_last(b), swap_last(a), **y.attrs)
             except ShapeError:
                 return None
     return None

@@ -10,8 +10,8 @@ from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.errors import DTypeError, ShapeError
 from planish.ir.node import OPS, Node, Op, register
-from planish.ir.ops.base import broadcast_shapes, promoted
-from planish.ir.types import TensorType
+from planish.ir.ops.base import as_node, broadcast_shapes, promoted
+from planish.ir.types import DType, TensorType
 
 
 def swap_last(x: Node) -> Node:
@@ -25,19 +25,29 @@ def as_matrix(x: Node) -> Node:
     return OPS["reshape"](x, shape=(product(x.shape[:-1]), x.shape[-1]))
 
 
+def sums_in(result: DType) -> DType:
+    """The dtype in which the sums of a matmul with this result are formed."""
+    return t.f32 if result in (t.f16, t.bf16) else result
+
+
 class Matmul(Op):
     """a[..., m, k] @ b[..., k, n]; the axes before the last two broadcast.
 
-    Integers wrap in their own dtype: cast first where sums may be large.
+    The result has the dtype of the operands, or the wider `out` of their kind. Sums are formed in
+    the dtype of the result, those of 16-bit floats in f32. Integers wrap: where sums may be large,
+    `out` is wide.
     """
 
     name, kind, arity = "matmul", "contraction", 2
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         operands, attrs = super().prepare(operands, attrs)
-        return promoted(operands), attrs
+        inputs, out = promoted(operands), attrs.pop("out", None)
+        if out is not None and t.dtype(out) != inputs[0].dtype:
+            attrs["out"] = t.dtype(out)
+        return inputs, attrs
 
-    def infer(self, a: TensorType, b: TensorType) -> TensorType:
+    def infer(self, a: TensorType, b: TensorType, *, out: DType | None = None) -> TensorType:
         """The broadcast of the batch axes, then [m, n]."""
         if a.dtype != b.dtype or a.dtype == t.boolean:
             raise DTypeError(f"matmul takes numbers of one dtype, got {a} and {b}")
@@ -47,16 +57,21 @@ class Matmul(Op):
             raise ShapeError(
                 f"matmul({a}, {b}): inner sizes differ, {a.shape[-1]} != {b.shape[-2]}"
             )
+        result = a.dtype if out is None else out
+        if result != a.dtype and (result.bits <= a.dtype.bits or result.kind != a.dtype.kind):
+            raise DTypeError(f"matmul({a}, {b}): out is {a.dtype} or wider, got {result}")
         batch = broadcast_shapes(f"matmul({a}, {b})", a.shape[:-2], b.shape[:-2])
-        return a.with_shape((*batch, a.shape[-2], b.shape[-1]))
+        return TensorType(result, (*batch, a.shape[-2], b.shape[-1]))
 
-    def ref(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if a.dtype.kind in "iu":
-            return np.matmul(a, b)
-        wide = np.result_type(a.dtype, np.float32)  # 16-bit floats add up in 32 bits
-        return np.matmul(a.astype(wide), b.astype(wide)).astype(a.dtype)
+    def ref(self, a: np.ndarray, b: np.ndarray, *, out: DType | None = None) -> np.ndarray:
+        result = a.dtype if out is None else out.numpy
+        wide = sums_in(t.dtype(result)).numpy
+        return np.matmul(a.astype(wide), b.astype(wide)).astype(result)
 
-    def vjp(self, y: Node, dy: Node, a: Node, b: Node) -> tuple[Node | None, ...]:
+    def vjp(
+        self, y: Node, dy: Node, a: Node, b: Node, *, out: DType | None = None
+    ) -> tuple[Node | None, ...]:
+        dy = as_node(dy, a.dtype)
         da = dy @ swap_last(b)
         if b.type.rank == 2 and a.type.rank > 2:  # one product, not one per batch and their sum
             return da, swap_last(as_matrix(a)) @ as_matrix(dy)
