@@ -21,6 +21,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
+from planish.ir.ops.linalg import sums_in
 from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
@@ -219,7 +220,8 @@ class Lowering:
     ) -> Slot | None:
         """The slot of B's panels; None where the kernel reads B as it lies."""
         a, b = anchor.inputs
-        _, nr = choose_tile(Product.of(a.type, b.type, anchor.type), anchor.dtype, self.target)
+        p = Product.of(a.type, b.type, anchor.type)
+        _, nr = choose_tile(p, sums_in(anchor.dtype), self.target)
         slot = self.packed_param(body, operands, b, nr)
         if slot is None and not is_direct(body, b, nr, anchor.shape[-1]):
             slot = self.packed_now(node, body, operands, b, nr)

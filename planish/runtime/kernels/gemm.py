@@ -21,8 +21,9 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
 from planish.ir.index import linear_index, to_poly
-from planish.ir.loops import Buffer, Const, Expr, Load, Var, as_index, scalar, size_expr
+from planish.ir.loops import Buffer, Const, Expr, Load, Var, as_index, cast, scalar, size_expr
 from planish.ir.node import Node
+from planish.ir.ops.linalg import sums_in
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.target import Target
@@ -143,7 +144,8 @@ class Gemm:
         self.anchor = anchor
         self.a, self.b = self.anchor.inputs
         self.product = Product.of(self.a.type, self.b.type, self.anchor.type)
-        self.mr, self.nr = choose_tile(self.product, self.anchor.dtype, target)
+        self.dtype = sums_in(anchor.dtype)
+        self.mr, self.nr = choose_tile(self.product, self.dtype, target)
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -185,7 +187,7 @@ class Gemm:
 
     def accumulate(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
         """tile[i, j] = sum over k; rows beyond the last repeat it, and are not stored."""
-        nest, dtype = self.nest, self.anchor.dtype
+        nest, dtype = self.nest, self.dtype
         acc = nest.local("acc", dtype, self.mr, self.nr)
         self.tile = nest.local("tile", dtype, self.mr, self.nr)
         zero = Const(0.0 if dtype.is_float else 0, dtype)
@@ -210,9 +212,9 @@ class Gemm:
     def _step(self, acc: Buffer, places: list[Expr], batch: Index, panel: Expr, k: Expr) -> None:
         nest = self.nest
         for i, row in enumerate(places):
-            a = self.pull(self.a, self._a_index(batch, row, k))
+            a = cast(self.pull(self.a, self._a_index(batch, row, k)), self.dtype)
             with nest.loop("j", self.nr, "vector", self.nr) as j:
-                b = self._b(batch, panel, k, j)
+                b = cast(self._b(batch, panel, k, j), self.dtype)
                 place = (as_index(i), j)
                 nest.store(acc, place, scalar("fma", a, b, nest.load(acc, *place)))
 
@@ -244,10 +246,10 @@ class Gemm:
         width = (
             as_index(self.nr) if whole_n else nest.let(minimum(columns - start, as_index(self.nr)))
         )
-        lanes = self.target.lanes(self.anchor.dtype)
+        lanes = self.target.lanes(self.dtype)
         with nest.loop("i", height) as i, nest.loop("j", width, "vector", lanes) as j:
             index = (*self.row_index(batch, first + i), start + j)
-            value = nest.let(nest.load(self.tile, i, j), here=True)
+            value = nest.let(cast(nest.load(self.tile, i, j), self.anchor.dtype), here=True)
             self.pull.give(self.anchor, value)
             self.pull.ahead(self._epilogue(), index, self.anchor.shape)
             for buffer, node in zip(self.outputs, self.body.outputs, strict=True):
