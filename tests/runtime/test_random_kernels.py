@@ -6,6 +6,8 @@ exact, comparisons included.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -57,7 +59,7 @@ class Maker:
         self.inputs = {d: buffer(f"x_{d}", ROWS, T, dtype=d) for d in DTYPES}
         self.names: list[Var] = []
 
-    def pick(self, *choices: object) -> object:
+    def pick(self, *choices: Any) -> Any:
         return choices[self.rng.integers(len(choices))]
 
     def place(self) -> tuple[Expr, Expr]:
@@ -66,22 +68,22 @@ class Maker:
         if self.rng.random() < 0.1:
             data = cast(self.inputs[t.u8][I, J], t.i64)
             column = scalar("mod", data, T)
-        return row, column  # type: ignore[return-value]
+        return row, column
 
     def leaf(self, dtype: t.DType) -> Expr:
         known = [v for v in self.names if v.dtype == dtype]
         if known and self.rng.random() < 0.3:
-            return self.pick(*known)  # type: ignore[return-value]
+            return self.pick(*known)
         if dtype == t.i64 and self.rng.random() < 0.3:
-            return self.pick(I, J, T)  # type: ignore[return-value]
+            return self.pick(I, J, T)
         if self.rng.random() < 0.2:
             return Const(self.constant(dtype), dtype)
         return self.inputs[dtype][self.place()]
 
     def constant(self, dtype: t.DType) -> int | float:
         if dtype.is_float:
-            return float(self.pick(0.0, 1.0, -2.5, float("inf"), float("nan"), 3e5))  # type: ignore[arg-type]
-        return int(self.pick(0, 1, 2, 7, 100, -3 if dtype.kind == "i" else 5))  # type: ignore[call-overload]
+            return float(self.pick(0.0, 1.0, -2.5, float("inf"), float("nan"), 3e5))
+        return int(self.pick(0, 1, 2, 7, 100, -3 if dtype.kind == "i" else 5))
 
     def expr(self, dtype: t.DType, depth: int) -> Expr:
         if depth == 0 or self.rng.random() < 0.15:
@@ -91,7 +93,7 @@ class Maker:
         if kind < 0.2:
             return select(self.condition(depth - 1), a, b)
         if kind < 0.35:
-            return cast(self.expr(self.pick(*DTYPES), depth - 1), dtype)  # type: ignore[arg-type]
+            return cast(self.expr(self.pick(*DTYPES), depth - 1), dtype)
         if not dtype.is_float:
             return scalar(str(self.pick(*INT_BINARY)), a, b)
         if kind < 0.5:
@@ -100,9 +102,9 @@ class Maker:
 
     def condition(self, depth: int) -> Expr:
         if self.rng.random() < 0.2:
-            return scalar("le", self.pick(J, J * 2 - 5), self.pick(I, n(7), T - J))  # type: ignore[arg-type]
+            return scalar("le", self.pick(J, J * 2 - 5), self.pick(I, n(7), T - J))
         dtype = self.pick(*DTYPES)
-        test = scalar(str(self.pick(*COMPARE)), self.expr(dtype, depth), self.expr(dtype, depth))  # type: ignore[arg-type]
+        test = scalar(str(self.pick(*COMPARE)), self.expr(dtype, depth), self.expr(dtype, depth))
         if self.rng.random() < 0.3:
             return scalar(
                 str(self.pick("and", "or", "xor")), test, scalar("not", self.condition(0))
@@ -119,7 +121,7 @@ class Maker:
             store: Stmt = Store(out, (I, J), self.expr(out.dtype, 2))
             body.append(If(self.condition(1), (store,)) if self.rng.random() < 0.3 else store)
         kind = "vector" if self.rng.random() < 0.8 else "serial"
-        inner = For(J, T, kind, tuple(body), int(self.rng.choice([4, 8, 16])))  # type: ignore[arg-type]
+        inner = For(J, T, kind, tuple(body), int(self.rng.choice([4, 8, 16])))
         params: tuple[Buffer, ...] = (*self.inputs.values(), *outs)
         loops = over(I, ROWS, inner, kind="parallel")
         return Kernel("random", params, tuple(y.name for y in outs), (), (loops,))
