@@ -1,7 +1,7 @@
 """A plan: kernels in order, and the memory that each reads and writes.
 
 `runtime/lower.py` makes a Plan from a Graph; `runtime/memory.py` gives the temporaries offsets in
-one arena; `runtime/codegen.py` makes native code of it. A plan prints, and `run_plan` in
+one arena; `runtime/codegen` makes native code of it. A plan prints, and `run_plan` in
 `runtime/interpret.py` runs it on the loop interpreter, without LLVM.
 """
 

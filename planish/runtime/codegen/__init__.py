@@ -1,13 +1,15 @@
 """From loop IR to LLVM: the only place that knows both.
 
-    text     LLVM's types, literals, and the function being written
-    value    what an expression is while code is made: a register, or a linear index
-    scalar   the scalar operations
-    memory   loads and stores of one element or one vector
-    bounds   which loads are certainly inside their buffer
-    kernel   loops: one Kernel becomes one function
-    steps    the plan: one function that calls all kernels, with barriers
-    sync     waiting and waking between threads
+    text        LLVM's types and literals, and the function being written
+    value       what a value is while code is made: a register, or a linear index
+    scalar      the scalar operations
+    memory      loads and stores of one element or one vector
+    expression  expressions, guards, and what goes across lanes
+    reduction   partial results of vector loops
+    kernel      statements and loops: one Kernel becomes one function
+    steps       the plan: one function that calls all kernels, with barriers
+    sync        waiting and waking between threads
 
-LLVM is written as text: building llvmlite's objects first takes several times as long.
+LLVM is written as text: building llvmlite's objects and printing them takes twice as long, and
+they have no vector intrinsics, splat literals or loop weights.
 """
