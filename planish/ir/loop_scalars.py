@@ -94,6 +94,17 @@ def bitcast(x: Value, dtype: DType) -> Value:
     return np.asarray(x).view(dtype.numpy)[()]
 
 
+def dot_pairs(total: Value, a: Value, b: Value) -> Value:
+    """total + upper(a) * upper(b) + lower(a) * lower(b), where words are pairs of bf16.
+
+    Products of bf16 are exact in f32, so there are two roundings, in that order. So does vdpbf16ps;
+    but it also takes subnormal numbers to zero.
+    """
+    upper = [np.asarray(x & np.uint32(0xFFFF0000)).view(np.float32) for x in (a, b)]
+    lower = [np.asarray(x << np.uint32(16)).view(np.float32) for x in (a, b)]
+    return fma(lower[0], lower[1], fma(upper[0], upper[1], total))
+
+
 def high_product(a: Value, b: Value) -> Value:
     """The upper half of the unsigned product of two integers."""
     dtype = np.asarray(a).dtype
@@ -118,7 +129,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
-    "umulhi": high_product, "select": select,
+    "umulhi": high_product, "select": select, "dpbf16": dot_pairs,
 }  # fmt: skip
 
 # What the functions of planish.ir.math approximate.

@@ -214,6 +214,9 @@ def scalar_fault(expr: Scalar) -> str:
     if len(args) != arity:
         return f"{op} takes {arity} operands, got {len(args)}"
     first, *others = [x.type for x in args]
+    if op == "dpbf16":
+        good = (first, *others, dtype) == (t.f32, t.u32, t.u32, t.f32)
+        return "" if good else "dpbf16 adds to f32 a product of two words u32"
     if op == "select":
         if first != t.boolean:
             return f"the condition is {first}, not bool"

@@ -24,7 +24,7 @@ class Expressions:
     def __init__(self, writer: Writer, target: Target) -> None:
         self.writer = writer
         self.registers = Registers(writer)
-        self.scalars = Scalars(writer, target.has_fma)
+        self.scalars = Scalars(writer, target)
         self.memory = Memory(writer, self.registers)
         self.env: dict[str, Operand] = {}
         self.places: dict[str, Place] = {}
@@ -232,15 +232,10 @@ class Expressions:
         """All lanes combined: the upper half with the lower one, until one is left."""
         while x.lanes > 1 and x.lanes % 2 == 0:
             half = x.lanes // 2
-            low, high = (self._part(x, start, half) for start in (0, half))
+            low, high = (self.scalars.part(x, start, half) for start in (0, half))
             x = self.scalars.emit(op, [low, high], x.dtype)
         total = Value(self.writer.op(f"extractelement {x.typed}, i64 0"), x.dtype)
         for lane in range(1, x.lanes):
             one = Value(self.writer.op(f"extractelement {x.typed}, i64 {lane}"), x.dtype)
             total = self.scalars.emit(op, [total, one], x.dtype)
         return total
-
-    def _part(self, x: Value, start: int, count: int) -> Value:
-        numbers = ", ".join(f"i32 {start + i}" for i in range(count))
-        text = f"shufflevector {x.typed}, {x.type} poison, <{count} x i32> <{numbers}>"
-        return Value(self.writer.op(text), x.dtype, count)

@@ -24,21 +24,23 @@ from planish.runtime.codegen.text import (
     vector_type,
 )
 from planish.runtime.codegen.value import Value
+from planish.runtime.target import Target
 
 _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INTEGER = {"add", "sub", "mul", "and", "or", "xor"}
 _ROUNDING = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven"}
 _ORDERED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _NARROW = (t.f16, t.bf16)
+DOT_LANES = 16  # of vdpbf16ps on whole registers
 _AS_BITS = ("select", "cast", "bitcast")  # need no arithmetic on narrow floats
 
 
 class Scalars:
     """Emits scalar operations; operands have equal lanes."""
 
-    def __init__(self, writer: Writer, has_fma: bool) -> None:
+    def __init__(self, writer: Writer, target: Target) -> None:
         self.writer = writer
-        self.has_fma = has_fma
+        self.target = target
 
     def emit(self, op: str, args: Sequence[Value], dtype: DType) -> Value:
         """The result of `op`, of element type `dtype`."""
@@ -105,7 +107,7 @@ class Scalars:
             # The sign of a zero does not matter to np.maximum, and costs instructions.
             return self.intrinsic(f"{op}imum", *args, flags="nsz ")
         if op == "fma":
-            return self.intrinsic("fma" if self.has_fma else "fmuladd", *args)
+            return self.intrinsic("fma" if self.target.has_fma else "fmuladd", *args)
         if op in ("floor_div", "mod"):
             return self._float_division(op, *args)
         match op:
@@ -184,6 +186,47 @@ class Scalars:
         if right_signed:
             return shifted
         return self._wrapped(self.select(inside, shifted, self.const(0, x)))
+
+    def _dot_pairs(self, total: Value, a: Value, b: Value) -> Value:
+        """vdpbf16ps on pieces of 16 lanes; elsewhere fma on the upper, then on the lower halves."""
+        if self.target.has_bf16_dot and total.lanes and total.lanes % DOT_LANES == 0:
+            return self._dots(total, a, b)
+        for half in (self._upper_half, self._lower_half):
+            total = self._float("fma", [half(a), half(b), total])
+        return total
+
+    def _upper_half(self, words: Value) -> Value:
+        upper = self.binary("and", words, self.const(0xFFFF0000, words))
+        return self._new(f"bitcast {upper.typed} to", upper, t.f32, suffix=True)
+
+    def _lower_half(self, words: Value) -> Value:
+        lower = self.binary("shl", words, self.const(16, words))
+        return self._new(f"bitcast {lower.typed} to", lower, t.f32, suffix=True)
+
+    def _dots(self, total: Value, a: Value, b: Value) -> Value:
+        pairs = f"<{2 * DOT_LANES} x bfloat>"
+        for start in range(0, total.lanes, DOT_LANES):
+            part, *words = (self.part(x, start, DOT_LANES) for x in (total, a, b))
+            given = [(pairs, self.writer.op(f"bitcast {x.typed} to {pairs}")) for x in words]
+            name = "llvm.x86.avx512bf16.dpbf16ps.512"
+            ref = self.writer.call(name, part.type, (part.type, part.ref), *given)
+            total = self._with_part(total, Value(ref, t.f32, DOT_LANES), start)
+        return total
+
+    def part(self, x: Value, start: int, count: int) -> Value:
+        """`count` lanes of `x` from `start` on."""
+        if count == x.lanes:
+            return x
+        numbers = ", ".join(f"i32 {start + i}" for i in range(count))
+        text = f"shufflevector {x.typed}, {x.type} poison, <{count} x i32> <{numbers}>"
+        return Value(self.writer.op(text), x.dtype, count)
+
+    def _with_part(self, x: Value, part: Value, start: int) -> Value:
+        if part.lanes == x.lanes:
+            return part
+        name = f"llvm.vector.insert.{mangled(x.type)}.{mangled(part.type)}"
+        given = (x.type, x.ref), (part.type, part.ref), ("i64", str(start))
+        return Value(self.writer.call(name, x.type, *given), x.dtype, x.lanes)
 
     def _high_product(self, a: Value, b: Value) -> Value:
         wide = vector_type(f"i{2 * a.dtype.bits}", a.lanes)
@@ -337,6 +380,7 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
     "shl": lambda self, x, by: self._shift("shl", x, by),
     "shr": lambda self, x, by: self._shift("shr", x, by),
     "umulhi": Scalars._high_product,
+    "dpbf16": Scalars._dot_pairs,
 }
 
 # What `Scalars.emit` knows; other scalars have a definition in planish.ir.math.
