@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,9 +300,14 @@ def test_reports() -> None:
     assert "define" in program.llvm_ir and "planish_main" in program.assembly
 
 
-def test_a_fault_of_the_compiler_leaves_the_module_in_a_file(tmp_path: object) -> None:
+def test_a_fault_of_the_compiler_leaves_the_module_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(CompileError, match=r"a fault of planish: (?s:.)*The module is in .*\.ll"):
         llvm.compile_text("define void @f() { nonsense }", Target.host())
+    (file,) = tmp_path.iterdir()
+    assert "nonsense" in file.read_text()
 
 
 def test_code_that_calls_unknown_functions_is_not_loaded() -> None:
