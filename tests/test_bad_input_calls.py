@@ -36,6 +36,18 @@ def model() -> pl.TinyGPT:
     return pl.TinyGPT(VOCAB, 16, 1, 2, 8, dropout=0.0)
 
 
+@pytest.fixture(scope="module")
+def logits(model: pl.TinyGPT) -> Any:
+    """The model compiled for any batch and length."""
+    return pl.compile(model, pl.spec(("B", "T"), "i64"))
+
+
+@pytest.fixture(scope="module")
+def loss(model: pl.TinyGPT) -> Any:
+    """Its loss."""
+    return pl.compile(model.loss, pl.spec((2, 5), "i64"), pl.spec((2, 5), "i64"))
+
+
 def test_row_40_arguments_that_do_not_fit(rows: Any) -> None:
     wanted = "argument 0 (x): expected f32[3, 4], got float32"
     says(refusal(ValueError, rows, X[:2], ROWS), f"{wanted}[2, 4]", "expected size 3, got 2")
@@ -103,28 +115,25 @@ def test_row_44_input_and_output_overlap() -> None:
 
 
 @pytest.mark.parametrize("bad", [VOCAB, 2**31, -1, -(2**63)])
-def test_row_45_token_ids(model: pl.TinyGPT, bad: int) -> None:
-    program = pl.compile(model, pl.spec(("B", "T"), "i64"))
+def test_row_45_token_ids(model: pl.TinyGPT, logits: Any, bad: int) -> None:
     words = f"index {bad} at position 1, 3 of tokens is outside 0 <= index < {VOCAB}"
-    says(refusal(IndexError, program, at((1, 3), bad)), words)
-    assert program(IDS).shape == (2, 5, VOCAB), "the next call works"
+    says(refusal(IndexError, logits, at((1, 3), bad)), words)
+    assert logits(IDS).shape == (2, 5, VOCAB), "the next call works"
     words = f"token id {bad} at position", f"0 <= id < {VOCAB}"
     says(refusal(IndexError, model, at((1, 3), bad)), *words)
     says(refusal(IndexError, model.generate, [3, bad], 1), f"token id {bad} at position 1")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bool"])
-def test_row_46_token_ids_that_are_no_integers(model: pl.TinyGPT, dtype: str) -> None:
-    program = pl.compile(model, pl.spec((2, 5), "i64"))
+def test_row_46_token_ids_that_are_no_integers(model: pl.TinyGPT, logits: Any, dtype: str) -> None:
     ids = IDS.astype(dtype)
-    says(refusal(TypeError, program, ids), f"expected i64, got {dtype}")
+    says(refusal(TypeError, logits, ids), f"expected i64, got {dtype}")
     says(refusal(TypeError, model.generate, ids[0], 1), f"token ids are integers, got {dtype}")
     says(refusal(TypeError, pl.trace, model, pl.spec((2, 5), dtype)), "token ids are integers")
 
 
 @pytest.mark.parametrize("bad", [VOCAB, -1, -101, 2**40])
-def test_row_47_targets(model: pl.TinyGPT, bad: int) -> None:
-    loss = pl.compile(model.loss, pl.spec((2, 5), "i64"), pl.spec((2, 5), "i64"))
+def test_row_47_targets(model: pl.TinyGPT, loss: Any, bad: int) -> None:
     words = f"target id: index {bad} at position 0, 2 of targets is outside 0 <= index < {VOCAB}"
     says(refusal(IndexError, loss, IDS, at((0, 2), bad)), words)
     assert np.isfinite(loss(IDS, at((0, 2), -100))), "-100 is the target that does not count"
