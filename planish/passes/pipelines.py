@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planish.ir.errors import IRError, ParseError
+from planish.passes.bf16 import Bf16
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
@@ -23,6 +24,7 @@ PIPELINES = {
     "O1": CLEAN,
     "O2": CLEAN + FAST,
     "train": CLEAN + Pipeline(Remat(), Fuse()),  # for graphs with gradients; weights are inputs
+    "bf16": CLEAN + Pipeline(Bf16(), fold) + FAST,  # weights stored and multiplied as bf16
     # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
 }
 
@@ -30,6 +32,14 @@ PIPELINES = {
 @dataclass(frozen=True)
 class Before:
     """Where both run, `first` runs before `second` does for the first time."""
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Then:
+    """Where `first` runs, `second` runs after it."""
 
     first: str
     second: str
@@ -49,11 +59,15 @@ ORDER = (
     Before("fold", "expand"),  # a composite of constants is one value, its parts are many
     Before("expand", "pushup"),  # slices pass through primitives, not through norms
     Before("expand", "fuse"),  # composites without a kernel fit in none
+    Before("expand", "bf16"),  # products inside of composites are seen
+    Then("bf16", "fold"),  # weights are rounded once
     Before("grad", "lift"),  # gradients name the params
     Not("cse", "remat"),  # cse would merge what remat computes twice
     Not("pushup", "fuse"),  # nothing moves into or out of a kernel
     Not("simplify", "fuse"),  # nor is it rewritten
     Not("grad", "fuse"),  # nor differentiated
+    Not("bf16", "fuse"),  # nor rounded
+    Not("grad", "bf16"),  # gradients of rounded weights are none of the weights
     Not("remat", "fuse"),  # nor computed twice
 )
 
@@ -66,6 +80,9 @@ def check_order(name: str, pipeline: Pipeline) -> None:
             case Before(first, second):
                 if {first, second} <= {*names} and names.index(first) > names.index(second):
                     raise IRError(f"pipeline {name}: {first} must run before {second}")
+            case Then(first, second):
+                if first in names and second not in names[names.index(first) :]:
+                    raise IRError(f"pipeline {name}: {second} must run after {first}")
             case Not(late, early):
                 if early in names and late in names[names.index(early) :]:
                     raise IRError(f"pipeline {name}: {late} must not run after {early}")

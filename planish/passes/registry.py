@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from planish.ir.graph import Graph
 from planish.passes.autodiff import Grad
+from planish.passes.bf16 import Bf16
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
@@ -27,5 +28,6 @@ PASSES: dict[str, Pass | type] = {
     "expand": Expand,
     "pushup": pushup,
     "remat": Remat,
+    "bf16": Bf16,
     "fuse": Fuse,
 }

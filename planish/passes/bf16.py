@@ -1,0 +1,73 @@
+"""Multiply by weights in bf16: half the bytes of a weight, and twice the products in one instruction.
+
+    %w = param : f32[4, 8]
+    %0 = matmul(%x, %w) : f32[2, 8]
+becomes
+    %0 = cast(%x, dtype=bf16) : bf16[2, 4]
+    %w = param : f32[4, 8]
+    %1 = cast(%w, dtype=bf16) : bf16[4, 8]
+    %2 = matmul(%0, %1, out=f32) : f32[2, 8]
+
+Sums stay f32, as does all that is no product with a weight. `fold` then stores the weight as bf16,
+and fusion lets the kernel that makes an activation write it as bf16. Where rows are taken from such
+a weight (a token table that is the head, too), they are taken from the bf16 array, so that the
+other one need not be kept.
+
+A rounded operand is off by at most 2^-9 of its value, so a product by 2^-8; errors of a sum grow
+with the root of its length, as the sum itself does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from planish.ir import types as t
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.ir.ops.arithmetic import cast
+from planish.ir.ops.linalg import matmul
+from planish.passes.rewrite import rewritten
+
+
+@dataclass(frozen=True)
+class Bf16:
+    """Cast both operands of each f32 matmul by a weight; those whose name matches `skip` stay."""
+
+    skip: str = ""
+
+    def __call__(self, graph: Graph) -> Graph:
+        wanted = {x for node in graph.nodes if (x := self.weight_of(node)) is not None}
+        narrow: dict[Node, Node] = {}
+
+        def rounded(x: Node) -> Node:
+            """`x` as bf16; the cast stands below its views where it is a weight."""
+            if x not in narrow:
+                viewed = x.op.kind == "view" and weight(x) is not None
+                source = (rounded(x.inputs[0]),) if viewed else (x,)
+                narrow[x] = x.with_inputs(source) if viewed else cast(x, dtype=t.bf16)
+            return narrow[x]
+
+        def step(node: Node) -> Node:
+            if self.weight_of(node) is not None:
+                return matmul(*map(rounded, node.inputs), out=t.f32)
+            if node.op.name == "take" and weight(node.inputs[0]) in wanted:
+                table, places = node.inputs
+                return cast(node.with_inputs((rounded(table), places)), dtype=t.f32)
+            return node
+
+        return rewritten(graph, step) if wanted else graph
+
+    def weight_of(self, node: Node) -> Node | None:
+        """The weight by which `node` multiplies in f32; None where it stays as it is."""
+        if node.op.name != "matmul" or node.dtype != t.f32 or node.inputs[1].dtype != t.f32:
+            return None
+        found = weight(node.inputs[1])
+        return None if found is None or fnmatchcase(found.attrs["name"], self.skip) else found
+
+
+def weight(x: Node) -> Node | None:
+    """The weight that `x` is a view of."""
+    while x.op.kind == "view":
+        x = x.inputs[0]
+    return x if x.op.name == "param" else None
