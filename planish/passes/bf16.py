@@ -1,4 +1,4 @@
-"""Multiply by weights in bf16: half the bytes of a weight, and twice the products in one instruction.
+"""Multiply by weights in bf16: half the bytes, and more products in one instruction.
 
     %w = param : f32[4, 8]
     %0 = matmul(%x, %w) : f32[2, 8]
