@@ -34,7 +34,8 @@ _NAMES = {
     "planish.passes.pipeline": ("Pipeline",),
     "planish.passes.pipelines": ("PIPELINES",),
     "planish.ir.errors": (
-        "PlanishError", "TraceError", "ShapeError", "AxisError", "DTypeError", "IRError",
+        "PlanishError", "TraceError", "ShapeError", "AxisError", "SizeError", "DTypeError",
+        "IRError",
         "ParseError", "GradientError", "CompileError", "TargetError", "ArtifactError", "DataError",
         "TokenError", "UnsupportedError",
     ),

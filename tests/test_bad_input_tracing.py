@@ -182,6 +182,15 @@ def test_row_17_arrays_that_no_memory_holds() -> None:
     refused(ValueError, lambda x: x[0, 0] + pnp.zeros((2**31, 2**31)), "more than can be addressed")
 
 
+def test_row_17_more_memory_than_there_is() -> None:
+    wide = pl.compile(lambda x: pnp.broadcast_to(x[0, 0], (2**24, 2**24)), X)
+    words = "output 0 of fn f32 (16777216, 16777216) takes 1,048,576.0 GiB, more than the"
+    says(refusal(ValueError, wide, X), words, "GiB that this process may use")
+    inside = pl.compile(lambda x: ((x @ x.T) @ x).sum(), pl.spec(("T", 4)))
+    long = np.broadcast_to(X[0], (2**20, 4))
+    says(refusal(MemoryError, inside, long), "the memory of fn for T=1048576 takes 4,096")
+
+
 def layouts(x: np.ndarray) -> dict[str, np.ndarray]:
     """`x` in every layout that NumPy has."""
     wide = np.zeros((6, 8), np.float32)

@@ -22,6 +22,10 @@ class AxisError(ShapeError, IndexError):
     """An axis or a static index is outside its range."""
 
 
+class SizeError(ShapeError, MemoryError):
+    """A run needs more memory than this machine has; nothing has been allocated."""
+
+
 class DTypeError(PlanishError, TypeError):
     """A dtype is unknown, unsupported, or does not fit its partner."""
 

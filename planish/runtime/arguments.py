@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from planish.ir.dims import AnySize, Size, bind, value
 from planish.ir.errors import DataError, DTypeError, ShapeError
 from planish.runtime.plan import Plan, Slot
+from planish.runtime.target import need_memory
 
 _CPU = (1, 3)  # DLPack's device types whose memory the processor reads: main memory, pinned memory
 
@@ -61,7 +63,9 @@ def output_arrays(
         elif number in homes:
             results.append(homes[number])
         else:
-            results.append(np.empty(shape, slot.type.dtype.numpy))
+            dtype = slot.type.dtype
+            need_memory(prod(shape) * dtype.itemsize, slot.name, "of", plan.name, dtype, shape)
+            results.append(np.empty(shape, dtype.numpy))
     _check_overlap(plan, arguments.arrays, results)
     return results
 

@@ -21,7 +21,7 @@ from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, s
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.pool import POOLS, ProcessLock
 from planish.runtime.sizes import element_count
-from planish.runtime.target import Target, thread_count
+from planish.runtime.target import Target, need_memory, thread_count
 
 
 class Program:
@@ -74,7 +74,10 @@ class Program:
         space = self._space
         if space is None or space.arena.nbytes < memory.arena or space.stride < scratch:
             old = (space.arena.nbytes, space.stride) if space else (0, 0)
-            space = _Space(max(memory.arena, old[0]), max(scratch, old[1]), self.threads)
+            arena, scratch = max(memory.arena, old[0]), max(scratch, old[1])
+            sizes = [f"for {name}={size}" for name, size in binding.items()]
+            need_memory(arena + scratch * self.threads, "the memory of", self.plan.name, *sizes)
+            space = _Space(arena, scratch, self.threads)
             self._space = space
         return space
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from planish.ir.errors import DataError, TargetError
+from planish.ir.errors import DataError, SizeError, TargetError
 from planish.ir.types import DType
 
 _V2 = "sse3 ssse3 sse4.1 sse4.2 popcnt cx16 sahf"
@@ -182,20 +184,59 @@ def available_cores() -> int:
     return max(1, min(cores, math.ceil(quota)) if quota else cores)
 
 
-def _cgroup_quota(membership: Path, root: Path) -> float | None:
-    """Cores granted by cgroup v2 (cpu.max, at any level above us) or v1 (cfs_quota), or None."""
-    found = []
+def need_memory(size: int, *what: object) -> None:
+    """SizeError where `size` bytes are more than there are: the system might end the process."""
+    most = memory_limit()
+    if size > most:
+        raise SizeError(
+            f"{' '.join(map(str, what))} takes {size / 2**30:,.1f} GiB, more than the "
+            f"{most / 2**30:,.1f} GiB that this process may use"
+        )
+
+
+@cache
+def memory_limit() -> int:
+    """Bytes that this process may use: the machine's, cut by its control group's limit."""
+    most = 1 << 63
+    with suppress(AttributeError, ValueError, OSError):  # no such question on this system
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(most, *_cgroup_memory(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))
+
+
+def _cgroup_memory(membership: Path, root: Path) -> list[int]:
+    """Limits of cgroup v2 (memory.max) or v1 (limit_in_bytes), at every level above us."""
+    found = [1 << 63]
+    for controllers, folder in _cgroup_folders(membership):
+        if not controllers:
+            found.append(_bytes(_read(root / folder / "memory.max")))
+        elif "memory" in controllers:
+            found.append(_bytes(_read(root / "memory" / folder / "memory.limit_in_bytes")))
+    return found
+
+
+def _bytes(text: str) -> int:
+    return int(text) if text.strip().isdigit() else 1 << 63  # "max", or no such file
+
+
+def _cgroup_folders(membership: Path) -> Iterator[tuple[list[str], str]]:
+    """Our control groups and all above them: (controllers, none for v2; folder)."""
     for line in _read(membership).splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         inside = path.strip("/").split("/") if path.strip("/") else []
         for depth in range(len(inside), -1, -1):
-            folder = "/".join(inside[:depth])
-            if not controllers:
-                found.append(_ratio(*[*_read(root / folder / "cpu.max").split(), "", ""][:2]))
-            elif "cpu" in controllers.split(","):
-                v1 = root / "cpu" / folder
-                quota, period = _read(v1 / "cpu.cfs_quota_us"), _read(v1 / "cpu.cfs_period_us")
-                found.append(_ratio(quota.strip(), period.strip()))
+            yield controllers.split(",") if controllers else [], "/".join(inside[:depth])
+
+
+def _cgroup_quota(membership: Path, root: Path) -> float | None:
+    """Cores granted by cgroup v2 (cpu.max, at any level above us) or v1 (cfs_quota), or None."""
+    found = []
+    for controllers, folder in _cgroup_folders(membership):
+        if not controllers:
+            found.append(_ratio(*[*_read(root / folder / "cpu.max").split(), "", ""][:2]))
+        elif "cpu" in controllers:
+            v1 = root / "cpu" / folder
+            quota, period = _read(v1 / "cpu.cfs_quota_us"), _read(v1 / "cpu.cfs_period_us")
+            found.append(_ratio(quota.strip(), period.strip()))
     return min((x for x in found if x), default=None)
 
 

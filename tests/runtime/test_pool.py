@@ -176,6 +176,18 @@ def test_the_quota_of_a_control_group_counts(tmp_path: Path) -> None:
     assert machine._cgroup_quota(membership, tmp_path) is None
 
 
+def test_the_memory_of_a_control_group_counts(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "memory.max").write_text("1048576\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("4096\n")
+    membership = tmp_path / "cgroup"
+    for text, least in (("0::/a\n", 1 << 20), ("5:cpu,memory:/\n", 4096), ("0::/\n", 1 << 63)):
+        membership.write_text(text)
+        assert min(machine._cgroup_memory(membership, tmp_path)) == least
+    assert 1 << 24 < machine.memory_limit() <= 1 << 63
+
+
 def test_unknown_targets_are_refused_with_the_known_ones() -> None:
     with pytest.raises(TargetError, match=r"unknown target 'pentium'; known are host, x86-64, "):
         Target.parse("pentium")
