@@ -21,13 +21,11 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
-from planish.ir.ops.linalg import sums_in
 from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.gemm import (
-    Product,
     choose_tile,
     gemm_kernel,
     is_direct,
@@ -219,9 +217,8 @@ class Lowering:
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node
     ) -> Slot | None:
         """The slot of B's panels; None where the kernel reads B as it lies."""
-        a, b = anchor.inputs
-        p = Product.of(a.type, b.type, anchor.type)
-        _, nr = choose_tile(p, sums_in(anchor.dtype), self.target)
+        b = anchor.inputs[1]
+        _, nr = choose_tile(body, anchor, self.target)
         slot = self.packed_param(body, operands, b, nr)
         if slot is None and not is_direct(body, b, nr, anchor.shape[-1]):
             slot = self.packed_now(node, body, operands, b, nr)

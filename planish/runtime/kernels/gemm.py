@@ -20,17 +20,19 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
-from planish.ir.index import linear_index, to_poly
+from planish.ir.index import Poly, linear_index, to_poly
 from planish.ir.loops import Buffer, Const, Expr, Load, Var, as_index, cast, scalar, size_expr
 from planish.ir.node import Node
 from planish.ir.ops.linalg import sums_in
-from planish.ir.types import DType, TensorType
+from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.target import Target
 
 # (vectors per row of the tile, rows): accumulators + B vectors + 1 broadcast fit the register file.
 # 32 registers: 24 accumulators in each; 16 registers (AVX2): 12.
-TILES = {32: ((4, 6), (3, 8), (2, 12), (1, 20)), 16: ((2, 6), (1, 12))}
+# Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
+TILES = {32: ((4, 6), (2, 12), (1, 20)), 16: ((2, 6), (1, 12))}
+ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
 
 
@@ -50,15 +52,24 @@ class Product:
         return Product(out.shape[:split], out.shape[split:-1], out.shape[-1], a.shape[-1])
 
 
-def choose_tile(p: Product, dtype: DType, target: Target) -> tuple[int, int]:
-    """(MR, NR): the least padded columns; then the widest tile. One row for one row."""
-    lanes = target.lanes(dtype)
+def choose_tile(body: Graph, anchor: Node, target: Target) -> tuple[int, int]:
+    """(MR, NR): the least padded columns, then the widest tile; one row for one row.
+
+    A transposed A wants a high tile: a line of it holds MR useful elements.
+    """
+    a, b = anchor.inputs
+    p = Product.of(a.type, b.type, anchor.type)
+    lanes = target.lanes(sums_in(anchor.dtype))
+    turned = a.type.rank == b.type.rank == 2 and strides(body, a)[0] == {(): 1}
+    wide = 1 if turned else -1
     options = TILES[target.vector_registers]
     if isinstance(p.columns, int):
         columns = p.columns
         options = tuple(
-            sorted(options, key=lambda o: (-(-columns // (o[0] * lanes)) * o[0] * lanes, -o[0]))
+            sorted(options, key=lambda o: (-(-columns // (o[0] * lanes)) * o[0], wide * o[0]))
         )
+    if turned and len(options) > 2:
+        options = tuple(o for o in options if o[0] > 1) or options
     vectors, height = options[0]
     rows = product(p.rows)
     if isinstance(rows, int):
@@ -76,13 +87,16 @@ def panels(b: np.ndarray, nr: int) -> np.ndarray:
 
 
 def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
-    """Whether rows of B are contiguous in memory, and N is whole tiles: no panels needed."""
-    whole = isinstance(columns, int) and columns % nr == 0
-    return whole and is_contiguous(body, b, b.type.rank - 1)
+    """Whether B is read as it lies: whole tiles, contiguous rows, spread over the cache sets."""
+    if not isinstance(columns, int) or columns % nr:
+        return False
+    *_, down, along = strides(body, b)
+    near = down is None or set(down) != {()} or down[()] * b.dtype.itemsize % ALIASED != 0
+    return along == {(): 1} and near
 
 
-def is_contiguous(body: Graph, x: Node, axis: int) -> bool:
-    """Whether neighbours of `x` along `axis` are neighbours in memory."""
+def strides(body: Graph, x: Node) -> tuple[Poly | None, ...]:
+    """How many elements apart neighbours of `x` along each axis lie; None where unevenly."""
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
@@ -90,14 +104,28 @@ def is_contiguous(body: Graph, x: Node, axis: int) -> bool:
     nest.ranges.update({v.name: size_expr(s) for v, s in zip(index, x.shape, strict=True)})
     found = pull(x, index)
     if not isinstance(found, Load):
-        return False
+        return (None,) * x.type.rank
     node, buffer = next(
         x for x in (*pull.flat.items(), *pull.buffers.items()) if x[1] == found.buffer
     )
     shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
     poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
-    moving = index[axis]
-    return {m: c for m, c in poly.items() if _mentions(m, moving.name)} == {(moving,): 1}
+    return tuple(_coefficient(poly, v) for v in index)
+
+
+def _coefficient(poly: Poly, variable: Var) -> Poly | None:
+    """What `variable` is multiplied by; None where it occurs otherwise than as a factor."""
+    total: Poly = {}
+    for term, c in poly.items():
+        if _mentions(term, variable.name):
+            rest = list(term)
+            if variable not in rest:
+                return None
+            rest.remove(variable)
+            if _mentions(tuple(rest), variable.name):
+                return None
+            total[tuple(rest)] = c
+    return total
 
 
 def _mentions(term: tuple[Expr, ...], name: str) -> bool:
@@ -129,11 +157,12 @@ def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
         panel, row = inside // size_expr(k), inside % size_expr(k)
         with nest.loop("j", nr, "vector", nr) as j:
             column = panel * nr + j
-            clamped = minimum(column, size_expr(n) - 1)
-            value = pull(b, (*at, row, clamped))
-            zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
-            kept = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
-            nest.store(buffer, (*at, panel, row, j), kept)
+            whole = isinstance(n, int) and n % nr == 0
+            value = pull(b, (*at, row, column if whole else minimum(column, size_expr(n) - 1)))
+            if not whole:
+                zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
+                value = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
+            nest.store(buffer, (*at, panel, row, j), value)
     return lowered(nest, pull, name)
 
 
@@ -145,7 +174,7 @@ class Gemm:
         self.a, self.b = self.anchor.inputs
         self.product = Product.of(self.a.type, self.b.type, self.anchor.type)
         self.dtype = sums_in(anchor.dtype)
-        self.mr, self.nr = choose_tile(self.product, self.dtype, target)
+        self.mr, self.nr = choose_tile(body, anchor, target)
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -173,7 +202,7 @@ class Gemm:
         with nest.loop("p", size_expr(product(p.batch)) * across * down, "parallel") as tile:
             batch = unflatten(nest.let(tile // (across * down)), p.batch)
             inside = tile % (across * down) if p.batch else tile
-            if is_contiguous(self.body, self.a, self.a.type.rank - 2):
+            if strides(self.body, self.a)[-2] == {(): 1}:
                 panel, block = inside % across, inside // across
             else:
                 panel, block = inside // down, inside % down

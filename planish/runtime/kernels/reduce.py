@@ -20,6 +20,7 @@ from planish.runtime.kernels.rows import lane_width
 from planish.runtime.target import Target
 
 BLOCK = 4  # registers of columns that one parallel iteration sums: enough to hide latency
+SUMS = 8  # registers of sums in all: beside operands they must not spill
 
 
 class _Reduce:
@@ -102,7 +103,8 @@ def _columns(r: _Reduce) -> None:
     nest = r.nest
     lanes = r.target.lanes(r.group.reductions[0].dtype)
     size = r.shape[-1]
-    block = lanes * BLOCK if not isinstance(size, int) else min(lanes * BLOCK, _up(size, lanes))
+    most = lanes * max(1, min(BLOCK, 1 << (SUMS // len(r.group.reductions)).bit_length() >> 1))
+    block = most if not isinstance(size, int) else min(most, _up(size, lanes))
     outer = r.sizes(r.kept[:-1])
     blocks = (size_expr(size) + (block - 1)) // block
     sums = r.accumulators(block)
