@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.ma import MaskedArray  # np.ma would import it in the first call, maybe during a fork
 
 from planish.ir.dims import AnySize, Size, bind, value
 from planish.ir.errors import DataError, DTypeError, ShapeError
@@ -83,7 +84,7 @@ def _array(slot: Slot, number: int, x: object) -> np.ndarray:
 
 
 def _as_array(slot: Slot, where: str, x: object) -> np.ndarray:
-    if isinstance(x, np.ma.MaskedArray):
+    if isinstance(x, MaskedArray):
         raise DTypeError(f"{where}: expected {slot.type}, got a masked array; fill it first")
     if isinstance(x, np.ndarray):
         return x
