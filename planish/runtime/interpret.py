@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from planish.ir.dims import value
 from planish.ir.errors import TokenError
 from planish.ir.loop_eval import Status, run_kernel
+from planish.ir.loops import Buffer
 from planish.runtime.arguments import bind_arguments
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.sizes import element_count
@@ -30,7 +31,7 @@ def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         status: Status = []
         dims = {name: arguments.binding[name] for name in step.kernel.dims}
         given = [
-            memory[slot.kind, slot.index].reshape(-1)[: element_count(buffer, dims)]
+            seen_as(memory[slot.kind, slot.index], buffer, dims)
             for slot, buffer in zip(step.args, step.kernel.params, strict=True)
         ]
         run_kernel(step.kernel, given, dims, status)
@@ -38,6 +39,12 @@ def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
             site, index, bound = status[0]
             raise TokenError(token_message(plan, site, index, bound, arguments.arrays))
     return tuple(memory[slot.kind, slot.index] for slot in plan.outputs)
+
+
+def seen_as(array: np.ndarray, buffer: Buffer, dims: Mapping[str, int]) -> np.ndarray:
+    """The memory of `array` as a kernel sees it, maybe at another dtype."""
+    size = element_count(buffer, dims) * buffer.dtype.itemsize
+    return array.reshape(-1).view(np.uint8)[:size].view(buffer.dtype.numpy)
 
 
 def _empty(slot: Slot, binding: dict[str, int]) -> np.ndarray:

@@ -21,6 +21,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
+from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
@@ -39,6 +40,14 @@ from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.tidy import number_sites
+from planish.runtime.kernels.words import (
+    as_words,
+    column_words,
+    padded,
+    seen_through,
+    takes_words,
+    words_in,
+)
 from planish.runtime.memory import aligned_copy
 from planish.runtime.order import order_writes
 from planish.runtime.plan import Limit, Plan, Slot, Step
@@ -166,7 +175,8 @@ class Lowering:
         in_place = self.writes_in_place(body, operands, outs)
         extra = None
         if group.kind == "contraction" and group.anchor is not None:
-            extra = self.panels_for(node, body, operands, group.anchor)
+            body, operands, group = self.of_words(node, body, operands, group)
+            extra = self.panels_for(node, body, operands, group.anchor)  # type: ignore[arg-type]
         key = (graph_text(replace(body, name="body")), in_place, extra is not None)
         if key not in self.made:
             self.made[key] = self.kernel(body, group, in_place, extra is not None)
@@ -213,6 +223,37 @@ class Lowering:
         base = self.slot(operands[body.inputs.index(last.inputs[0])])
         return base.kind == "input" and (base.index, outs[0].index) in self.graph.aliases
 
+    def of_words(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group
+    ) -> tuple[Graph, tuple[Node, ...], Group]:
+        """A matmul of bf16 as one of words; rows that are no words in memory are copied."""
+        anchor = group.anchor
+        if anchor is None or not takes_words(anchor):
+            return body, operands, group
+        a, b = padded(anchor.inputs[0], -1), padded(anchor.inputs[1], -2)
+        read = words_in(a)
+        if read is None:
+            operand = self.rows_now(node, body, operands, a)
+            words = leaf = as_words(operand)
+        else:
+            operand, leaf = operands[body.inputs.index(read)], as_words(read)
+            words = seen_through(a, leaf)
+        dot = Node(anchor.op, (words, column_words(b)), anchor.attrs, anchor.type, anchor.loc)
+        body = replace(body, inputs=(*body.inputs, leaf))
+        body = body.map(lambda x: dot if x is anchor else x)
+        return body, (*operands, operand), Group("contraction", anchor=dot)
+
+    def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
+        """A step that copies the rows of a matmul's A, as an operand to read."""
+        key = (*origin(body, operands, a), "rows")
+        if key not in self.packed:
+            slot = self.packed[key] = self.temp(a.type, f"{label(node)} rows")
+            made = map_kernel(Graph("rows", body.inputs, (a,)), "rows", self.target)
+            self.enter(made, operands, (slot,), f"{label(node)} rows")
+        operand = input_(name="rows", type=a.type)
+        self.slots[operand, 0] = self.packed[key]
+        return operand
+
     def panels_for(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node
     ) -> Slot | None:
@@ -248,13 +289,7 @@ class Lowering:
         self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int
     ) -> Slot:
         """A step that packs a computed B into panels."""
-        chain = tuple((n.op.name, n.attrs) for n in Graph("b", (), (b,)).nodes if n.inputs)
-        reads = tuple(
-            source(operands[body.inputs.index(x)])
-            for x in Graph("b", (), (b,)).nodes
-            if x in body.inputs
-        )
-        key = (reads, chain, nr)
+        key = (*origin(body, operands, b), nr)
         if key not in self.packed:
             made = pack_kernel(Graph("pack", body.inputs, (b,)), b, nr, "pack")
             *batch, k, n = b.shape
@@ -279,6 +314,13 @@ class Lowering:
             self.enter(
                 map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}"
             )
+
+
+def origin(body: Graph, operands: tuple[Node, ...], x: Node) -> tuple:
+    """What an operand within a body is made of, and how: equal ones are equal values."""
+    nodes = Graph("x", (), (x,)).nodes
+    reads = tuple(source(operands[body.inputs.index(n)]) for n in nodes if n in body.inputs)
+    return reads, tuple((n.op.name, n.attrs) for n in nodes if n.inputs)
 
 
 def is_alias(node: Node) -> bool:

@@ -31,7 +31,8 @@ class Step:
     """One kernel call: `args` are the slots for `kernel.params`, in order.
 
     A kernel sees its argument as a contiguous row-major buffer of the kernel's own shape, which may
-    differ from the slot's (a reshape costs nothing); the number of bytes is the same.
+    differ from the slot's (a reshape costs nothing), as may the dtype (pairs of bf16 are words);
+    the number of bytes is the same.
     """
 
     kernel: Kernel

@@ -12,6 +12,7 @@ from planish.ir.loop_eval import run_kernel
 from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
+from planish.runtime.interpret import seen_as
 from planish.runtime.lower import lower
 from planish.runtime.target import Target
 
@@ -41,16 +42,8 @@ def run_plan(graph: Graph, arrays: list[np.ndarray], target: Target) -> list[np.
     status: list = []
     for step in plan.steps:
         given = [plan.params[s.index] if s.kind == "param" else memory[s] for s in step.args]
-        shapes = [
-            [int(x.value) if hasattr(x, "value") else None for x in b.shape]
-            for b in step.kernel.params
-        ]
-        flat = []
-        for a, shape in zip(given, shapes, strict=True):
-            if None in shape:
-                flat.append(a.reshape(-1))
-            else:
-                flat.append(a.reshape(-1)[: int(np.prod(shape))].reshape(shape))
+        pairs = zip(given, step.kernel.params, strict=True)
+        flat = [seen_as(array, buffer, dims) for array, buffer in pairs]
         run_kernel(step.kernel, flat, dims, status)
     assert status == []
     return [memory[s] for s in plan.outputs]

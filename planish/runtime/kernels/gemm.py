@@ -7,6 +7,8 @@ strided A cost nothing). B is read as rows of NR contiguous elements: either B a
 a kernel of its own. The tile then goes through a small scratch tile to the epilogue, where row and
 column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
 
+Operands of bf16 come as words, each two steps of k: see `words`.
+
 Leading axes of A beyond B's batch are rows: x[B, T, K] @ w[K, N] has M = B * T.
 """
 
@@ -26,6 +28,7 @@ from planish.ir.node import Node
 from planish.ir.ops.linalg import sums_in
 from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.words import is_dot
 from planish.runtime.target import Target
 
 # (vectors per row of the tile, rows): accumulators + B vectors + 1 broadcast fit the register file.
@@ -241,11 +244,15 @@ class Gemm:
     def _step(self, acc: Buffer, places: list[Expr], batch: Index, panel: Expr, k: Expr) -> None:
         nest = self.nest
         for i, row in enumerate(places):
-            a = cast(self.pull(self.a, self._a_index(batch, row, k)), self.dtype)
+            a = self.pull(self.a, self._a_index(batch, row, k))
             with nest.loop("j", self.nr, "vector", self.nr) as j:
-                b = cast(self._b(batch, panel, k, j), self.dtype)
-                place = (as_index(i), j)
-                nest.store(acc, place, scalar("fma", a, b, nest.load(acc, *place)))
+                b = self._b(batch, panel, k, j)
+                nest.store(acc, (as_index(i), j), self._sum(a, b, nest.load(acc, i, j)))
+
+    def _sum(self, a: Expr, b: Expr, total: Expr) -> Expr:
+        if is_dot(self.anchor):
+            return scalar("dpbf16", total, a, b)
+        return scalar("fma", cast(a, self.dtype), cast(b, self.dtype), total)
 
     def _a_index(self, batch: Index, row: Expr, k: Expr) -> Index:
         index = (*self.row_index(batch, row), k)
