@@ -22,11 +22,13 @@ from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
+from planish.ir.ops.linalg import sums_in
 from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.gemm import (
+    Roles,
     choose_tile,
     gemm_kernel,
     is_direct,
@@ -258,10 +260,11 @@ class Lowering:
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node
     ) -> Slot | None:
         """The slot of B's panels; None where the kernel reads B as it lies."""
-        b = anchor.inputs[1]
-        _, nr = choose_tile(body, anchor, self.target)
+        roles = Roles.of(body, anchor)
+        b = roles.b
+        _, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
         slot = self.packed_param(body, operands, b, nr)
-        if slot is None and not is_direct(body, b, nr, anchor.shape[-1]):
+        if slot is None and not is_direct(body, b, nr, b.shape[-1]):
             slot = self.packed_now(node, body, operands, b, nr)
         return slot
 

@@ -24,9 +24,10 @@ from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
 from planish.ir.index import Poly, linear_index, to_poly
 from planish.ir.loops import Buffer, Const, Expr, Load, Var, as_index, cast, scalar, size_expr
-from planish.ir.node import Node
+from planish.ir.node import OPS, Node
+from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in
-from planish.ir.types import TensorType
+from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.words import is_dot
 from planish.runtime.target import Target
@@ -55,14 +56,45 @@ class Product:
         return Product(out.shape[:split], out.shape[split:-1], out.shape[-1], a.shape[-1])
 
 
-def choose_tile(body: Graph, anchor: Node, target: Target) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Roles:
+    """Which operand is A and which is B: C = A @ B, or C^T = A @ B where `swapped`."""
+
+    a: Node
+    b: Node
+    swapped: bool
+
+    @staticmethod
+    def of(body: Graph, anchor: Node) -> Roles:
+        """Where A is the transpose of a stored matrix with more columns than B, they swap.
+
+        Neighbours of such an A along k lie a whole row of memory apart. As B it is read in rows, or
+        packed; the smaller matrix is easier to bear as A.
+        """
+        a, b = anchor.inputs
+        flat = a.type.rank == b.type.rank == 2
+        sizes = (*a.shape, *b.shape)
+        taller = flat and all(isinstance(s, int) for s in sizes) and a.shape[0] > b.shape[1]
+        if taller and strides(body, a)[0] == {(): 1}:
+            turn = OPS["transpose"]
+            return Roles(turn(b, perm=(1, 0)), turn(a, perm=(1, 0)), True)
+        return Roles(a, b, False)
+
+    @property
+    def product(self) -> Product:
+        """The sizes of the product of A and B."""
+        a, b = self.a.type, self.b.type
+        batch = broadcast_shapes("matmul", a.shape[:-2], b.shape[:-2])
+        return Product.of(a, b, a.with_shape((*batch, a.shape[-2], b.shape[-1])))
+
+
+def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tuple[int, int]:
     """(MR, NR): the least padded columns, then the widest tile; one row for one row.
 
     A transposed A wants a high tile: a line of it holds MR useful elements.
     """
-    a, b = anchor.inputs
-    p = Product.of(a.type, b.type, anchor.type)
-    lanes = target.lanes(sums_in(anchor.dtype))
+    a, b, p = roles.a, roles.b, roles.product
+    lanes = target.lanes(dtype)
     turned = a.type.rank == b.type.rank == 2 and strides(body, a)[0] == {(): 1}
     wide = 1 if turned else -1
     options = TILES[target.vector_registers]
@@ -174,10 +206,10 @@ class Gemm:
 
     def __init__(self, body: Graph, anchor: Node, target: Target, packed: bool, split: int):
         self.anchor = anchor
-        self.a, self.b = self.anchor.inputs
-        self.product = Product.of(self.a.type, self.b.type, self.anchor.type)
+        roles = Roles.of(body, anchor)
+        self.a, self.b, self.swapped, self.product = roles.a, roles.b, roles.swapped, roles.product
         self.dtype = sums_in(anchor.dtype)
-        self.mr, self.nr = choose_tile(body, anchor, target)
+        self.mr, self.nr = choose_tile(body, roles, target, self.dtype)
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -285,6 +317,7 @@ class Gemm:
         lanes = self.target.lanes(self.dtype)
         with nest.loop("i", height) as i, nest.loop("j", width, "vector", lanes) as j:
             index = (*self.row_index(batch, first + i), start + j)
+            index = index[::-1] if self.swapped else index
             value = nest.let(cast(nest.load(self.tile, i, j), self.anchor.dtype), here=True)
             self.pull.give(self.anchor, value)
             self.pull.ahead(self._epilogue(), index, self.anchor.shape)
@@ -293,7 +326,7 @@ class Gemm:
 
     def _epilogue(self) -> tuple[Node, ...]:
         """Nodes after the matmul: what only the operands need is left out."""
-        operands = set(Graph("operands", self.body.inputs, (self.a, self.b)).nodes)
+        operands = set(Graph("operands", self.body.inputs, self.anchor.inputs).nodes)
         return tuple(n for n in self.body.nodes if n not in operands and n is not self.anchor)
 
 
