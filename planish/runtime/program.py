@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -129,6 +130,13 @@ class _Space:
         self.scratch = aligned(scratch * threads)
         self.barrier = aligned(256)
         self.status = (ctypes.c_int64 * 4)()
+        self.process = os.getpid()
+
+    def recover(self) -> None:
+        """In a forked child: forget where the parent's threads were when it forked."""
+        self.barrier.fill(0)
+        ctypes.memset(self.status, 0, ctypes.sizeof(self.status))
+        self.process = os.getpid()
 
 
 class Bound:
@@ -183,6 +191,8 @@ class Bound:
 
     def _native(self, repeat: int) -> None:
         self._call[2] = repeat
+        if self._space.process != os.getpid():
+            self._space.recover()
         if self.program.threads == 1:
             self._alone(self._address, 0, 1)
         else:

@@ -110,6 +110,16 @@ def test_fork_while_other_threads_compile_and_run() -> None:
         worker.join()
 
 
+def test_a_child_forgets_where_the_parents_threads_were() -> None:
+    program, x = big()
+    bound = program.bind(x)
+    bound.run()
+    bound._space.barrier[:] = 1  # as a fork in the middle of a run may leave it
+    bound._space.status[0] = 1
+    bound._space.process = -1
+    assert (bound.run() == 4).all()
+
+
 def wait(child: int, seconds: float = 20.0) -> int:
     """The exit code of a child; a hanging one is ended."""
     end = time.monotonic() + seconds
