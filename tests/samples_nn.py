@@ -123,6 +123,14 @@ ATTENTION = [
         {"causal": True, "scale": 0.5},
         note=" with queries that see nothing",
     ),
+    Sample(
+        "attention",
+        (heads(1, 2, 5, 6), heads(1, 2, 5, 6, seed=1), heads(1, 2, 5, 6, seed=2)),
+        {"causal": True, "scale": 0.5, "out": t.bf16},
+        rtol=0.01,
+        grad=False,
+        note=" rounded",
+    ),
 ]
 
 PROBS = np.array([[0.5, 0.125, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]], np.float32)

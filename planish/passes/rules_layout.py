@@ -6,6 +6,8 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, product
 from planish.ir.errors import ShapeError
 from planish.ir.node import OPS, Node
+from planish.ir.ops.arithmetic import Cast
+from planish.ir.ops.attention import Attention
 from planish.ir.ops.base import Elementwise, broadcast_shapes, const
 from planish.ir.ops.indexing import Concat, Pad
 from planish.ir.ops.linalg import Matmul, matmul, swap_last
@@ -272,6 +274,15 @@ def transposed_matmul(node: Node) -> Node | None:
     return None
 
 
+def rounded_attention(node: Node) -> Node | None:
+    """cast(attention(q, k, v)) from f32 to a narrower float -> attention(q, k, v, out=...)"""
+    match node:
+        case Node(Cast(), (Node(Attention()) as y,)) if y.dtype == t.f32 and node.dtype in NARROW:
+            return OPS["attention"](*y.inputs, **{**y.attrs, "out": node.dtype})
+    return None
+
+
+NARROW = (t.f16, t.bf16)
 VIEW = (view_of_nothing, view_of_scalar)
 REDUCTION = (reduce_nothing, reduced_broadcast)
 LAYOUT_RULES = {
@@ -288,4 +299,7 @@ LAYOUT_RULES = {
     "min": REDUCTION,
     "elementwise": (on_scalars, implicit_broadcast),
 }
-SOLE_RULES = {"transpose": (transposed_matmul,)}  # may apply where the operand has no other reader
+SOLE_RULES = {  # may apply where the operand has no other reader
+    "transpose": (transposed_matmul,),
+    "cast": (rounded_attention,),
+}

@@ -12,7 +12,7 @@ from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops.base import Composite, as_node, const, promoted
 from planish.ir.ops.linalg import swap_last
-from planish.ir.types import TensorType
+from planish.ir.types import DType, TensorType
 
 
 class Attention(Composite):
@@ -21,7 +21,8 @@ class Attention(Composite):
     H is a multiple of G: H / G neighbouring query heads share a key head (grouped-query attention).
     With `causal`, query i sees the keys j <= offset + i. `offset` is an integer scalar operand, the
     number of keys before the first query; without it, it is S - T: the queries are the last ones.
-    A query that sees no key gives zeros. The default scale is 1 / sqrt(D).
+    A query that sees no key gives zeros. The default scale is 1 / sqrt(D). The result is rounded to
+    `out`, where that is given.
 
     `expand` is the definition; lowering has a streaming kernel that never stores the T * S scores.
     """
@@ -37,6 +38,9 @@ class Attention(Composite):
         width = nodes[0].shape[-1] if nodes[0].shape else 1
         if scale is None and isinstance(width, int):
             scale = 1.0 / math.sqrt(max(width, 1))
+        out = attrs.pop("out", None)
+        if out is not None and t.dtype(out) != nodes[0].dtype:
+            attrs["out"] = t.dtype(out)
         return nodes, {"causal": False, "scale": scale, **attrs}
 
     def infer(
@@ -47,6 +51,7 @@ class Attention(Composite):
         *offset: TensorType,
         causal: bool,
         scale: float,
+        out: DType | None = None,
     ) -> TensorType:
         """[B, H, T, E]"""
         named = f"attention(q: {q}, k: {k}, v: {v})"
@@ -69,8 +74,10 @@ class Attention(Composite):
             raise ShapeError(f"{named}: {heads} query heads are no multiple of {groups} key heads")
         if isinstance(scale, bool) or not isinstance(scale, float):
             raise IRError(f"{named}: scale must be a float, got {scale!r}")
+        if out is not None and not out.is_float:
+            raise DTypeError(f"{named}: out is a floating-point dtype, got {out}")
         self.check_offset(offset, causal)
-        return q.with_shape((*q.shape[:3], v.shape[3]))
+        return TensorType(q.dtype if out is None else out, (*q.shape[:3], v.shape[3]))
 
     def check_offset(self, offset: tuple[TensorType, ...], causal: bool) -> None:
         """At most one integer scalar, and only where it has a meaning."""
@@ -90,6 +97,7 @@ class Attention(Composite):
         *offset: np.ndarray,
         causal: bool,
         scale: float,
+        out: DType | None = None,
     ) -> np.ndarray:
         shared = q.shape[1] // k.shape[1]
         wide = np.result_type(q.dtype, np.float32)
@@ -102,13 +110,17 @@ class Attention(Composite):
         e = np.exp(scores - np.where(np.isneginf(top), np.zeros_like(top), top))
         total = e.sum(-1, keepdims=True)
         weights = e / np.where(total == 0, np.ones_like(total), total)
-        return np.einsum("bhts,bhse->bhte", weights, values).astype(q.dtype)
+        result = q.dtype if out is None else out.numpy
+        return np.einsum("bhts,bhse->bhte", weights, values).astype(result)
 
     def first(self, q: np.ndarray, k: np.ndarray, offset: tuple) -> int:
         """The number of keys before the first query."""
         return int(offset[0]) if offset else k.shape[2] - q.shape[2]
 
-    def expand(self, q: Node, k: Node, v: Node, *offset: Node, causal: bool, scale: float) -> Node:
+    def expand(
+        self, q: Node, k: Node, v: Node, *offset: Node,
+        causal: bool, scale: float, out: DType | None = None,
+    ) -> Node:  # fmt: skip
         """Heads that share a key head are rows of one product, so no key is ever repeated."""
         b, h, n, d = q.shape
         groups, m, e = k.shape[1], k.shape[2], v.shape[3]
@@ -119,7 +131,8 @@ class Attention(Composite):
             hidden = const(-math.inf, scores.dtype)
             scores = OPS["select"](_visible(q, k, offset), scores, hidden)
         weights = OPS["softmax"](scores, axis=3)
-        return _reshape(_reshape(weights, (*merged, m)) @ v, (b, h, n, e))
+        y = _reshape(_reshape(weights, (*merged, m)) @ v, (b, h, n, e))
+        return y if out is None else as_node(y, out)
 
 
 def _reshape(x: Node, shape: tuple) -> Node:

@@ -48,7 +48,7 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     pull.declare()
     out = nest.output("out0", anchor.type)
     q, k, v = anchor.inputs[:3]
-    dtype = anchor.dtype
+    dtype = q.dtype
     _, heads, _, depth = q.shape
     groups, keys = k.shape[1], k.shape[2]
     lanes = target.lanes(dtype)
@@ -121,7 +121,7 @@ def _values(
             value = scalar("fma", weight, pull(v, (*head, j, d)), nest.load(acc, d))
             nest.store(acc, (d,), value)
     with nest.loop("d2", depth, "vector", wide) as d:
-        nest.store(out, (*place, d), nest.load(acc, d) * w.factor)
+        nest.store(out, (*place, d), cast(nest.load(acc, d) * w.factor, out.dtype))
 
 
 def tile_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
@@ -149,7 +149,7 @@ class _Tile:
     ):
         self.nest, self.pull, self.anchor, self.query, self.head = nest, pull, anchor, query, head
         self.q, self.k, self.v = anchor.inputs[:3]
-        self.dtype = anchor.dtype
+        self.dtype = self.q.dtype
         self.queries, self.depth = self.q.shape[2], self.q.shape[3]
         self.keys, self.width = self.k.shape[2], self.v.shape[3]
         self.lanes = target.lanes(self.dtype)
@@ -201,7 +201,7 @@ class _Tile:
         with nest.loop("o", minimum(size_expr(self.queries) - first, as_index(self.mr))) as i:
             with nest.loop("e", self.width, "vector", self.lanes) as e:
                 value = nest.load(self.tile, i, e) * nest.load(factors, i)
-                nest.store(out, (*self.query, first + i, e), value)
+                nest.store(out, (*self.query, first + i, e), cast(value, out.dtype))
 
     def scores(self, rows: list[Expr], most: Expr) -> None:
         """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers."""
