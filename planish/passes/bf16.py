@@ -9,9 +9,9 @@ becomes
     %2 = matmul(%0, %1, out=f32) : f32[2, 8]
 
 Sums stay f32, as does all that is no product with a weight. `fold` then stores the weight as bf16,
-and fusion lets the kernel that makes an activation write it as bf16. Where rows are taken from such
-a weight (a token table that is the head, too), they are taken from the bf16 array, so that the
-other one need not be kept.
+`simplify` lets attention, and fusion any other kernel, write an activation as bf16. Where rows are
+taken from such a weight (a token table that is the head, too), they are taken from the bf16 array,
+so that the other one need not be kept.
 
 A rounded operand is off by at most 2^-9 of its value, so a product by 2^-8; errors of a sum grow
 with the root of its length, as the sum itself does.
@@ -41,9 +41,9 @@ class Bf16:
         narrow: dict[Node, Node] = {}
 
         def rounded(x: Node) -> Node:
-            """`x` as bf16; the cast stands below its views where it is a weight."""
+            """`x` as bf16; a weight or attention is cast below its views."""
             if x not in narrow:
-                viewed = x.op.kind == "view" and weight(x) is not None
+                viewed = x.op.kind == "view" and viewed_of(x).op.name in ("param", "attention")
                 source = (rounded(x.inputs[0]),) if viewed else (x,)
                 narrow[x] = x.with_inputs(source) if viewed else cast(x, dtype=t.bf16)
             return narrow[x]
@@ -68,6 +68,12 @@ class Bf16:
 
 def weight(x: Node) -> Node | None:
     """The weight that `x` is a view of."""
+    found = viewed_of(x)
+    return found if found.op.name == "param" else None
+
+
+def viewed_of(x: Node) -> Node:
+    """What `x` is a view of; itself where it is none."""
     while x.op.kind == "view":
         x = x.inputs[0]
-    return x if x.op.name == "param" else None
+    return x

@@ -24,7 +24,9 @@ PIPELINES = {
     "O1": CLEAN,
     "O2": CLEAN + FAST,
     "train": CLEAN + Pipeline(Remat(), Fuse()),  # for graphs with gradients; weights are inputs
-    "bf16": CLEAN + Pipeline(Bf16(), fold) + FAST,  # weights stored and multiplied as bf16
+    "bf16": CLEAN
+    + Pipeline(Bf16(), fold, simplify)
+    + FAST,  # weights stored and multiplied as bf16
     # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
 }
 
@@ -61,6 +63,7 @@ ORDER = (
     Before("expand", "fuse"),  # composites without a kernel fit in none
     Before("expand", "bf16"),  # products inside of composites are seen
     Then("bf16", "fold"),  # weights are rounded once
+    Then("bf16", "simplify"),  # attention rounds its result
     Before("grad", "lift"),  # gradients name the params
     Not("cse", "remat"),  # cse would merge what remat computes twice
     Not("pushup", "fuse"),  # nothing moves into or out of a kernel

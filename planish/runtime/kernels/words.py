@@ -112,7 +112,8 @@ def _keeps_pairs(view: Node) -> bool:
     if not _has_pairs(before) or not _has_pairs(after):
         return False
     if view.op.name == "slice":
-        return before[-1] == after[-1] and view.attrs["steps"][-1] == 1
+        starts, steps = view.attrs["starts"], view.attrs["steps"]
+        return isinstance(starts[-1], int) and starts[-1] % 2 == 0 and steps[-1] == 1
     last = len(after) - 1
     return view.op.name == "reshape" or (
         view.op.name == "transpose" and view.attrs["perm"][last] == last
@@ -122,7 +123,7 @@ def _keeps_pairs(view: Node) -> bool:
 def _of_words(view: Node) -> dict[str, Any]:
     """The attributes of a view that does the same with words."""
     attrs = dict(view.attrs)
-    for name in ("shape", "stops"):
+    for name in ("shape", "starts", "stops"):
         if name in attrs:
             attrs[name] = _halved(attrs[name])
     return attrs
