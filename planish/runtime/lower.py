@@ -50,7 +50,7 @@ from planish.runtime.kernels.words import (
     takes_words,
     words_in,
 )
-from planish.runtime.memory import aligned_copy
+from planish.runtime.memory import Room
 from planish.runtime.order import order_writes
 from planish.runtime.plan import Limit, Plan, Slot, Step
 from planish.runtime.target import Target
@@ -98,6 +98,7 @@ class Lowering:
     steps: list[Step] = field(default_factory=list)
     sites: list[str] = field(default_factory=list)
     packed: dict[tuple, Slot] = field(default_factory=dict)
+    room: Room = field(default_factory=Room)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
 
     def __post_init__(self) -> None:
@@ -283,7 +284,7 @@ class Lowering:
         if key not in self.packed:
             array = self.graph.params[weight.attrs["name"]]
             (matrix,) = evaluate(Graph("b", (reads[0],), (b,)), array)
-            packed = aligned_copy(panels(matrix, nr))
+            packed = self.room.copy(panels(matrix, nr))
             type_ = TensorType(b.dtype, packed.shape)
             self.packed[key] = self.constant(packed, type_, f"{weight.attrs['name']} (packed)")
         return self.packed[key]

@@ -7,8 +7,11 @@ lowest offset that is free as long as it lives.
 
 from __future__ import annotations
 
+import math
+import mmap
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +22,8 @@ from planish.ir.loops import Load, Store, walk
 from planish.runtime.plan import Plan, Slot, Step
 
 ALIGN = 64  # a cache line, and a whole vector register
+HUGE_PAGE = 1 << 21
+CHUNK = 8 << 20  # bytes of a store's chunk: only what is used of it becomes resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +127,44 @@ def _peak(lives: tuple[Life, ...], steps: int) -> int:
 
 
 def aligned(size: int) -> np.ndarray:
-    """Zeroed bytes that begin on a cache line."""
-    raw = np.zeros(size + ALIGN, np.uint8)
-    start = -raw.__array_interface__["data"][0] % ALIGN
+    """Zeroed bytes that begin on a cache line; large ones on huge pages, where the system has them.
+
+    A huge page is one TLB entry and is contiguous in physical memory: strided reads do not wait for
+    page walks, and weights of the size of the L2 cache do not evict each other.
+    """
+    if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would have small pages
+        room = mmap.mmap(-1, size + HUGE_PAGE, flags)
+        with suppress(OSError):  # a kernel without transparent huge pages
+            room.madvise(mmap.MADV_HUGEPAGE)
+        raw, unit = np.frombuffer(room, np.uint8), HUGE_PAGE
+    else:
+        raw, unit = np.zeros(size + ALIGN, np.uint8), ALIGN
+    start = -raw.__array_interface__["data"][0] % unit
     return raw[start : start + size]
 
 
-def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A contiguous copy that begins on a cache line, so that no vector load crosses one."""
-    copy = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+class Room:
+    """Memory for many arrays side by side, in chunks on huge pages; it only grows."""
+
+    def __init__(self) -> None:
+        self._chunk = aligned(0)
+        self._used = 0
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """A new array that begins on a cache line, so that no vector load crosses one."""
+        size = math.prod(shape) * dtype.itemsize
+        if self._used + size > self._chunk.size:
+            self._chunk, self._used = aligned(max(CHUNK, size)), 0
+        array = self._chunk[self._used : self._used + size].view(dtype).reshape(shape)
+        self._used += _aligned(size)
+        return array
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        """A contiguous copy of `array`."""
+        new = self.empty(array.shape, array.dtype)
+        new[...] = array
+        return new
 
 
 # Storage shared in place
