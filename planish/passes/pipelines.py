@@ -17,6 +17,7 @@ from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
 
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
+NARROW = Pipeline(Bf16(), fold, simplify)
 FAST = Pipeline(pushup, cse, Fuse())
 
 PIPELINES = {
@@ -24,9 +25,7 @@ PIPELINES = {
     "O1": CLEAN,
     "O2": CLEAN + FAST,
     "train": CLEAN + Pipeline(Remat(), Fuse()),  # for graphs with gradients; weights are inputs
-    "bf16": CLEAN
-    + Pipeline(Bf16(), fold, simplify)
-    + FAST,  # weights stored and multiplied as bf16
+    "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
     # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
 }
 
