@@ -134,7 +134,10 @@ def aligned(size: int) -> np.ndarray:
     """
     if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would have small pages
-        room = mmap.mmap(-1, size + HUGE_PAGE, flags)
+        try:
+            room = mmap.mmap(-1, size + HUGE_PAGE, flags)
+        except OSError as error:
+            raise MemoryError(f"no room for {size:,} bytes: {error.strerror}") from None
         with suppress(OSError):  # a kernel without transparent huge pages
             room.madvise(mmap.MADV_HUGEPAGE)
         raw, unit = np.frombuffer(room, np.uint8), HUGE_PAGE
