@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planish.ir.dims import Size, product, upper
+from planish.ir.dims import AnySize, Size, product, upper
 from planish.ir.errors import IRError, UnsupportedError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
@@ -176,14 +176,15 @@ class Lowering:
     ) -> None:
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(body, operands, outs)
-        extra = None
+        extra = flops = None
         if group.kind == "contraction" and group.anchor is not None:
+            flops = 2 * product(group.anchor.shape) * group.anchor.inputs[0].shape[-1]
             body, operands, group = self.of_words(node, body, operands, group)
             extra = self.panels_for(node, body, operands, group.anchor)  # type: ignore[arg-type]
         key = (graph_text(replace(body, name="body")), in_place, extra is not None)
         if key not in self.made:
             self.made[key] = self.kernel(body, group, in_place, extra is not None)
-        self.enter(self.made[key], operands, outs, label(node), extra)
+        self.enter(self.made[key], operands, outs, label(node), extra, flops)
 
     def kernel(self, body: Graph, group: Group, in_place: bool, packed: bool) -> Lowered:
         """The kernel of a body, by its kind."""
@@ -202,7 +203,7 @@ class Lowering:
 
     def enter(
         self, made: Lowered, operands: tuple[Node, ...], outs: tuple[Slot, ...], text: str,
-        extra: Slot | None = None,
+        extra: Slot | None = None, flops: AnySize | None = None,
     ) -> None:  # fmt: skip
         """Add a step for a kernel."""
         args = []
@@ -212,7 +213,7 @@ class Lowering:
             )
             args.append(slot)
         kernel = number_sites(made.kernel, self.sites)
-        self.steps.append(Step(kernel, tuple(args), text))  # type: ignore[arg-type]
+        self.steps.append(Step(kernel, tuple(args), text, flops))  # type: ignore[arg-type]
 
     def writes_in_place(
         self, body: Graph, operands: tuple[Node, ...], outs: tuple[Slot, ...]

@@ -38,6 +38,7 @@ class Step:
     kernel: Kernel
     args: tuple[Slot, ...]
     label: str  # a name a person knows: "h.3.mlp.fc1+gelu"
+    flops: AnySize | None = None  # of a matrix product; None: as many as the loop nest has
 
 
 @dataclass(frozen=True, slots=True)
