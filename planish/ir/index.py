@@ -129,13 +129,21 @@ def _join(poly: Poly) -> Poly:
             x, n = atom.args
             rest = list(term)
             rest.remove(atom)
-            quotient = {tuple(sorted((*rest, Scalar("floor_div", (x, n), t.i64)), key=repr)): 1}
+            quotient = {tuple(sorted((*rest, _quotient(x, n)), key=repr)): 1}
             partner = _mul_plain(quotient, to_poly(n, {}))
             if all(poly.get(m, 0) == coefficient * c for m, c in partner.items()):
                 left = {m: c for m, c in poly.items() if m != term and m not in partner}
                 whole = _mul_plain({tuple(rest): coefficient}, to_poly(x, {}))
                 return _join(_add(left, whole, 1))
     return poly
+
+
+def _quotient(x: Expr, n: Expr) -> Expr:
+    """x // n as it appears among the terms: (y // m) // n is y // (m * n)."""
+    match x, n:
+        case Scalar("floor_div", (y, Const(m))), Const(k):
+            return Scalar("floor_div", (y, Const(int(m) * int(k), t.i64)), t.i64)
+    return Scalar("floor_div", (x, n), t.i64)
 
 
 def _mul_plain(a: Poly, b: Poly) -> Poly:

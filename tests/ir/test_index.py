@@ -17,6 +17,11 @@ def test_quotient_and_remainder_join() -> None:
     assert simplify_index(p // 8 * 1024 + p % 8 * 128 + i, {}) == simplify_index(p * 128 + i, {})
 
 
+def test_three_places_join() -> None:
+    whole = p // 256 * 16384 + p // 64 % 4 * 4096 + p % 64 * 64 + i
+    assert simplify_index(whole, {}) == simplify_index(p * 64 + i, {})
+
+
 def test_symbolic_quotient_and_remainder_join() -> None:
     length = size_expr(Dim("T"))
     assert linear_index((p // length, p % length, i), (2, Dim("T"), 64), {}) == simplify_index(

@@ -119,7 +119,12 @@ def _kin(p: Partition, part: Part) -> tuple | None:
 
 
 def _related(p: Partition, a: Part, b: Part) -> bool:
-    """Whether one kernel saves a read as large as a result, or little but a barrier is at stake."""
+    """Whether one kernel saves a read as large as a result, or little but a barrier is at stake.
+
+    Reductions of large arrays that share none stay apart: together they would wait for the last of
+    them, and read the others when those have left the cache.
+    """
     sizes = p.survey.size
     size = max(sizes[v] for v in a.outs | b.outs)
-    return size <= SMALL or any(sizes[r] >= size for r in a.reads & b.reads)
+    work = max(sizes[v] for v in a.outs | b.outs | a.reads | b.reads)
+    return work <= SMALL or any(sizes[r] >= size for r in a.reads & b.reads)
