@@ -4,7 +4,8 @@ Names: buffers and Lets are named once, a loop variable hides nothing, and whate
 scope, unless it is an i64 that nothing binds (a symbolic dimension). Types: an index has one i64
 per axis, a stored value has the dtype of its buffer, operands agree. Loops: `parallel` only as the
 last statement of the kernel, after Lets; `vector` does not nest, and branches inside it are the
-same for all lanes; `unroll` has a constant extent. What is stored to is a local or in `writes`.
+same for all lanes; `unroll` has a constant extent; `matrix` has its shape. What is stored to is a
+local or in `writes`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NoReturn
 from planish.ir import types as t
 from planish.ir.errors import IRError
 from planish.ir.loop_lanes import varying
+from planish.ir.loop_matrix import matrix_parts
 from planish.ir.loop_text import body_lines, buffer_text, expr_text, kernel_text
 from planish.ir.loops import (
     SCALARS,
@@ -35,7 +37,7 @@ from planish.ir.loops import (
 )
 from planish.ir.types import DType
 
-KINDS = ("serial", "parallel", "vector", "unroll")
+KINDS = ("serial", "parallel", "vector", "unroll", "matrix")
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
 _INTEGERS = {"shl", "shr", "umulhi", "guard", "threefry"}
@@ -158,6 +160,8 @@ class _Check:
         self.expect(loop.extent, t.i64, "an extent")
         if loop.kind == "unroll" and not isinstance(loop.extent, Const):
             self.refuse("the extent of an unrolled loop must be a constant")
+        if loop.kind == "matrix" and matrix_parts(loop) is None:
+            self.refuse("a matrix loop has not the one shape that it may have")
         if loop.width < 1:
             self.refuse(f"a loop of {loop.width} lanes")
         if self.lanes is not None and (names := reads(loop.extent) & self.lanes):

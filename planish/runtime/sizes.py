@@ -22,6 +22,7 @@ from planish.ir.loops import (
 )
 
 _FUNCTION_WORK = 20  # operations of an exp, tanh ...
+_MATRIX_SPEED = 16  # times that of vectors
 _UNKNOWN_EXTENT = 64  # of a loop whose extent is data
 _SLOW = {"exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "erf", "sin", "cos"} | {
     "sigmoid",
@@ -65,9 +66,11 @@ def _block_work(body: tuple[Stmt, ...], env: dict[str, Expr]) -> Expr:
     total: Expr = Const(0, t.i64)
     for stmt in body:
         match stmt:
-            case For(var, extent, _, inner):
+            case For(var, extent, kind, inner):
                 count = bounded(extent, env)
-                total = total + count * _block_work(inner, {**env, var.name: count})
+                inside = _block_work(inner, {**env, var.name: count})
+                whole = count * inside
+                total = total + (whole // _MATRIX_SPEED if kind == "matrix" else whole)
             case If(_, inner):
                 total = total + _block_work(inner, env)
             case _:

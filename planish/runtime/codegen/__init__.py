@@ -6,6 +6,7 @@
     memory      loads and stores of one element or one vector
     expression  expressions, guards, and what goes across lanes
     reduction   partial results of vector loops
+    matrix      matrix loops on tiles
     kernel      statements and loops: one Kernel becomes one function
     steps       the plan: one function that calls all kernels, with barriers
     sync        waiting and waking between threads

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from planish.ir import types as t
 from planish.ir.errors import IRError, TargetError
+from planish.ir.loop_matrix import matrix_parts
 from planish.ir.loops import (
     Accumulate,
     Buffer,
@@ -25,6 +26,7 @@ from planish.ir.loops import (
     Store,
 )
 from planish.runtime.codegen.expression import Expressions
+from planish.runtime.codegen.matrix import Matrices
 from planish.runtime.codegen.memory import Place
 from planish.runtime.codegen.reduction import Partials, identity
 from planish.runtime.codegen.text import Writer, memory_type
@@ -93,7 +95,8 @@ class _Kernel(Expressions):
 
     def __init__(self, kernel: Kernel, writer: Writer, target: Target) -> None:
         super().__init__(writer, target)
-        self.kernel = kernel
+        self.kernel, self.target = kernel, target
+        self.matrices = Matrices(self)
         self.partials: Partials | None = None
 
     def function(self, dims: tuple[str, ...]) -> None:
@@ -113,6 +116,7 @@ class _Kernel(Expressions):
             else:
                 used = self._scratch(buffer, used)
         self.block(self.kernel.body)
+        self.matrices.close()
 
     def _scratch(self, buffer: Buffer, used: Linear) -> Linear:
         """Place a local in scratch memory, behind `used` bytes; returns the bytes used with it."""
@@ -170,6 +174,8 @@ class _Kernel(Expressions):
                 self._counted(loop, begin, end)
             case "vector" if loop.width > 1 and not self.lanes:
                 self._vector(loop, extent)
+            case "matrix" if self.target.has_matrix and (found := matrix_parts(loop)):
+                self.matrices.emit(found)
             case _:
                 self._serial(loop, extent)
 

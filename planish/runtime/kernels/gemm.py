@@ -7,7 +7,8 @@ strided A cost nothing). B is read as rows of NR contiguous elements: either B a
 a kernel of its own. The tile then goes through a small scratch tile to the epilogue, where row and
 column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
 
-Operands of bf16 come as words, each two steps of k: see `words`.
+Operands of bf16 come as words, each two steps of k: see `words`. A matrix unit, where there is one,
+takes tiles of them.
 
 Leading axes of A beyond B's batch are rows: x[B, T, K] @ w[K, N] has M = B * T.
 """
@@ -22,13 +23,14 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
-from planish.ir.index import Poly, linear_index, to_poly
-from planish.ir.loops import Buffer, Const, Expr, Load, Var, as_index, cast, scalar, size_expr
+from planish.ir.loop_matrix import SIDE, matrix_step
+from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, size_expr
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.strides import strides
 from planish.runtime.kernels.words import is_dot
 from planish.runtime.target import Target
 
@@ -97,6 +99,9 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     lanes = target.lanes(dtype)
     turned = a.type.rank == b.type.rank == 2 and strides(body, a)[0] == {(): 1}
     wide = 1 if turned else -1
+    if takes_matrix(body, roles, target):
+        rows = product(p.rows)
+        return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
     options = TILES[target.vector_registers]
     if isinstance(p.columns, int):
         columns = p.columns
@@ -110,6 +115,23 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     if isinstance(rows, int):
         height = min(height, rows)
     return max(1, height), vectors * lanes
+
+
+def takes_matrix(body: Graph, roles: Roles, target: Target) -> bool:
+    """Whether a matmul of words is one for the matrix unit: its rows lie evenly spaced."""
+    depth = roles.product.depth
+    deep = roles.a.dtype == t.u32 and isinstance(depth, int) and depth >= SIDE
+    return target.has_matrix and deep and not roles.swapped and are_even(body, roles)
+
+
+def are_even(body: Graph, roles: Roles) -> bool:
+    """Whether rows of A, over all their axes, lie evenly spaced, and words side by side."""
+    p, rank = roles.product, roles.a.type.rank
+    if p.batch and 1 in roles.a.shape[:-2]:
+        return False
+    merged = OPS["reshape"](roles.a, shape=(*p.batch, product(p.rows), p.depth))
+    *_, down, along = strides(body, merged)
+    return rank > 1 and down is not None and along == {(): 1}
 
 
 def panels(b: np.ndarray, nr: int) -> np.ndarray:
@@ -128,49 +150,6 @@ def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
     *_, down, along = strides(body, b)
     near = down is None or set(down) != {()} or down[()] * b.dtype.itemsize % ALIASED != 0
     return along == {(): 1} and near
-
-
-def strides(body: Graph, x: Node) -> tuple[Poly | None, ...]:
-    """How many elements apart neighbours of `x` along each axis lie; None where unevenly."""
-    nest = Nest()
-    pull = Pull(nest, body)
-    pull.declare()
-    index = tuple(Var(f"b{a}") for a in range(x.type.rank))
-    nest.ranges.update({v.name: size_expr(s) for v, s in zip(index, x.shape, strict=True)})
-    found = pull(x, index)
-    if not isinstance(found, Load):
-        return (None,) * x.type.rank
-    node, buffer = next(
-        x for x in (*pull.flat.items(), *pull.buffers.items()) if x[1] == found.buffer
-    )
-    shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
-    poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
-    return tuple(_coefficient(poly, v) for v in index)
-
-
-def _coefficient(poly: Poly, variable: Var) -> Poly | None:
-    """What `variable` is multiplied by; None where it occurs otherwise than as a factor."""
-    total: Poly = {}
-    for term, c in poly.items():
-        if _mentions(term, variable.name):
-            rest = list(term)
-            if variable not in rest:
-                return None
-            rest.remove(variable)
-            if _mentions(tuple(rest), variable.name):
-                return None
-            total[tuple(rest)] = c
-    return total
-
-
-def _mentions(term: tuple[Expr, ...], name: str) -> bool:
-    stack = list(term)
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Var) and item.name == name:
-            return True
-        stack.extend(getattr(item, "args", ()))
-    return False
 
 
 def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
@@ -210,6 +189,7 @@ class Gemm:
         self.a, self.b, self.swapped, self.product = roles.a, roles.b, roles.swapped, roles.product
         self.dtype = sums_in(anchor.dtype)
         self.mr, self.nr = choose_tile(body, roles, target, self.dtype)
+        self.matrix = takes_matrix(body, roles, target)
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -242,7 +222,10 @@ class Gemm:
             else:
                 panel, block = inside // down, inside % down
             panel, first = nest.let(panel), nest.let(block * self.mr)
-            self.accumulate(batch, panel, first, rows)
+            if self.matrix:
+                self.multiply(batch, panel, first, rows)
+            else:
+                self.accumulate(batch, panel, first, rows)
             self.finish(batch, panel, first, rows, columns)
 
     def row_index(self, batch: Index, row: Expr) -> Index:
@@ -267,6 +250,29 @@ class Gemm:
             with nest.loop("k", depth) as k:
                 self._step(acc, places, batch, panel, k)
         self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
+
+    def multiply(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
+        """tile[i, j] = sum over k, by the matrix unit but for the last words."""
+        nest, depth = self.nest, int(self.product.depth)  # type: ignore[arg-type]
+        self.tile = nest.local("tile", self.dtype, self.mr, self.nr)
+        height = self.height(first, rows)
+        whole = depth // SIDE * SIDE
+        for start, count, kind in ((0, whole, "matrix"), (whole, depth - whole, "serial")):
+            if not count:
+                continue
+            with nest.loop(f"k{start}", count, kind) as k, nest.loop("i", height) as i:
+                a = self.pull(self.a, self._a_index(batch, first + i, k + start))
+                with nest.loop("j", self.nr, "vector", self.nr) as j:
+                    b, total = self._b(batch, panel, k + start, j), nest.load(self.tile, i, j)
+                    value = self._sum(a, b, total) if start else matrix_step(k, total, a, b)
+                    nest.store(self.tile, (i, j), value)
+
+    def height(self, first: Expr, rows: Expr) -> Expr:
+        """Rows of the tile at `first`."""
+        static = product(self.product.rows)
+        if isinstance(static, int) and static % self.mr == 0:
+            return as_index(self.mr)
+        return self.nest.let(minimum(rows - first, as_index(self.mr)))
 
     def _tile(self, act: Callable[[Expr, Expr], None]) -> None:
         with self.nest.loop("i", self.mr, "unroll") as i:
@@ -305,12 +311,8 @@ class Gemm:
         """Epilogue and stores, from the scratch tile, without what lies outside."""
         nest, p = self.nest, self.product
         start = nest.let(panel * self.nr)
-        static_rows, static_columns = product(p.rows), p.columns
-        whole_m = isinstance(static_rows, int) and static_rows % self.mr == 0
-        whole_n = isinstance(static_columns, int) and static_columns % self.nr == 0
-        height = (
-            as_index(self.mr) if whole_m else nest.let(minimum(rows - first, as_index(self.mr)))
-        )
+        whole_n = isinstance(p.columns, int) and p.columns % self.nr == 0
+        height = self.height(first, rows)
         width = (
             as_index(self.nr) if whole_n else nest.let(minimum(columns - start, as_index(self.nr)))
         )

@@ -1,0 +1,52 @@
+"""How far apart the elements of an operand lie in memory, seen through its views."""
+
+from __future__ import annotations
+
+from planish.ir.graph import Graph
+from planish.ir.index import Poly, linear_index, to_poly
+from planish.ir.loops import Expr, Load, Var, size_expr
+from planish.ir.node import Node
+from planish.runtime.kernels.nest import Nest, Pull
+
+
+def strides(body: Graph, x: Node) -> tuple[Poly | None, ...]:
+    """How many elements apart neighbours of `x` along each axis lie; None where unevenly."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    index = tuple(Var(f"b{a}") for a in range(x.type.rank))
+    nest.ranges.update({v.name: size_expr(s) for v, s in zip(index, x.shape, strict=True)})
+    found = pull(x, index)
+    if not isinstance(found, Load):
+        return (None,) * x.type.rank
+    node, buffer = next(
+        x for x in (*pull.flat.items(), *pull.buffers.items()) if x[1] == found.buffer
+    )
+    shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
+    poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
+    return tuple(_coefficient(poly, v) for v in index)
+
+
+def _coefficient(poly: Poly, variable: Var) -> Poly | None:
+    """What `variable` is multiplied by; None where it occurs otherwise than as a factor."""
+    total: Poly = {}
+    for term, c in poly.items():
+        if _mentions(term, variable.name):
+            rest = list(term)
+            if variable not in rest:
+                return None
+            rest.remove(variable)
+            if _mentions(tuple(rest), variable.name):
+                return None
+            total[tuple(rest)] = c
+    return total
+
+
+def _mentions(term: tuple[Expr, ...], name: str) -> bool:
+    stack = list(term)
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Var) and item.name == name:
+            return True
+        stack.extend(getattr(item, "args", ()))
+    return False
