@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -18,25 +19,56 @@ class Config:
     width: int
     prompt: int  # tokens before decode starts
     new: int  # tokens made; the first is the prompt's, decode is timed on the others
-    batch: int  # sequences of a training step
+    prefill: int  # tokens of a prefill
+    batch: int  # sequences of a training step; 0 where training is not measured
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """What is measured on this configuration."""
+        return WORKLOADS if self.batch else WORKLOADS[:2]
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights; the head shares the token table."""
+        block = 12 * self.width**2 + 13 * self.width
+        return (self.vocab + self.context + 2) * self.width + self.layers * block
+
+    def text(self) -> str:
+        """As one word of a command line, see `config`."""
+        return json.dumps(asdict(self))
 
 
 CONFIGS = {
-    "nano": Config(65, 64, 4, 4, 128, prompt=16, new=48, batch=12),
-    "baby": Config(65, 256, 6, 6, 384, prompt=64, new=128, batch=8),
+    "nano": Config(65, 64, 4, 4, 128, prompt=16, new=48, prefill=64, batch=12),
+    "baby": Config(65, 256, 6, 6, 384, prompt=64, new=128, prefill=256, batch=8),
+    "gpt2": Config(50257, 1024, 12, 12, 768, prompt=64, new=64, prefill=256, batch=0),
 }
 
 WORKLOADS = ("prefill", "decode", "train")
+DTYPES = ("f32", "bf16")  # bf16: inference on weights of bf16, training with float32 masters
+RATE, DECAY, CLIP = 1e-3, 0.01, 1.0  # AdamW; weights of fewer than two axes do not decay
+BETAS, EPS = (0.9, 0.999), 1e-8
+CHECKED_STEPS = 3  # training steps whose losses are compared: the update is part of the third
+
+
+def config(text: str) -> Config:
+    """A configuration by name, or as `Config.text` wrote it."""
+    return CONFIGS[text] if text in CONFIGS else Config(**json.loads(text))
 
 
 def weights(c: Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights under the names of the state dict, GPT-2 initialisation."""
+    """Random weights under the names of the state dict.
+
+    Larger than those with which GPT-2's training starts, and without the direction into which
+    GELU's mean points: else all greedy tokens are the same, and no wrong cache is seen.
+    """
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, scale: float = 0.02) -> np.ndarray:
-        return (rng.standard_normal(shape) * scale).astype(np.float32)
+        return rng.standard_normal(shape, np.float32) * np.float32(scale)
 
-    w = {"wte.weight": normal(c.vocab, c.width), "wpe.weight": normal(c.context, c.width)}
+    w = {"wte.weight": normal(c.vocab, c.width)}
+    w["wpe.weight"] = normal(c.context, c.width, scale=0.05)
     for i in range(c.layers):
         for name in ("ln_1", "ln_2"):
             w[f"h.{i}.{name}.weight"] = 1 + normal(c.width)
@@ -47,8 +79,9 @@ def weights(c: Config, seed: int = 0) -> dict[str, np.ndarray]:
             ("mlp.c_fc", 4 * c.width, c.width),
             ("mlp.c_proj", c.width, 4 * c.width),
         ):
-            w[f"h.{i}.{name}.weight"] = normal(rows, columns)
+            w[f"h.{i}.{name}.weight"] = normal(rows, columns, scale=1.5 * columns**-0.5)
             w[f"h.{i}.{name}.bias"] = normal(rows)
+        w[f"h.{i}.mlp.c_proj.weight"] -= w[f"h.{i}.mlp.c_proj.weight"].mean(1, keepdims=True)
     w["ln_f.weight"], w["ln_f.bias"] = 1 + normal(c.width), normal(c.width)
     return w
 
@@ -56,3 +89,8 @@ def weights(c: Config, seed: int = 0) -> dict[str, np.ndarray]:
 def tokens(c: Config, *shape: int, seed: int = 1) -> np.ndarray:
     """Random token ids, i32."""
     return np.random.default_rng(seed).integers(0, c.vocab, shape).astype(np.int32)
+
+
+def batch(c: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and targets of a training step."""
+    return tokens(c, c.batch, c.context), tokens(c, c.batch, c.context, seed=2)
