@@ -131,6 +131,12 @@ ATTENTION = [
         grad=False,
         note=" rounded",
     ),
+    Sample(
+        "attention",
+        (heads(2, 4, 5, 6), heads(2, 2, 5, 6, seed=1), heads(2, 2, 5, 3, seed=2)),
+        {"causal": True, "scale": 0.5, "time_first": True},
+        note=" by time",
+    ),
 ]
 
 PROBS = np.array([[0.5, 0.125, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]], np.float32)

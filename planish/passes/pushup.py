@@ -178,12 +178,17 @@ def pull_concat(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
 
 def pull_attention(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
     """Queries are independent of each other: q is cut, keys and values are needed whole"""
-    batch, heads, rows, columns = cut
+    batch, heads, rows, columns = by_head(node, cut)
     if heads is not None:
         return None
     offset = ((),) * (len(node.inputs) - 3)
     q, k = (batch, None, rows, None), (batch, None, None, None)
     return q, k, (batch, None, None, columns), *offset
+
+
+def by_head(node: Node, cut: Cut) -> Cut:
+    """The cut of an attention's [B, H, T, E], in that order."""
+    return (cut[0], cut[2], cut[1], cut[3]) if node.attrs.get("time_first") else cut
 
 
 PULL = {
@@ -204,8 +209,10 @@ def rebuilt(node: Node, demand: Cut, inputs: tuple[Node, ...]) -> Node:
     shape = cut_shape(node.shape, demand)
     if node.op.name in ("reshape", "broadcast"):
         found = make(node.op, inputs, {"shape": shape})
-    elif node.op.name == "attention" and node.attrs["causal"] and demand[2] is not None:
-        offset = offset_of(node, *demand[2])
+    elif (
+        node.op.name == "attention" and node.attrs["causal"] and (rows := by_head(node, demand)[2])
+    ):
+        offset = offset_of(node, *rows)
         found = make(node.op, inputs[:3] + offset, dict(node.attrs))
     else:
         found = node.with_inputs(inputs)

@@ -282,6 +282,16 @@ def rounded_attention(node: Node) -> Node | None:
     return None
 
 
+def attention_by_time(node: Node) -> Node | None:
+    """transpose(attention(q, k, v), perm=(0, 2, 1, 3)) -> attention(q, k, v, time_first=True)"""
+    match node:
+        case Node(Transpose(), (Node(Attention()) as y,)) if node.attrs["perm"] == (0, 2, 1, 3):
+            first = not y.attrs.get("time_first", False)
+            kept = {k: x for k, x in y.attrs.items() if k != "time_first"}
+            return OPS["attention"](*y.inputs, **kept, **({"time_first": True} if first else {}))
+    return None
+
+
 NARROW = (t.f16, t.bf16)
 VIEW = (view_of_nothing, view_of_scalar)
 REDUCTION = (reduce_nothing, reduced_broadcast)
@@ -300,6 +310,6 @@ LAYOUT_RULES = {
     "elementwise": (on_scalars, implicit_broadcast),
 }
 SOLE_RULES = {  # may apply where the operand has no other reader
-    "transpose": (transposed_matmul,),
+    "transpose": (transposed_matmul, attention_by_time),
     "cast": (rounded_attention,),
 }

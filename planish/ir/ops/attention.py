@@ -22,7 +22,8 @@ class Attention(Composite):
     With `causal`, query i sees the keys j <= offset + i. `offset` is an integer scalar operand, the
     number of keys before the first query; without it, it is S - T: the queries are the last ones.
     A query that sees no key gives zeros. The default scale is 1 / sqrt(D). The result is rounded to
-    `out`, where that is given.
+    `out`, where that is given; with `time_first` it is [B, T, H, E], so that merging heads is to
+    reshape it.
 
     `expand` is the definition; lowering has a streaming kernel that never stores the T * S scores.
     """
@@ -52,8 +53,9 @@ class Attention(Composite):
         causal: bool,
         scale: float,
         out: DType | None = None,
+        time_first: bool = False,
     ) -> TensorType:
-        """[B, H, T, E]"""
+        """[B, H, T, E], or [B, T, H, E]"""
         named = f"attention(q: {q}, k: {k}, v: {v})"
         if {q.rank, k.rank, v.rank} != {4}:
             raise ShapeError(f"{named}: takes q [B, H, T, D], k [B, G, S, D], v [B, G, S, E]")
@@ -77,7 +79,8 @@ class Attention(Composite):
         if out is not None and not out.is_float:
             raise DTypeError(f"{named}: out is a floating-point dtype, got {out}")
         self.check_offset(offset, causal)
-        return TensorType(q.dtype if out is None else out, (*q.shape[:3], v.shape[3]))
+        places = (q.shape[0], *(q.shape[2:0:-1] if time_first else q.shape[1:3]))
+        return TensorType(q.dtype if out is None else out, (*places, v.shape[3]))
 
     def check_offset(self, offset: tuple[TensorType, ...], causal: bool) -> None:
         """At most one integer scalar, and only where it has a meaning."""
@@ -98,6 +101,7 @@ class Attention(Composite):
         causal: bool,
         scale: float,
         out: DType | None = None,
+        time_first: bool = False,
     ) -> np.ndarray:
         shared = q.shape[1] // k.shape[1]
         wide = np.result_type(q.dtype, np.float32)
@@ -111,7 +115,8 @@ class Attention(Composite):
         total = e.sum(-1, keepdims=True)
         weights = e / np.where(total == 0, np.ones_like(total), total)
         result = q.dtype if out is None else out.numpy
-        return np.einsum("bhts,bhse->bhte", weights, values).astype(result)
+        places = "bthe" if time_first else "bhte"
+        return np.einsum(f"bhts,bhse->{places}", weights, values).astype(result)
 
     def first(self, q: np.ndarray, k: np.ndarray, offset: tuple) -> int:
         """The number of keys before the first query."""
@@ -119,7 +124,7 @@ class Attention(Composite):
 
     def expand(
         self, q: Node, k: Node, v: Node, *offset: Node,
-        causal: bool, scale: float, out: DType | None = None,
+        causal: bool, scale: float, out: DType | None = None, time_first: bool = False,
     ) -> Node:  # fmt: skip
         """Heads that share a key head are rows of one product, so no key is ever repeated."""
         b, h, n, d = q.shape
@@ -132,6 +137,7 @@ class Attention(Composite):
             scores = OPS["select"](_visible(q, k, offset), scores, hidden)
         weights = OPS["softmax"](scores, axis=3)
         y = _reshape(_reshape(weights, (*merged, m)) @ v, (b, h, n, e))
+        y = OPS["transpose"](y, perm=(0, 2, 1, 3)) if time_first else y
         return y if out is None else as_node(y, out)
 
 

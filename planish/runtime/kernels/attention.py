@@ -1,6 +1,6 @@
 """Attention: softmax(scale * q . k) . v over the keys that each query may see.
 
-    q [B, H, T, D]   k [B, G, S, D]   v [B, G, S, E]   out [B, H, T, E]
+    q [B, H, T, D]   k [B, G, S, D]   v [B, G, S, E]   out [B, H, T, E] or [B, T, H, E]
     query head h reads key head h // (H / G)
 
 Scores of a few queries live in scratch, so memory is linear in S; keys beyond the causal limit are
@@ -79,7 +79,8 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
         s = nest.let(nest.load(total, 0), here=True)
         factor = nest.let(select(scalar("gt", s, zero), Const(1.0, dtype) / s, zero), here=True)
         weights = _Weights(score, seen, factor)
-        _values(nest, pull, v, (b, group), out, (b, h, row), weights, lanes)
+        place = (b, row, h) if anchor.attrs.get("time_first") else (b, h, row)
+        _values(nest, pull, v, (b, group), out, place, weights, lanes)
     return lowered(nest, pull, name)
 
 
@@ -130,9 +131,9 @@ def tile_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered
     pull = Pull(nest, body)
     pull.declare()
     out = nest.output("out0", anchor.type)
-    heads, groups = anchor.shape[1], anchor.inputs[1].shape[1]
-    with nest.loop("p", product(anchor.shape[:2]), "parallel") as p:
-        b, h = unflatten(p, anchor.shape[:2])
+    heads, groups = (x.shape[1] for x in anchor.inputs[:2])
+    with nest.loop("p", product(anchor.inputs[0].shape[:2]), "parallel") as p:
+        b, h = unflatten(p, anchor.inputs[0].shape[:2])
         head = (b, h if groups == heads else h // (heads // groups))
         tile = _Tile(nest, pull, anchor, (b, h), head, target)
         tile.transpose_keys()
@@ -201,7 +202,9 @@ class _Tile:
         with nest.loop("o", minimum(size_expr(self.queries) - first, as_index(self.mr))) as i:
             with nest.loop("e", self.width, "vector", self.lanes) as e:
                 value = nest.load(self.tile, i, e) * nest.load(factors, i)
-                nest.store(out, (*self.query, first + i, e), cast(value, out.dtype))
+                (b, h), row = self.query, first + i
+                place = (b, row, h) if self.anchor.attrs.get("time_first") else (b, h, row)
+                nest.store(out, (*place, e), cast(value, out.dtype))
 
     def scores(self, rows: list[Expr], most: Expr) -> None:
         """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers."""
