@@ -6,7 +6,7 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, product
 from planish.ir.errors import ShapeError
 from planish.ir.node import OPS, Node
-from planish.ir.ops.arithmetic import Cast
+from planish.ir.ops.arithmetic import Add, Cast
 from planish.ir.ops.attention import Attention
 from planish.ir.ops.base import Elementwise, broadcast_shapes, const
 from planish.ir.ops.indexing import Concat, Pad
@@ -208,6 +208,40 @@ def concat_of_parts(node: Node) -> Node | None:
     return None
 
 
+def concat_of_concat(node: Node) -> Node | None:
+    """concat(a, concat(b, c)) -> concat(a, b, c)"""
+    axis = node.attrs["axis"]
+    inner = [isinstance(x.op, Concat) and x.attrs["axis"] == axis for x in node.inputs]
+    if not any(inner):
+        return None
+    parts = (x.inputs if flat else (x,) for x, flat in zip(node.inputs, inner, strict=True))
+    return OPS["concat"](*(x for part in parts for x in part), axis=axis)
+
+
+def sum_of_neighbours(node: Node) -> Node | None:
+    """pad(a) + pad(b) -> pad(concat(a, b)), where b begins where a ends
+
+    The gradient of a projection that was cut into pieces is such a sum. It may turn -0.0 + 0.0 into
+    -0.0, which equals it.
+    """
+    match node:
+        case Node(Add(), (Node(Pad(), (a,)) as x, Node(Pad(), (b,)) as y)) if x.type == y.type:
+            return _joined(x, y, a, b) or _joined(y, x, b, a)
+    return None
+
+
+def _joined(x: Node, y: Node, a: Node, b: Node) -> Node | None:
+    low, high = x.attrs["low"], y.attrs["high"]
+    moved_axes = [i for i, (m, n) in enumerate(zip(low, y.attrs["low"], strict=True)) if m != n]
+    if len(moved_axes) != 1 or x.attrs["value"] != 0 or y.attrs["value"] != 0:
+        return None
+    axis = moved_axes[0]
+    sides = [(i, s) for i, s in enumerate(a.shape) if i != axis]
+    if y.attrs["low"][axis] != low[axis] + a.shape[axis] or any(b.shape[i] != s for i, s in sides):
+        return None
+    return OPS["pad"](OPS["concat"](a, b, axis=axis), low=low, high=high, value=x.attrs["value"])
+
+
 def pad_by_nothing(node: Node) -> Node | None:
     """pad(x) by 0 -> x"""
     match node:
@@ -301,7 +335,8 @@ LAYOUT_RULES = {
     "broadcast": (view_of_nothing, broadcast_twice, broadcast_of_leading_ones),
     "slice": (*VIEW, slice_of_slice, slice_of_concat),
     "flip": (*VIEW, flip_twice),
-    "concat": (concat_of_one, concat_of_parts),
+    "concat": (concat_of_one, concat_of_parts, concat_of_concat),
+    "add": (sum_of_neighbours,),
     "pad": (pad_by_nothing,),
     "sum": REDUCTION,
     "prod": (reduce_nothing,),

@@ -147,3 +147,15 @@ def test_thresholds() -> None:
     graph = Graph("f", (x, p), (OPS["nucleus"](x, p),))
     probs = np.abs(rand(3, 50))
     check(graph, probs / probs.sum(-1, keepdims=True), np.asarray(0.7, np.float32))
+
+
+@pytest.mark.parametrize("pieces", [(1, 5), (32, 32, 32), (7, 1, 20)])
+def test_concat_runs_piece_by_piece(pieces: tuple[int, ...]) -> None:
+    xs = [arg(f"x{i}", 3, 4, n) for i, n in enumerate(pieces)]
+    turned = OPS["transpose"](arg("h", 3, 2, 4, 16), perm=(0, 2, 1, 3))
+    heads = OPS["reshape"](turned, shape=(3, 4, 32))
+    y = OPS["concat"](*xs, heads, axis=2)
+    body, operands = body_of((turned, heads, y), (y,), "join")
+    fused = OPS["fused"](*operands, body=body)
+    inputs = (*xs, turned.inputs[0])
+    check(Graph("f", inputs, (fused,)), *(rand(3, 4, n) for n in pieces), rand(3, 2, 4, 16))

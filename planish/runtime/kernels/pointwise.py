@@ -9,6 +9,8 @@ variable, as in a merge of heads, that axis is split so that the division goes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
@@ -21,7 +23,11 @@ CHUNK = 1024  # elements of a one-axis map that one parallel iteration takes: 4 
 
 def map_kernel(body: Graph, name: str, target: Target) -> Lowered:
     """The kernel of a body whose nodes are all pull shaped."""
-    shape = body.outputs[0].shape
+    last = body.outputs[0]
+    shape = last.shape
+    if last.op.name == "concat" and last.attrs["axis"] == len(shape) - 1 and len(shape) > 1:
+        found, nest = _joined(body, name, target, {})
+        return _joined(body, name, target, nest.divisions)[0] if nest.divisions else found
     found, nest = _map(body, name, target, shape, shape)
     divisor = nest.divisions.get("j")
     if divisor and isinstance(shape[-1], int) and shape[-1] % divisor == 0:
@@ -51,6 +57,34 @@ def _map(
             with nest.loop("j", split[axis], "vector", lanes) as j:
                 index = (*unflatten(p, outer), j, *zeros)
                 _elements(nest, pull, outputs, shape, split, index)
+    return lowered(nest, pull, name), nest
+
+
+def _joined(
+    body: Graph, name: str, target: Target, divisors: Mapping[str, int]
+) -> tuple[Lowered, Nest]:
+    """A concat along the last axis: a loop for each piece, rather than a choice for each element.
+
+    `divisors` says by which number the index of a piece divides its variable: it is split there.
+    """
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    (last,) = body.outputs
+    out, outer = nest.output("out0", last.type), last.shape[:-1]
+    lanes = target.lanes(last.dtype)
+    with nest.loop("p", product(outer), "parallel") as p:
+        at, start = unflatten(p, outer), as_index(0)
+        for k, piece in enumerate(last.inputs):
+            size, inner = piece.shape[-1], divisors.get(f"j{k}", 1)
+            if not isinstance(size, int) or size % inner:
+                inner = 1
+            wide = size if inner == 1 else inner
+            with nest.loop(f"s{k}", 1 if inner == 1 else size // inner) as s:
+                with nest.loop(f"j{k}", wide, "vector", lanes) as j:
+                    place = s * size_expr(inner) + j
+                    nest.store(out, (*at, start + place), pull(piece, (*at, place)))
+            start = start + size_expr(size)
     return lowered(nest, pull, name), nest
 
 
