@@ -40,7 +40,16 @@ def evaluate(
     sizes = bind_sizes(graph, [x.shape for x in given])
     with np.errstate(all="ignore"):
         results = _Run(graph.params, sizes, wide, observe).graph(graph, given)
-    return tuple(np.array(x) for x in results)  # copies: never a caller's array or a weight
+    shared = {id(x) for x in (*given, *graph.params.values())}
+    return tuple(_own(x, shared) for x in results)
+
+
+def _own(x: Any, shared: set[int]) -> np.ndarray:
+    """`x`, or a copy: never a caller's array, a weight, a view of one, or the same array twice."""
+    if isinstance(x, np.ndarray) and x.flags.owndata and id(x) not in shared:
+        shared.add(id(x))
+        return x
+    return np.array(x)
 
 
 def arguments(graph: Graph, arrays: tuple, wide: DType | None = None) -> list[np.ndarray]:

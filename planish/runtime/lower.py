@@ -17,7 +17,6 @@ import numpy as np
 
 from planish.ir.dims import AnySize, Size, product, upper
 from planish.ir.errors import IRError, UnsupportedError
-from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
@@ -33,7 +32,6 @@ from planish.runtime.kernels.gemm import (
     gemm_kernel,
     is_direct,
     pack_kernel,
-    panels,
 )
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
@@ -52,6 +50,7 @@ from planish.runtime.kernels.words import (
 )
 from planish.runtime.memory import Room
 from planish.runtime.order import order_writes
+from planish.runtime.packing import computed, packed
 from planish.runtime.plan import Limit, Plan, Slot, Step
 from planish.runtime.target import Target
 
@@ -284,10 +283,10 @@ class Lowering:
         key = (weight.attrs["name"], chain, nr)
         if key not in self.packed:
             array = self.graph.params[weight.attrs["name"]]
-            (matrix,) = evaluate(Graph("b", (reads[0],), (b,)), array)
-            packed = self.room.copy(panels(matrix, nr))
-            type_ = TensorType(b.dtype, packed.shape)
-            self.packed[key] = self.constant(packed, type_, f"{weight.attrs['name']} (packed)")
+            matrix = computed(b, reads[0], array)
+            panels = packed(matrix, nr, self.room)
+            type_ = TensorType(b.dtype, panels.shape)
+            self.packed[key] = self.constant(panels, type_, f"{weight.attrs['name']} (packed)")
         return self.packed[key]
 
     def packed_now(

@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
@@ -132,15 +130,6 @@ def are_even(body: Graph, roles: Roles) -> bool:
     merged = OPS["reshape"](roles.a, shape=(*p.batch, product(p.rows), p.depth))
     *_, down, along = strides(body, merged)
     return rank > 1 and down is not None and along == {(): 1}
-
-
-def panels(b: np.ndarray, nr: int) -> np.ndarray:
-    """B [..., K, N] as panels [..., N / NR, K, NR], zeros beyond N."""
-    *batch, k, n = b.shape
-    count = -(-n // nr)
-    padded = np.zeros((*batch, k, count * nr), b.dtype)
-    padded[..., :n] = b
-    return np.ascontiguousarray(np.moveaxis(padded.reshape(*batch, k, count, nr), -2, -3))
 
 
 def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
