@@ -110,7 +110,7 @@ def decode(case: Case, w: Tree) -> Run:
         x, caches = blocks(case, w, ids, 0, [(zeros, zeros)] * c.layers)
         return head(w, x[:, -1]).argmax(-1), caches
 
-    def write(w: Tree, token: jax.Array, caches: Any) -> jax.Array:
+    def write(w: Tree, token: jax.Array, caches: Any) -> Any:
         def step(carry: Any, place: jax.Array) -> Any:
             token, caches = carry
             x, caches = blocks(case, w, token[:, None], place, caches)
@@ -118,7 +118,8 @@ def decode(case: Case, w: Tree) -> Run:
             return (token, caches), token
 
         places = jnp.arange(c.prompt, c.prompt + case.steps)
-        return lax.scan(step, (token, caches), places)[1]
+        (_, caches), made = lax.scan(step, (token, caches), places)
+        return made, caches  # which are donated
 
     first, others = jax.jit(read), jax.jit(write, donate_argnums=2)
     ids = jnp.asarray(case.ids)
@@ -126,7 +127,7 @@ def decode(case: Case, w: Tree) -> Run:
     def run() -> object:
         token, caches = jax.block_until_ready(first(w, ids))
         start = time.perf_counter()
-        made = np.asarray(others(w, token, caches))
+        made = np.asarray(others(w, token, caches)[0])
         took = time.perf_counter() - start
         return took, np.concatenate([np.asarray(token)[None], made])
 

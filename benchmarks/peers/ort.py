@@ -1,0 +1,111 @@
+"""ONNX Runtime: all graph optimisations, its arena, threads that spin, buffers bound once."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnxruntime as ort
+
+from peers.case import Case, Prepare, Run
+from peers.onnx_graph import cache_names, decode_graph, prefill_graph
+
+
+def version() -> str:
+    """Of ONNX Runtime."""
+    return ort.__version__
+
+
+def contestant(case: Case, variant: str) -> Prepare:
+    """Inference in float32: there are no kernels for bf16 on x86."""
+    case.need("prefill", "decode", dtypes=("f32",))
+    if case.workload == "prefill":
+        model = prefill_graph(case.c, case.weights)
+    else:
+        model = decode_graph(case.c, case.weights, case.c.prompt + case.steps)
+    text = model.SerializeToString()
+    return lambda: {"prefill": prefill, "decode": decode}[case.workload](case, session(case, text))
+
+
+def session(case: Case, model: bytes) -> ort.InferenceSession:
+    """A session with the best known settings."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads, options.inter_op_num_threads = case.threads, 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def tensor(x: object, dtype: type = np.int64) -> ort.OrtValue:
+    """A tensor in the runtime's memory."""
+    return ort.OrtValue.ortvalue_from_numpy(np.asarray(x, dtype))
+
+
+def prefill(case: Case, model: ort.InferenceSession) -> Run:
+    """Logits of the last position."""
+    (ids,) = case.ids
+    bound, (output,) = model.io_binding(), model.get_outputs()
+    bound.bind_ortvalue_input("ids", tensor(ids))
+    bound.bind_ortvalue_input("places", tensor(np.arange(len(ids))))
+    logits = tensor(np.zeros((1, case.c.vocab)), np.float32)
+    bound.bind_ortvalue_output(output.name, logits)
+
+    def run() -> object:
+        model.run_with_iobinding(bound)
+        return logits.numpy()
+
+    return run
+
+
+class Decoder:
+    """A session with all its buffers bound: the token it gives is the token it takes next."""
+
+    def __init__(self, case: Case, model: ort.InferenceSession):
+        c = case.c
+        self.model, self.bound, self.ids = model, model.io_binding(), case.ids[0]
+        self.token, self.place = tensor([0]), tensor([0])
+        self.seqlens, self.total = tensor([0], np.int32), tensor(0, np.int32)
+        self.bound.bind_ortvalue_input("seqlens", self.seqlens)
+        self.bound.bind_ortvalue_input("total", self.total)
+        self.bound.bind_ortvalue_output("token", self.token)
+        shape = 1, c.heads, c.prompt + case.steps, c.width // c.heads
+        for name in cache_names(c):
+            cache = tensor(np.zeros(shape), np.float32)
+            self.bound.bind_ortvalue_input(name, cache)
+            self.bound.bind_ortvalue_output(f"new_{name}", cache)
+
+    def read(self) -> None:
+        """The prompt; from then on the token is the input."""
+        self.bound.bind_ortvalue_input("ids", tensor(self.ids))
+        self.bound.bind_ortvalue_input("places", tensor(np.arange(len(self.ids))))
+        self._run(len(self.ids))
+        self.bound.bind_ortvalue_input("ids", self.token)
+        self.bound.bind_ortvalue_input("places", self.place)
+
+    def step(self, place: int) -> None:
+        """The token at `place` is read."""
+        self.place.update_inplace(np.array([place]))
+        self._run(place + 1)
+
+    def _run(self, total: int) -> None:
+        self.seqlens.update_inplace(np.array([total - 1], np.int32))
+        self.total.update_inplace(np.array(total, np.int32))
+        self.model.run_with_iobinding(self.bound)
+
+
+def decode(case: Case, model: ort.InferenceSession) -> Run:
+    """Greedy tokens."""
+    decoder = Decoder(case, model)
+
+    def run() -> object:
+        decoder.read()
+        made = [int(decoder.token.numpy()[0])]
+        start = time.perf_counter()
+        for place in range(case.c.prompt, case.c.prompt + case.steps):
+            decoder.step(place)
+            made.append(int(decoder.token.numpy()[0]))
+        return time.perf_counter() - start, made
+
+    return run
