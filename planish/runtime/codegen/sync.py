@@ -1,8 +1,10 @@
 """Waiting and waking between threads, and the report of a failed guard, as LLVM text.
 
 A waiter spins for about 50 us (two spinning threads meet in 0.1 us), then sleeps in the kernel
-(waking costs 40 us, but leaves the core to others). The words that threads wait for are i32,
-each followed by its number of sleepers and alone on its cache line.
+(waking costs 40 us, but leaves the core to others). After 2 us it offers its core to others as it
+spins: on a busy machine, the thread that it waits for may be the one that wants that core. The
+words that threads wait for are i32, each followed by its number of sleepers and alone on its cache
+line.
 
     planish.wait(word, old)    returns when *word is no longer `old`
     planish.wake(word)         call after changing *word
@@ -23,6 +25,7 @@ LINE = 64  # bytes between words, so that they do not share a cache line
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
 _SPIN = {"x86_64": 150_000, "aarch64": 2_000}
 _SPIN_ROUNDS = 10_000
+_ALONE = {"x86_64": 6_000, "aarch64": 80}  # the same, before others are let in
 _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
     "x86_64": ("llvm.x86.sse2.pause", "", ""),
     "aarch64": ("llvm.aarch64.isb", "i32", "i32 15"),
@@ -30,6 +33,7 @@ _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and 
 # x86 counts cycles; elsewhere the cycle counter may be forbidden, the steady one (aarch64) is not.
 _CLOCK = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
 _FUTEX = {"x86_64": 202, "aarch64": 98}
+_YIELD = {"x86_64": 24, "aarch64": 124}
 
 
 def clock(target: Target) -> str | None:
@@ -47,11 +51,20 @@ def sync_text(target: Target) -> str:
     declared += f"declare void @{pause}({parameter})\n" if pause else ""
     pause = f"call void @{pause}({argument})" if pause else ""
     sleep, wake = (_sleep_futex(futex), _wake_futex(futex)) if futex else (_SLEEP_YIELD, "")
+    lend = f"call i64 (i64, ...) @syscall(i64 {_YIELD[target.arch]})" if futex else _SLEEP_YIELD
     external = _SYSCALL if futex else "declare i32 @sched_yield()\n"
     return (
         declared
         + external
-        + _WAIT.format(now=now, pause=pause, limit=limit, rounds=_SPIN_ROUNDS, sleep=sleep)
+        + _WAIT.format(
+            now=now,
+            pause=pause,
+            limit=limit,
+            rounds=_SPIN_ROUNDS,
+            sleep=sleep,
+            alone=_ALONE.get(target.arch, 0),
+            lend=lend,
+        )
         + _WAKE.format(wake=wake)
         + _BARRIER
         + _TICK.format(now=now)
@@ -105,7 +118,13 @@ check:
   %counted = icmp eq i64 {limit}, 0
   %tired = select i1 %counted, i1 %many, i1 %late
   %next = add i64 %round, 1
-  br i1 %tired, label %sleep, label %again
+  br i1 %tired, label %sleep, label %more
+more:
+  %long = icmp ugt i64 %spent, {alone}
+  br i1 %long, label %lend, label %again
+lend:
+  {lend}
+  br label %again
 again:
   br label %spin
 sleep:
