@@ -1,185 +1,174 @@
 """Workloads x contestants, paired in one run: medians, minima, ratios.
 
-    python benchmarks/compare.py [--config nano] [--workloads prefill,decode,train] [--threads 2]
-                                 [--contestants planish,torch] [--python torch=/path/to/python]
+    python benchmarks/compare.py [--configs nano,baby,gpt2] [--workloads prefill,decode,train]
+        [--dtypes f32,bf16] [--threads 2] [--contestants planish,torch,jax] [--rounds 10]
+        [--python PATH | NAME=PATH] [--json out.json] [--plot out.svg]
 
 Each contestant is a process of its own, kept warm; they take turns of a fraction of a second.
 Before anything is timed, outputs are compared with a float64 run of the reference interpreter.
-Turns during which other processes took the processor are repeated. OPENBLAS_* variables are not
-passed on.
+Turns during which other processes took the processor are repeated, and marked where that did not
+help. OPENBLAS_* variables are not passed on. See README.md here.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-import numpy as np
-from workloads import CONFIGS, WORKLOADS, Config, tokens, weights
+from contestant import CONTESTANTS, OURS
+from peers.case import Case
+from plot import plot_rows
+from reference import TOLERANCE, Judge
+from roofs import Roofs
+from turns import Contestant, processor, pythons, start, take_turns
+from workloads import CONFIGS, DTYPES, WORKLOADS
 
-import planish as pl
-
-HERE = Path(__file__).resolve().parent
-TURN = 0.3  # seconds that a contestant runs before the next one's turn
-STOLEN = 0.05  # share of a turn's processor time that others may take
-
-
-@dataclass
-class Contestant:
-    """A running process and the times of its turns."""
-
-    name: str
-    process: subprocess.Popen
-    ready: float = 0.0
-    output: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-    def answer(self) -> dict:
-        """The next line that the process prints."""
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise SystemExit(f"{self.name} stopped with exit code {self.process.wait()}")
-        return json.loads(line)
-
-    def turn(self, seconds: float) -> list[float]:
-        """Let it run for a while; the time of each run."""
-        self.process.stdin.write(f"{seconds}\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
-        return self.answer()["times"]
+BASE = "torch"  # eager PyTorch: what most people run
+HEAD = (
+    f"{'':22}{'median ms':>10}{'min ms':>10}{'runs':>6}{'ready s':>9}{'error':>10}"
+    f"{'x torch':>9}{'x best peer':>12}"
+)
 
 
-def start(name: str, python: str, workload: str, config: str, threads: int) -> Contestant:
-    """Start a contestant and wait until it has run once."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
-    env["PYTHONPATH"] = str(HERE.parent)
-    command = [python, str(HERE / "contestant.py"), name, workload, config, str(threads)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-    )
-    contestant = Contestant(name, process)
-    first = contestant.answer()
-    contestant.ready, contestant.output = first["ready"], first["output"]
-    return contestant
-
-
-def reference(workload: str, c: Config) -> np.ndarray | None:
-    """The output in float64, by the interpreter; None where it would take too long."""
-    model = pl.TinyGPT(
-        vocab_size=c.vocab, embed_dim=c.width, num_layers=c.layers, num_heads=c.heads,
-        max_seq_len=c.context, dropout=0.0,
-    )  # fmt: skip
-    model.load_state_dict(weights(c))
-    if workload == "prefill":
-        return pl.interpret(model.last_logits, tokens(c, 1, min(c.context, 256)), dtype="f64")
-    if workload == "train":
-        x, y = tokens(c, c.batch, c.context), tokens(c, c.batch, c.context, seed=2)
-        return pl.interpret(model.loss, x, y, dtype="f64")
-    return None  # greedy tokens are compared between contestants
-
-
-def busy() -> float:
-    """Processor seconds that all processes have used since the machine started."""
-    with open("/proc/stat") as file:
-        user, nice, system = (int(x) for x in file.readline().split()[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_of(process: subprocess.Popen) -> float:
-    """Processor seconds that a process has used."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def paired(contestants: list[Contestant], rounds: int) -> int:
-    """Turn after turn; the number of turns that had to be repeated."""
-    repeated = 0
-    for _ in range(rounds):
-        for contestant in contestants:
-            for _attempt in range(5):
-                before, own = busy(), cpu_of(contestant.process)
-                began = time.perf_counter()
-                times = contestant.turn(TURN)
-                wall = time.perf_counter() - began
-                others = busy() - before - (cpu_of(contestant.process) - own)
-                if others <= STOLEN * wall + 0.02:
-                    break
-                repeated += 1
-            contestant.times += times
-    return repeated
-
-
-def check(workload: str, contestants: list[Contestant], want: np.ndarray | None) -> None:
-    """Every output against float64, or against each other for tokens."""
-    truth = np.asarray(contestants[0].output if want is None else want, np.float64).ravel()
+def judged(case: Case, contestants: list[Contestant]) -> None:
+    """Whoever is wrong takes no further part."""
+    judge = Judge(case)
     for contestant in contestants:
-        error = np.abs(np.asarray(contestant.output) - truth).max()
-        if error > 1e-3 * max(1.0, np.abs(truth).max()):
-            raise SystemExit(f"{workload}: {contestant.name} is wrong by {error:.3g}")
+        if not contestant.skip:
+            contestant.error = judge.error(contestant.output)
+            if not contestant.error <= TOLERANCE[case.dtype]:
+                contestant.skip = f"wrong by {contestant.error:.2g}"
 
 
-def report(config: str, workload: str, contestants: list[Contestant], repeated: int) -> list[dict]:
-    """Print and return the rows of one workload."""
-    base = {c.name: statistics.median(c.times) for c in contestants}
-    rows = []
-    for c in contestants:
-        median = base[c.name]
-        row = {
-            "config": config, "workload": workload, "contestant": c.name,
-            "median_ms": 1e3 * median, "min_ms": 1e3 * min(c.times), "runs": len(c.times),
-            "ready_s": c.ready, "planish_is_faster_by": median / base["planish"],
-        }  # fmt: skip
-        rows.append(row)
+def measured(name: str, case: Case, options: argparse.Namespace) -> list[Contestant]:
+    """Start, judge, and let all contestants take turns at one case."""
+    contestants = []
+    paths = pythons(options.python)
+    for who in options.contestants:
+        note(f"{name} {case.workload} {case.dtype}: {who} ...")
+        python = paths.get(who, paths[""])
+        begun = start(who, python, case.workload, case.dtype, case.c, case.threads)
+        contestants.append(begun)
+        if begun.skip:
+            note(f"{name} {case.workload} {case.dtype}: {who} skipped: {begun.skip}")
+            begun.stop()
+    judged(case, contestants)
+    take_turns(contestants, options.rounds)
+    for contestant in contestants:
+        if contestant.process.poll() is None:
+            contestant.stop()
+    return contestants
+
+
+def rows_of(name: str, case: Case, contestants: list[Contestant], roof: float | None) -> list[dict]:
+    """What was measured of a case, one row for each contestant that took part."""
+    timed = [c for c in contestants if not c.skip]
+    medians = {c.name: statistics.median(c.times) for c in timed}
+    base = medians.get(BASE)
+    best = min((m for who, m in medians.items() if who != OURS), default=None)
+    return [
+        {
+            "config": name, "workload": case.workload, "dtype": case.dtype, "contestant": c.name,
+            "version": c.version, "median_ms": 1e3 * medians[c.name], "min_ms": 1e3 * min(c.times),
+            "runs": len(c.times), "ready_s": c.ready, "load_s": c.load, "error": c.error,
+            "times_torch": base and base / medians[c.name],
+            "times_best_peer": best and best / medians[c.name],
+            "turns": c.turns, "repeated": c.repeated, "noisy_turns": c.noisy_turns,
+            "noisy": not c.quiet, "roof_ms": roof and 1e3 * roof,
+        }
+        for c in timed
+    ]  # fmt: skip
+
+
+def show(rows: list[dict], skipped: dict[str, str]) -> None:
+    """Print the rows of one case."""
+    for row in rows:
+        torch, best = (row[k] or float("nan") for k in ("times_torch", "times_best_peer"))
         print(
-            f"{config:5} {workload:8} {c.name:14} median {row['median_ms']:9.3f} ms  "
-            f"min {row['min_ms']:9.3f} ms  ready {c.ready:6.2f} s  "
-            f"planish is faster by {row['planish_is_faster_by']:.2f}"
+            f"  {row['contestant']:20}{row['median_ms']:10.3f}{row['min_ms']:10.3f}"
+            f"{row['runs']:6}{row['ready_s']:9.2f}{row['error']:10.1e}{torch:9.2f}{best:12.2f}"
+            + ("  NOISY" if row["noisy"] else "")
         )
-    if repeated:
-        print(f"  {repeated} turns repeated because other processes ran")
-    return rows
+    if roof := next((row["roof_ms"] for row in rows if row["roof_ms"]), None):
+        print(f"  {'roof':20}{roof:10.3f}")
+    for who, reason in skipped.items():
+        print(f"  {who:20}skipped: {reason}")
+    repeated, lost = (sum(row[k] for row in rows) for k in ("repeated", "noisy_turns"))
+    turns = sum(row["turns"] for row in rows)
+    print(f"  {turns} turns, {repeated} times repeated because other processes ran", end="")
+    print(f"; {lost} were never quiet\n" if lost else "\n", flush=True)
+
+
+def note(text: str) -> None:
+    """Progress, beside the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    listed = lambda known: lambda text: [chosen(x, known) for x in text.split(",")]  # noqa: E731
+    parser.add_argument("--configs", type=listed(CONFIGS), default=["nano"])
+    parser.add_argument("--workloads", type=listed(WORKLOADS), default=[*WORKLOADS])
+    parser.add_argument("--dtypes", type=listed(DTYPES), default=["f32"])
+    parser.add_argument("--contestants", type=listed(CONTESTANTS), default=[*CONTESTANTS])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--python", action="append", default=[], metavar="[NAME=]PATH")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--roofs", action="store_true", help="measure the machine's roofs, too")
+    return parser.parse_args()
+
+
+def chosen(word: str, known: object) -> str:
+    """A word of a list; argparse reports the others."""
+    if word not in known:  # type: ignore[operator]
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")  # type: ignore[arg-type]
+    return word
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="nano", choices=CONFIGS)
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    parser.add_argument("--contestants", default="planish,torch")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    pythons = dict(item.split("=", 1) for item in options.python)
-    cpuinfo = Path("/proc/cpuinfo").read_text()
-    cpu = next(
-        (x.split(":")[1].strip() for x in cpuinfo.splitlines() if x.startswith("model name")),
-        platform.processor(),
-    )
-    print(f"{date.today()}  {cpu}  {options.threads} threads  float32")
+    """Measure, print, write."""
+    options = arguments()
+    where = {"date": str(date.today()), "cpu": processor(), "threads": options.threads}
+    print(f"{where['date']}  {where['cpu']}  {options.threads} threads\n{HEAD}")
+    roofs = Roofs(options.threads) if options.roofs else None
     rows: list[dict] = []
-    for workload in options.workloads.split(","):
-        contestants = [
-            start(n, pythons.get(n, sys.executable), workload, options.config, options.threads)
-            for n in options.contestants.split(",")
-        ]
-        check(workload, contestants, reference(workload, CONFIGS[options.config]))
-        repeated = paired(contestants, options.rounds)
-        rows += report(options.config, workload, contestants, repeated)
-        for c in contestants:
-            c.process.stdin.close()  # type: ignore[union-attr]
-            c.process.wait()
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    left_out: list[dict] = []
+    cases = [
+        (name, Case(workload, dtype, CONFIGS[name], options.threads))
+        for name in options.configs
+        for workload in options.workloads
+        for dtype in options.dtypes
+        if workload in CONFIGS[name].workloads
+    ]
+    for name, case in cases:
+        contestants = measured(name, case, options)
+        roof = roofs.bound(case.workload, case.c, case.dtype) if roofs else None
+        found = rows_of(name, case, contestants, roof)
+        skipped = {c.name: c.skip for c in contestants if c.skip}
+        print(f"{name} {case.workload} {case.dtype}")
+        show(found, skipped)
+        rows += found
+        place = {"config": name, "workload": case.workload, "dtype": case.dtype}
+        left_out += [{**place, "contestant": k, "reason": v} for k, v in skipped.items()]
+        if options.json:  # after each case: a long run may be stopped
+            document = {**where, "rows": rows, "skipped": left_out}
+            options.json.write_text(json.dumps(document, indent=1) + "\n")
+    print(versions(rows))
+    if options.plot:
+        plot_rows(rows, where, options.plot)
+
+
+def versions(rows: list[dict]) -> str:
+    """Of whom took part."""
+    found = {row["contestant"]: row["version"] for row in rows}
+    return ", ".join(f"{who} {version}" for who, version in found.items())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """JAX: the same model, jit of whole workloads.
 
-Weights are arguments, stored as [in, out]. Greedy decoding is one call: `lax.scan` over tokens, with
-caches of fixed size as its carry. A training step is one call that donates weights and state.
+Weights are arguments, stored as [in, out]. Greedy decoding is one call: `lax.scan` over tokens,
+with caches of fixed size as its carry. A training step is one call that donates weights and state.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from workloads import BETAS, CLIP, DECAY, EPS, RATE, batch
-
 from peers.case import Case, Prepare, Run
+from workloads import BETAS, CLIP, DECAY, EPS, RATE, batch
 
 Tree = dict[str, Any]
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import onnxruntime as ort
-
 from peers.case import Case, Prepare, Run
 from peers.onnx_graph import cache_names, decode_graph, prefill_graph
 

@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 import numpy as np
+from peers.case import Case, Prepare, Run, Unsupported
 from workloads import BETAS, CLIP, DECAY, EPS, RATE, Config, batch
 
 import planish as pl
-from peers.case import Case, Prepare, Run, Unsupported
 from planish.frontend.generate import Generator
 from planish.frontend.sampling import Sampling
 

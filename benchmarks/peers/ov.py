@@ -16,9 +16,8 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino import Type
 from openvino.op.util import Variable, VariableInfo
-from workloads import Config
-
 from peers.case import Case, Prepare, Run
+from workloads import Config
 
 Node = Any  # openvino.Node
 
@@ -32,7 +31,8 @@ def contestant(case: Case, variant: str) -> Prepare:
     """Inference in both dtypes."""
     case.need("prefill", "decode")
     model = Builder(case.c, case.weights).model(case)
-    return lambda: {"prefill": prefill, "decode": decode}[case.workload](case, compiled(case, model))
+    run = {"prefill": prefill, "decode": decode}[case.workload]
+    return lambda: run(case, compiled(case, model))
 
 
 def compiled(case: Case, model: ov.Model) -> ov.InferRequest:

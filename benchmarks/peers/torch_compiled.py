@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 import torch._dynamo
 import torch._inductor.config as inductor
-
 from peers.case import Case, Prepare, Run, Unsupported
 from peers.torch_eager import model_for, prefill, train, version
 from peers.torch_gpt import GPT

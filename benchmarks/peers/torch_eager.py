@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from workloads import CLIP, batch
-
 from peers.case import Case, Prepare, Run
 from peers.torch_gpt import GPT, optimizer_of
+from workloads import CLIP, batch
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
