@@ -81,11 +81,12 @@ def dtype(name: object) -> DType:
     if isinstance(name, str) and name in DTYPES:
         return DTYPES[name]
     try:
-        wanted = np.dtype(name).newbyteorder("=")  # type: ignore[call-overload]
+        # np.dtype(None) is float64: a dtype that nobody gave is no dtype
+        wanted = np.dtype(name).newbyteorder("=") if name is not None else None  # type: ignore
     except TypeError:
         wanted = None
     for known in DTYPES.values():
-        if wanted == known.numpy:
+        if wanted is not None and wanted == known.numpy:  # NumPy says None == np.dtype("f8")
             return known
     shown = repr(name) if wanted is None else wanted
     raise DTypeError(f"dtype {shown} is not supported; supported are {', '.join(DTYPES)}")

@@ -139,6 +139,8 @@ def test_one_maximum_counts_for_all_specs() -> None:
 
 BAD_SPECS = {
     "dtype": (TypeError, lambda: pl.spec(3, "complex64"), "complex64"),
+    "no dtype": (TypeError, lambda: pl.spec(3, "f33"), "'f33' is not supported"),
+    "dtype None": (TypeError, lambda: pl.spec(3, None), "None is not supported"),
     "negative": (ValueError, lambda: pl.spec((3, -1)), "-1"),
     "float": (ValueError, lambda: pl.spec(2.5), "2.5"),
     "too large": (ValueError, lambda: pl.spec((2**40, 2**40)), "more than can be addressed"),
