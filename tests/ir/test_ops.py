@@ -10,7 +10,7 @@ import pytest
 from planish.ir import ops  # noqa: F401 - fills the op table
 from planish.ir import types as t
 from planish.ir.dims import Dim
-from planish.ir.errors import GradientError, IRError, PlanishError
+from planish.ir.errors import DTypeError, GradientError, IRError, PlanishError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
@@ -248,3 +248,15 @@ def test_attributes_are_named_when_missing() -> None:
     x = OPS["input"](name="x", type=TensorType(t.f32, (2,)))
     with pytest.raises(IRError, match="cast needs 'dtype'"):
         OPS["cast"](x)
+
+
+@pytest.mark.parametrize("dtype", [t.f16, t.bf16, t.f64], ids=str)
+def test_thresholds_are_of_f32(dtype):
+    x = OPS["input"](name="x", type=TensorType(dtype, (2, 5)))
+    with pytest.raises(DTypeError, match="kth_largest takes f32"):
+        OPS["kth_largest"](x, 3)
+    with pytest.raises(DTypeError, match="nucleus takes f32"):
+        OPS["nucleus"](x, 0.5)
+    key = OPS["input"](name="key", type=TensorType(t.u32, (2,)))
+    drawn = OPS["sample"](x, key, 1.0, 5, 1.0)  # casts
+    assert drawn.inputs[0].dtype == t.f32 and drawn.type == TensorType(t.i32, (2,))

@@ -14,7 +14,7 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.node import OPS, Node, Op, register
-from planish.ir.ops.base import Composite, as_node, const, need_float, need_int, promoted
+from planish.ir.ops.base import Composite, as_node, const, need_int, promoted
 from planish.ir.types import TensorType
 
 GREEDY_BELOW = 1e-6  # a temperature below this means the most likely token
@@ -78,7 +78,8 @@ def nucleus_by_bits(probs: np.ndarray, p: float) -> np.ndarray:
 
 
 def _check_rows(name: str, x: TensorType) -> None:
-    need_float(name, x)
+    if x.dtype != t.f32:  # whose bits the kernels search
+        raise DTypeError(f"{name} takes f32, got {x}; cast it first")
     if x.rank == 0 or x.shape[-1] == 0:
         raise ShapeError(f"{name} takes rows [..., V] with V > 0, got {x}")
 
@@ -159,17 +160,9 @@ class Sample(Composite):
         if len(operands) != 5 or not isinstance(operands[0], Node):
             raise IRError("sample takes logits, key, temperature, top_k, top_p")
         logits, key, temperature, top_k, top_p = operands
-        wide = t.promote(logits.dtype, t.f32)
-        return super().prepare(
-            (
-                as_node(logits, wide),
-                key,
-                as_node(temperature, wide),
-                top_k if isinstance(top_k, Node) else as_node(top_k, t.i32),
-                as_node(top_p, wide),
-            ),
-            attrs,
-        )
+        k = top_k if isinstance(top_k, Node) else as_node(top_k, t.i32)
+        heat, p = as_node(temperature, t.f32), as_node(top_p, t.f32)
+        return super().prepare((as_node(logits, t.f32), key, heat, k, p), attrs)
 
     def infer(
         self,
