@@ -136,10 +136,12 @@ def pull_transpose(node: Node, cut: Cut) -> tuple[Cut, ...]:
     return (tuple(cut[perm.index(a)] for a in range(len(perm))),)
 
 
-def pull_reduction(node: Node, cut: Cut) -> tuple[Cut, ...]:
+def pull_reduction(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
     """The reduced axes are needed whole"""
     axes, rest = node.attrs["axes"], iter(cut)
     if node.attrs["keep"]:
+        if any(cut[a] is not None for a in axes):  # nothing of the one element that is there
+            return None
         return (tuple(None if a in axes else c for a, c in enumerate(cut)),)
     return (tuple(None if a in axes else next(rest) for a in range(node.inputs[0].type.rank)),)
 

@@ -154,6 +154,8 @@ def slice_of_concat(node: Node) -> Node | None:
         case Node(Slice(), (Node(Concat(), parts) as whole,)):
             axis = whole.attrs["axis"]
             start, stop = node.attrs["starts"][axis], node.attrs["stops"][axis]
+            if node.attrs["steps"][axis] < 0:
+                start, stop = stop + 1, start + 1
             offset: AnySize = 0
             for x in parts:
                 if inside(start, stop, offset, offset + x.shape[axis]):
