@@ -78,6 +78,7 @@ ARITHMETIC = [
     sample("clip", clear(4), 1.0, -1.2, note=" bounds crossed"),
     sample("clip", SPECIALS, -1.0, 1.0, grad=False),
     sample("clip", ints(6), np.int32(-3), np.int32(4), **EXACT),
+    sample("clip", halves(2, 5), halves(), halves(seed=1), grad=False, **EXACT),
 ]
 
 WIDE = np.array([-1e30, -2.7, -0.0, 0.9, 127.6, 3e9, 1e19, np.inf, -np.inf, np.nan], np.float32)
@@ -165,6 +166,7 @@ REDUCTIONS = [
     *(sample(op, bools(3, 4), axes=(0,), **EXACT) for op in (*REDUCED, "any", "all")),
     *(sample(op, halves(3, 4), axes=(0,), rtol=0.02, atol=0.02) for op in (*REDUCED, "mean")),
     *(sample(op, floats(0, 3), axes=(0,)) for op in ("sum", "prod", "any", "all")),
+    *(sample(op, floats(3, 0), axes=(0,)) for op in (*REDUCED, "mean", "logsumexp")),
     *(sample(op, floats(0, 3), axes=(0,), grad=False) for op in ("mean", "var")),
     *(sample(op, floats(0, 3), axes=(1,)) for op in ("max", "min", "logsumexp")),
     *(sample(op, SPECIALS[4:], axes=(0,), grad=False) for op in (*REDUCED, "logsumexp", "mean")),

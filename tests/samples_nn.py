@@ -60,6 +60,8 @@ MATMUL = [
     sample("matmul", floats(3, 4), floats(2, 4, 3, seed=1)),
     sample("matmul", floats(1, 1), floats(1, 1, seed=1)),
     sample("matmul", floats(2, 0), floats(0, 3)),
+    sample("matmul", floats(2, 3), floats(3, 0)),
+    sample("matmul", halves(2, 0), halves(0, 3), rtol=0, atol=0),
     sample("matmul", ints(3, 4), ints(4, 2, seed=1), rtol=0, atol=0),
     sample("matmul", BYTES, BYTES[:, :3], out=t.i32, rtol=0, atol=0),
     sample("matmul", halves(3, 7), halves(7, 20, seed=1), out=t.f32, grad=False),

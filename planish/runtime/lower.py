@@ -163,6 +163,8 @@ class Lowering:
             raise UnsupportedError(f"no kernel for {label(node)}: {group.reason}")
         types = body.output_types
         outs = tuple(self.result(node, k, x) for k, x in enumerate(types))
+        if all(x.size == 0 for x in types):
+            return  # nothing to write
         self.step(node, body, operands, group, outs)
 
     def step(
@@ -231,7 +233,8 @@ class Lowering:
     ) -> tuple[Graph, tuple[Node, ...], Group]:
         """A matmul of bf16 as one of words; rows that are no words in memory are copied."""
         anchor = group.anchor
-        if anchor is None or not takes_words(anchor):
+        empty = anchor is not None and anchor.inputs[0].shape[-1] == 0  # sums over nothing
+        if anchor is None or empty or not takes_words(anchor):
             return body, operands, group
         a, b = padded(anchor.inputs[0], -1), padded(anchor.inputs[1], -2)
         read = words_in(a)

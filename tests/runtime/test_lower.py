@@ -149,6 +149,15 @@ def test_thresholds() -> None:
     check(graph, probs / probs.sum(-1, keepdims=True), np.asarray(0.7, np.float32))
 
 
+def test_concat_beside_another_result() -> None:
+    x, y = arg("x", 3, 4), arg("y", 3, 2)
+    joined = OPS["concat"](x, y, axis=1)
+    graph = Graph("body", (x, y), (joined, OPS["tanh"](joined)))
+    fused = OPS["fused"](x, y, body=graph)
+    parts = tuple(OPS["get"](fused, index=i) for i in range(2))
+    check(Graph("f", (x, y), parts), rand(3, 4), rand(3, 2))
+
+
 @pytest.mark.parametrize("pieces", [(1, 5), (32, 32, 32), (7, 1, 20)])
 def test_concat_runs_piece_by_piece(pieces: tuple[int, ...]) -> None:
     xs = [arg(f"x{i}", 3, 4, n) for i, n in enumerate(pieces)]

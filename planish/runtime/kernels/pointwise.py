@@ -25,7 +25,8 @@ def map_kernel(body: Graph, name: str, target: Target) -> Lowered:
     """The kernel of a body whose nodes are all pull shaped."""
     last = body.outputs[0]
     shape = last.shape
-    if last.op.name == "concat" and last.attrs["axis"] == len(shape) - 1 and len(shape) > 1:
+    joins = last.op.name == "concat" and last.attrs["axis"] == len(shape) - 1 and len(shape) > 1
+    if joins and len(body.outputs) == 1:
         found, nest = _joined(body, name, target, {})
         return _joined(body, name, target, nest.divisions)[0] if nest.divisions else found
     found, nest = _map(body, name, target, shape, shape)

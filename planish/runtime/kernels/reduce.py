@@ -104,7 +104,7 @@ def _columns(r: _Reduce) -> None:
     lanes = r.target.lanes(r.group.reductions[0].dtype)
     size = r.shape[-1]
     most = lanes * max(1, min(BLOCK, 1 << (SUMS // len(r.group.reductions)).bit_length() >> 1))
-    block = most if not isinstance(size, int) else min(most, _up(size, lanes))
+    block = most if not isinstance(size, int) else max(lanes, min(most, _up(size, lanes)))
     outer = r.sizes(r.kept[:-1])
     blocks = (size_expr(size) + (block - 1)) // block
     sums = r.accumulators(block)
