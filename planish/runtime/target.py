@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
+import platformdirs
 
 from planish.ir.errors import DataError, SizeError, TargetError
 from planish.ir.types import DType
@@ -162,6 +164,40 @@ def _host() -> Target:
     if "amx-bf16" in features and not _may_use_tiles():
         features = {name for name in features if not name.startswith("amx-")}
     return Target("host", triple, llvm.get_host_cpu_name(), frozenset(features))
+
+
+def cpu_name() -> str:
+    """The processor's name, as its maker spells it."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or _host().cpu
+
+
+def cache_sizes() -> tuple[int, int, int]:
+    """Bytes of a core's L1 and L2 data caches and of the L3 that it has part in."""
+    found = list(_COMMON_CACHES)
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        level, size = _read(folder / "level").strip(), _read(folder / "size").strip()
+        if level in ("1", "2", "3") and "Instruction" not in _read(folder / "type"):
+            number = size.removesuffix("K")
+            if number.isdigit() and int(number):
+                found[int(level) - 1] = int(number) << 10
+    return found[0], found[1], found[2]
+
+
+_COMMON_CACHES = (32 << 10, 1 << 20, 32 << 20)  # where the system does not tell
+
+
+def cache_folder() -> Path | None:
+    """Where planish may keep files of its own: PLANISH_CACHE, else the user's cache folder.
+
+    None where PLANISH_CACHE is off.
+    """
+    named = os.environ.get("PLANISH_CACHE", "").strip()
+    if named == "off":
+        return None
+    return Path(named) if named else Path(platformdirs.user_cache_dir("planish", appauthor=False))
 
 
 def _may_use_tiles() -> bool:

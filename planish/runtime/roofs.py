@@ -1,0 +1,254 @@
+"""Measuring the machine's roofs, with kernels of loop IR like any other, in about a second.
+
+    fma        chains of multiply-adds in registers, as many as keep the units busy
+    bf16       the same with dot products of bf16 pairs, where the target has an instruction
+    L1 ...     each thread reads a piece of its own again and again, which fits in that level
+    barrier    a step that does nothing, but for the meeting after it
+
+All are steps of one program, and the shortest time of each counts. There is no roof for dot
+products of int8: loop IR has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from planish import __version__
+from planish.ir import types as t
+from planish.ir.loops import Const, Expr, Kernel, as_index, cast, scalar
+from planish.ir.types import DType, TensorType
+from planish.runtime.kernels.nest import Nest
+from planish.runtime.memory import aligned
+from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.program import Program
+from planish.runtime.roof import LEVELS, Reading, Roof, roof_of
+from planish.runtime.target import (
+    Target,
+    cache_folder,
+    cache_sizes,
+    cpu_name,
+    memory_limit,
+    thread_count,
+)
+
+CHAINS = 12  # of an operation that takes 4 cycles, two a cycle: 8 are needed, 16 registers allow 13
+READS = 8  # vectors of a piece that are added up at once
+STEPS = 1 << 16  # links of a chain: 0.2 ms on a fast core
+VOLUME = 32 << 20  # bytes that a thread reads in a step, at least
+LARGE = 128 << 20, 256 << 20  # bytes that count as main memory: at least, at most
+TRIES = 6  # of each step in a run, but for the one that reads main memory: it takes longest
+RUNS = 3
+SECONDS = 0.4  # to spend on runs, at least: others may use the machine, too
+_HALVES = 0x3F003F00  # two bf16 of 0.5
+
+
+@cache
+def machine_roof(threads: int | None = None) -> Roof:
+    """The roof of this machine: as it was measured before, or measured now and kept."""
+    threads = thread_count(threads)
+    path = _path(threads)
+    found = _kept(path, threads) if path else None
+    return found or fresh_roof(threads)
+
+
+def fresh_roof(threads: int | None = None) -> Roof:
+    """The roof of this machine, measured now."""
+    threads = thread_count(threads)
+    roof = measured(threads, working_sets(threads))
+    if path := _path(threads):
+        _keep(path, roof)
+    return roof
+
+
+# The file in the user's cache
+
+
+def _key(threads: int) -> dict[str, object]:
+    target = Target.host()
+    return {
+        "planish": __version__, "cpu": cpu_name(), "features": target.feature_text,
+        "caches": list(cache_sizes()), "threads": threads,
+    }  # fmt: skip
+
+
+def _path(threads: int) -> Path | None:
+    folder = cache_folder()
+    digest = hashlib.sha256(json.dumps(_key(threads)).encode()).hexdigest()[:16]
+    return folder / f"roof-{digest}.json" if folder else None
+
+
+def _kept(path: Path, threads: int) -> Roof | None:
+    """What the file says, if it is about this machine and makes sense."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("key") != _key(threads):
+        return None
+    roof = roof_of(found.get("roof"))
+    return roof if roof and roof.threads == threads else None
+
+
+def _keep(path: Path, roof: Roof) -> None:
+    """Write the file in one move; a cache that cannot be written is no failure."""
+    text = json.dumps({"key": _key(roof.threads), "roof": roof.record()}, indent=1)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".roof-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(name, path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+# Measuring
+
+
+def working_sets(threads: int) -> tuple[int, ...]:
+    """Bytes of all threads together, for each of `LEVELS`: they fill half of it at most."""
+    first, second, third = cache_sizes()
+    private = max(second // 2, 2 * first)
+    shared = max(min(4 * second * threads, third // 2), 4 * private * threads)
+    least, most = LARGE
+    large = max(min(2 * third, most, memory_limit() // 8), least, 2 * shared)
+    return first // 2 * threads, private * threads, shared, large
+
+
+def measured(
+    threads: int, sizes: tuple[int, ...], steps: int = STEPS, seconds: float = SECONDS
+) -> Roof:
+    """The best of some runs of the program below; it takes `seconds` and some."""
+    target = Target.host()
+    pieces = [_piece(size, threads, target) for size in sizes]
+    plan = roof_plan(threads, pieces, target, steps)
+    data = aligned(4 * threads * max(pieces)).view(np.float32)
+    data.fill(1.0)  # memory that was never written is one page of zeros
+    words = np.full(_start(target), _HALVES, np.uint32)
+    start = np.linspace(0.1, 0.9, _start(target), dtype=np.float32)
+    bound = Program(plan, target, threads).bind(start, words, data)
+    best = dict.fromkeys([s.label for s in plan.steps], math.inf)
+    end = time.perf_counter() + seconds
+    while math.inf in best.values() or time.perf_counter() < end:
+        for step, spent in zip(plan.steps, bound.times(RUNS).min(axis=0), strict=True):
+            best[step.label] = min(best[step.label], float(spent))
+    lanes = target.lanes(t.f32)
+    chain = threads * steps * CHAINS * lanes
+    readings = []
+    for level, piece in zip(LEVELS, pieces, strict=True):
+        read = 4 * threads * piece * _rounds(piece)
+        readings.append(Reading(level, 4 * threads * piece, read / best[level]))
+    return Roof(
+        threads,
+        2 * chain / best["fma"],
+        4 * chain / best["bf16"] if target.has_bf16_dot else None,
+        tuple(readings),
+        best["barrier"] if threads > 1 else None,
+    )
+
+
+def _start(target: Target) -> int:
+    return CHAINS * target.lanes(t.f32)
+
+
+def _piece(size: int, threads: int, target: Target) -> int:
+    """Elements that each thread reads: whole turns of the reading loop."""
+    turn = READS * target.lanes(t.f32)
+    return max(1, size // (4 * threads * turn)) * turn
+
+
+def _rounds(piece: int) -> int:
+    return max(1, VOLUME // (4 * piece))
+
+
+def roof_plan(threads: int, pieces: list[int], target: Target, links: int) -> Plan:
+    """The program: a step for each roof, that of main memory last."""
+    lanes, start = target.lanes(t.f32), _start(target)
+    given = (
+        Slot("input", 0, TensorType(t.f32, (start,)), "start"),
+        Slot("input", 1, TensorType(t.u32, (start,)), "words"),
+        Slot("input", 2, TensorType(t.f32, (threads * max(pieces),)), "data"),
+    )
+    out = Slot("output", 0, TensorType(t.f32, (threads, CHAINS, lanes)), "out")
+
+    def step(name: str, kernel: Kernel, *args: Slot) -> Step:
+        return Step(kernel, (*args, out), name)
+
+    found = [step("fma", chain_kernel("fma", t.f32, out, lanes, links), given[0])]
+    if target.has_bf16_dot:
+        found.append(step("bf16", chain_kernel("dpbf16", t.u32, out, lanes, links), given[1]))
+    for level, piece in zip(LEVELS, pieces, strict=True):
+        found.append(step(level, read_kernel(level, given[2], piece, out, lanes), given[2]))
+    meet = step("barrier", _meeting_kernel(given[0], out), given[0])
+    # two meetings before each: a thread that fell asleep in the step before wakes up in the first
+    steps = [x for one in [*found[:-1] * TRIES, found[-1]] for x in (meet, meet, one)]
+    return Plan("roofs", given, (out,), (), (), tuple(steps))
+
+
+def chain_kernel(op: str, dtype: DType, out: Slot, lanes: int, steps: int) -> Kernel:
+    """start [CHAINS * lanes] -> out [threads, CHAINS, lanes]: acc = op(..., acc), many times."""
+    nest = Nest()
+    start = nest.param("start", TensorType(dtype, (CHAINS * lanes,)))
+    result = nest.output("out", out.type)
+    acc = nest.local("acc", t.f32, CHAINS, lanes)
+    with nest.loop("p", out.type.shape[0], "parallel") as p:
+        with _vectors(nest, "a", CHAINS, lanes) as (i, j):
+            # different numbers: chains that are equal would become one
+            nest.store(acc, (i, j), cast(start[i * lanes + j], t.f32))
+        with nest.loop("k", steps), _vectors(nest, "b", CHAINS, lanes) as (i, j):
+            x = nest.load(acc, i, j)
+            first, second = start[j], start[j + lanes]
+            value = scalar(op, first, x, second) if op == "fma" else scalar(op, x, first, second)
+            nest.store(acc, (i, j), value)
+        with _vectors(nest, "c", CHAINS, lanes) as (i, j):
+            nest.store(result, (p, i, j), nest.load(acc, i, j))
+    return nest.kernel(op)
+
+
+def read_kernel(name: str, data: Slot, piece: int, out: Slot, lanes: int) -> Kernel:
+    """data [threads * pieces] -> out: each thread adds up its piece, many times."""
+    nest = Nest()
+    source = nest.param("data", data.type)
+    result = nest.output("out", out.type)
+    acc = nest.local("acc", t.f32, READS, lanes)
+    with nest.loop("p", out.type.shape[0], "parallel") as p:
+        with _vectors(nest, "a", READS, lanes) as (i, j):
+            nest.store(acc, (i, j), Const(0.0, t.f32))
+        with nest.loop("r", _rounds(piece)), nest.loop("k", piece // (READS * lanes)) as k:
+            with _vectors(nest, "b", READS, lanes) as (i, j):
+                x = source[p * piece + (k * READS + i) * lanes + j]
+                nest.store(acc, (i, j), nest.load(acc, i, j) + x)
+        with _vectors(nest, "c", READS, lanes) as (i, j):
+            nest.store(result, (p, i, j), nest.load(acc, i, j))
+    return nest.kernel(f"read_{name}")
+
+
+@contextmanager
+def _vectors(nest: Nest, tag: str, count: int, lanes: int) -> Iterator[tuple[Expr, Expr]]:
+    """Loops over a tile of registers."""
+    with nest.loop(f"i{tag}", count, "unroll") as i:
+        with nest.loop(f"j{tag}", lanes, "vector", lanes) as j:
+            yield i, j
+
+
+def _meeting_kernel(start: Slot, out: Slot) -> Kernel:
+    """Next to nothing."""
+    nest = Nest()
+    source = nest.param("start", start.type)
+    result = nest.output("out", out.type)
+    zero = as_index(0)
+    nest.store(result, (zero, zero, zero), source[zero])
+    return nest.kernel("meeting")

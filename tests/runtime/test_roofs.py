@@ -1,0 +1,117 @@
+"""Roofs: what is measured makes sense, and what is read from a file is not believed as it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.ir import types as t
+from planish.ir.types import TensorType
+from planish.runtime import roofs
+from planish.runtime.cost import kernel_cost
+from planish.runtime.plan import Slot
+from planish.runtime.roof import LEVELS, Reading, Roof, roof_of
+from planish.runtime.target import Target, cache_sizes, cpu_name
+from tests.runtime import native
+
+ROOF = Roof(
+    2, 200e9, 400e9,
+    (Reading("L1", 1 << 15, 400e9), Reading("L2", 1 << 20, 200e9), Reading("L3", 1 << 24, 100e9),
+     Reading("DRAM", 1 << 28, 50e9)), 1e-7,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_small_measurement(threads: int) -> None:
+    sizes = tuple(threads * x for x in (1 << 12, 1 << 14, 1 << 16, 1 << 18))
+    found = roofs.measured(threads, sizes, steps=16, seconds=0)
+    assert roof_of(json.loads(json.dumps(found.record()))) == found
+    assert tuple(x.level for x in found.readings) == LEVELS
+    assert tuple(x.size for x in found.readings) == sizes
+    assert (found.barrier is None) == (threads == 1)
+    assert (found.bf16 is None) != Target.host().has_bf16_dot
+
+
+def test_working_sets_grow() -> None:
+    for threads in (1, 2, 64):
+        sizes = roofs.working_sets(threads)
+        assert list(sizes) == sorted(set(sizes)) and sizes[-1] >= 128 << 20
+    assert cache_sizes()[0] >= 1024 and cpu_name()
+
+
+OUT = Slot("output", 0, TensorType(t.f32, (2, roofs.CHAINS, 16)), "out")
+
+
+@pytest.mark.parametrize(("op", "dtype"), [("fma", t.f32), ("dpbf16", t.u32)])
+def test_chains_are_what_they_are_counted_for(op: str, dtype: t.DType) -> None:
+    kernel = roofs.chain_kernel(op, dtype, OUT, 16, 5)
+    links = 2 * 5 * roofs.CHAINS * 16
+    cost = kernel_cost(kernel, {})
+    assert cost.flops == links * (2 if op == "fma" else 4)
+    start = np.linspace(0.1, 0.9, roofs.CHAINS * 16).astype(np.float32)
+    words = start if dtype == t.f32 else start.view(np.uint32)
+    native.check(kernel, words, np.zeros((2, roofs.CHAINS, 16), np.float32), rtol=1e-5)
+
+
+def test_a_reader_reads_all_of_its_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = 2 * roofs.READS * 16
+    monkeypatch.setattr(roofs, "VOLUME", 3 * 4 * piece)
+    data = Slot("input", 0, TensorType(t.f32, (2 * piece,)), "data")
+    kernel = roofs.read_kernel("L1", data, piece, OUT, 16)
+    x = np.arange(2 * piece, dtype=np.float32)
+    _, out = native.check(kernel, x, np.zeros((2, roofs.CHAINS, 16), np.float32))
+    np.testing.assert_allclose(out.sum((1, 2)), 3 * x.reshape(2, -1).sum(1))
+
+
+def test_time_under_the_roof() -> None:
+    assert ROOF.bandwidth(10) == 400e9 and ROOF.bandwidth(1 << 40) == 50e9
+    assert ROOF.bandwidth(1 << 22) == pytest.approx(200e9 / math.sqrt(2))
+    assert ROOF.seconds(200e9, 0, []) == 1 == ROOF.seconds(400e9, 400e9, [])
+    assert replace(ROOF, bf16=None).seconds(400e9, 400e9, []) == 2
+    assert ROOF.seconds(200e9, 0, [(10**12, 10), (10**12, 1 << 40)]) == 2.5 + 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fma": -1.0}, {"fma": math.nan}, {"fma": 1e30}, {"fma": "fast"}, {"fma": True},
+        {"bf16": 0.0}, {"threads": 0}, {"threads": 1.5}, {"barrier": None}, {"barrier": 9.0},
+        {"readings": []}, {"readings": 7}, {"more": 1},
+        {"readings": [{"level": "L1", "size": 1, "speed": 1e9}] * 4},
+    ],
+)  # fmt: skip
+def test_records_that_make_no_sense(change: dict) -> None:
+    good = json.loads(json.dumps(ROOF.record()))
+    assert roof_of(good) == ROOF
+    assert roof_of({**good, **change}) is None
+    assert roof_of(list(good)) is None
+
+
+def test_a_roof_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(roofs, "thread_count", lambda wanted: wanted)
+    made = []
+
+    def measure(threads: int, sizes: object) -> Roof:
+        made.append(threads)
+        return ROOF
+
+    monkeypatch.setattr(roofs, "measured", measure)
+    find = roofs.machine_roof.__wrapped__
+    assert find(2) == find(2) == ROOF and made == [2]
+    (path,) = (tmp_path / "cache").iterdir()
+    good = path.read_text()
+    for bad in ("", "{}", "[" * 99999, "\0", good.replace("200000000000.0", "-1.0"),
+                good.replace(cpu_name(), "another")):  # fmt: skip
+        path.write_text(bad)
+        assert find(2) == ROOF and path.read_text() == good
+    assert made == [2] * 7
+    monkeypatch.setenv("PLANISH_CACHE", "off")
+    assert find(2) == ROOF and made == [2] * 8
+    monkeypatch.setenv("PLANISH_CACHE", str(path / "a file is no folder"))
+    assert find(2) == ROOF
