@@ -18,7 +18,10 @@ from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
+from planish.runtime.profile import Profile
 from planish.runtime.program import Program
+from planish.runtime.roof import Roof
+from planish.runtime.roofs import machine_roof
 from planish.runtime.target import Target
 
 
@@ -37,6 +40,15 @@ class Compiled(Program):
         bound = self.bind(*given, out=out)
         bound.run()
         return restore(self.treedef, bound.outputs)
+
+    def profile(self, *arrays: Any, repeat: int = 10, roof: Roof | None = None) -> Profile:
+        """The time of each step, with FLOPs, bytes, and percent of what the machine allows.
+
+        `roof` is that of `machine_roof`, measured in about a second and then kept in the user's
+        cache. Donated arguments are updated `repeat` + 1 times.
+        """
+        given = flat_arguments(arrays, len(self.plan.inputs))
+        return super().profile(*given, repeat=repeat, roof=roof or machine_roof(self.threads))
 
 
 def compile(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from planish.ir.dims import value
 from planish.ir.errors import DataError, TargetError, TokenError
 from planish.ir.loops import Kernel
 from planish.runtime import report
@@ -21,6 +20,8 @@ from planish.runtime.llvm import Library, assembly_text, compile_text, optimised
 from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, storage
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.pool import POOLS, ProcessLock
+from planish.runtime.profile import Profile, plan_work, profile
+from planish.runtime.roof import Roof
 from planish.runtime.sizes import element_count
 from planish.runtime.target import Target, need_memory, thread_count
 
@@ -110,9 +111,12 @@ class Program:
         """A table of the steps: label, kernel, what it writes, bytes it touches."""
         return report.explain(self.plan, self.symbols, self.barriers, self.threads)
 
-    def profile(self, *arrays: object, repeat: int = 10) -> report.Profile:
-        """The time of each step; donated arguments are updated `repeat` times."""
-        return self.bind(*arrays).profile(repeat)
+    def profile(self, *arrays: object, repeat: int = 10, roof: Roof | None = None) -> Profile:
+        """The time of each step, FLOPs, bytes, and their share of what `roof` allows.
+
+        Donated arguments are updated `repeat` + 1 times.
+        """
+        return self.bind(*arrays).profile(repeat, roof)
 
 
 def _scratch_bytes(kernel: Kernel, binding: dict[str, int]) -> int:
@@ -178,8 +182,7 @@ class Bound:
         return self.outputs[0] if len(self.outputs) == 1 else self.outputs
 
     def _run(self, repeat: int) -> None:
-        if not isinstance(repeat, int) or repeat < 1:
-            raise DataError(f"repeat must be a whole number of at least 1, got {repeat!r}")
+        _check_repeat(repeat)
         with self.program._lock:
             chunk = 1
             while repeat > 0:
@@ -206,25 +209,52 @@ class Bound:
         plan = self.program.plan
         raise TokenError(token_message(plan, site, index, bound, self.arguments.arrays))
 
-    def profile(self, repeat: int = 10) -> report.Profile:
-        """Run `repeat` times, noting the time of each step."""
-        steps = len(self.program.plan.steps)
-        ticks = np.zeros(steps + 1, np.int64)
-        self._run(1)
-        self._call[7] = address(ticks)
+    def times(self, repeat: int = 10, before: Callable[[], object] | None = None) -> np.ndarray:
+        """Seconds of each step in each of `repeat` runs, after one run to warm up.
+
+        `before` is called before each run, to set donated arguments back.
+        """
+        _check_repeat(repeat)
+        plan, target = self.program.plan, self.program.target
+        ticks = np.zeros((repeat + 1, len(plan.steps) + 1), np.int64)
+        clocks = np.zeros(repeat + 1)
         try:
-            seconds = report.timed(lambda: self._run(repeat))
+            for number, row in enumerate(ticks):
+                if before is not None:
+                    before()
+                self._call[7] = address(row)
+                self._run(1)
+                clocks[number] = time.perf_counter()
+                if number == 0:
+                    time.sleep(COUNTING)
         finally:
             self._call[7] = 0
-        if steps and not ticks[1:].any():
-            raise TargetError(f"{self.program.target.arch} has no counter to profile with")
-        sizes = [self._step_bytes(step.args) for step in self.program.plan.steps]
-        return report.profile(self.program.plan, ticks[1:], seconds, repeat, sizes)
+        passed = int(ticks[-1, 0] - ticks[0, 0])  # when the last step of a run ended
+        if plan.steps and passed <= 0:
+            raise TargetError(f"{target.arch} has no counter to profile with")
+        return ticks[1:, 1:] * ((clocks[-1] - clocks[0]) / max(1, passed))
 
-    def _step_bytes(self, slots: Sequence[Slot]) -> int:
-        binding = self.arguments.binding
-        return sum(value(s.type.size, binding) * s.type.dtype.itemsize for s in slots)
+    def profile(
+        self, repeat: int = 10, roof: Roof | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> Profile:  # fmt: skip
+        """The time of each step, the median of `repeat` runs, and what it does in that time."""
+        if before is not None:
+            before()
+        program, binding = self.program, self.arguments.binding
+        memory = program.memory if program.memory.fixed else plan_memory(program.plan, binding)
+        work = plan_work(program.plan, memory, self.arguments.arrays, binding)
+        seconds = np.median(self.times(repeat, before), axis=0)
+        return profile(program.plan, work, seconds, roof, program.threads)
 
+
+def _check_repeat(repeat: int) -> None:
+    if not isinstance(repeat, int) or repeat < 1:
+        raise DataError(f"repeat must be a whole number of at least 1, got {repeat!r}")
+
+
+# Seconds in which the processor's counter is compared with the clock
+COUNTING = 0.01
 
 # A signal is seen between native calls.
 NATIVE_SECONDS = 0.05

@@ -1,12 +1,8 @@
-"""What a program tells about itself: its steps, and the time that each takes."""
+"""What a program tells about itself: its steps. `profile` has the time that each takes."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Sequence
 
 from planish.ir.dims import upper
 from planish.runtime.plan import Plan, Slot, Step
@@ -21,7 +17,7 @@ def explain(plan: Plan, symbols: Sequence[str], barriers: Sequence[bool], thread
         meet = "yes" if barriers[number] else ""
         rows.append((str(number), step.label, symbol, written, size, meet))
     title = f"{plan.name}: {len(plan.steps)} steps, {len(set(symbols))} kernels, {threads} threads"
-    return "\n".join([title, *_aligned(rows)])
+    return "\n".join([title, *aligned_rows(rows)])
 
 
 def _written(step: Step) -> list[Slot]:
@@ -39,56 +35,10 @@ def _bytes(slots: Sequence[Slot]) -> str:
     return f"{total:,}"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned_rows(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table as lines of text."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A step of a profile: seconds of one run, and the bytes of its arguments."""
-
-    label: str
-    kernel: str
-    seconds: float
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """The time of each step, in order; `seconds` is that of a whole run."""
-
-    rows: tuple[Row, ...]
-    seconds: float
-
-    def __str__(self) -> str:
-        table = [("label", "kernel", "us", "%", "GB/s")]
-        for row in sorted(self.rows, key=lambda row: -row.seconds):
-            share = 100 * row.seconds / self.seconds if self.seconds else 0.0
-            speed = row.bytes / row.seconds / 1e9 if row.seconds else 0.0
-            table.append(
-                (row.label, row.kernel, f"{1e6 * row.seconds:.1f}", f"{share:.1f}", f"{speed:.1f}")
-            )
-        return "\n".join([f"{1e6 * self.seconds:.1f} us a run", *_aligned(table)])
-
-
-def timed(work: Callable[[], None]) -> float:
-    """Seconds that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def profile(
-    plan: Plan, ticks: np.ndarray, seconds: float, repeat: int, sizes: Sequence[int]
-) -> Profile:
-    """Ticks of a counter as seconds: all of them together took `seconds`."""
-    second = seconds / max(1, int(ticks.sum())) / repeat
-    rows = tuple(
-        Row(step.label, step.kernel.name, int(count) * second, size)
-        for step, count, size in zip(plan.steps, ticks, sizes, strict=True)
-    )
-    return Profile(rows, seconds / repeat)

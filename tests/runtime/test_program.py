@@ -294,7 +294,7 @@ def test_reports() -> None:
     assert "add0" in lines[2] and "f32[B, 4096]" in lines[2]
     profile = program.profile(rand(64, 4096), repeat=3)
     assert [row.label for row in profile.rows] == ["add0", "add1", "add2"]
-    assert sum(row.seconds for row in profile.rows) == pytest.approx(profile.seconds)
+    assert all(row.flops == 64 * 4096 and row.of_roof is None for row in profile.rows)
     assert "add1" in str(profile) and "us a run" in str(profile)
     assert "arena" in str(program.memory)
     assert "define" in program.llvm_ir and "planish_main" in program.assembly
