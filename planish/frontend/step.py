@@ -152,12 +152,12 @@ class Native:
         threads: int | None,
     ):  # fmt: skip
         self.program = compile(graph, pipeline=pipeline, threads=threads)
-        self._bound = self.program.bind(*arrays)
+        self.bound = self.program.bind(*arrays)
 
     def run(self) -> tuple[np.ndarray, ...]:
         """The outputs; one native call. Donated arrays are updated in place."""
-        self._bound.run()
-        return self._bound.outputs
+        self.bound.run()
+        return self.bound.outputs
 
 
 class Interpreted:
