@@ -5,8 +5,9 @@
         vector[N] j in N:
           acc[i, j] = dpbf16(select(k == 0, 0.0, acc[i, j]), a[.. i, k], b[.. k, j])
 
-K is a multiple of 16, N of 16. As in any loop the sum starts with 0 at k = 0; what the kind permits
-is another order: steps of 16 words are added up apart, upper and lower halves apart, too.
+K is a multiple of 16 and looks it (n, or x * n); so is N. As in any loop the sum starts with 0 at
+k = 0; what the kind permits is another order: steps of 16 words are added up apart, upper and lower
+halves apart, too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Matrix:
     k: Var
     i: Var | None
     j: Var
-    depth: int
+    depth: Expr
     rows: Expr
     columns: int
     store: Store
@@ -52,13 +53,17 @@ def matrix_parts(loop: For) -> Matrix | None:
             pass
         case _:
             return None
-    depth = loop.extent
-    if not isinstance(depth, Const) or int(depth.value) % SIDE or int(columns) % SIDE:
+    match loop.extent:
+        case Const(depth) | Scalar("mul", (_, Const(depth))) if int(depth) % SIDE == 0:
+            pass
+        case _:
+            return None
+    if int(columns) % SIDE:
         return None
     match value:
         case Scalar("dpbf16", (_, Load() as a, Load() as b)):
             wanted = matrix_step(loop.var, Load(buffer, place), a, b)
             if value == wanted and {x.buffer.dtype for x in (a, b)} == {t.u32}:
-                found = (loop.var, i, j, int(depth.value), rows, int(columns))
+                found = (loop.var, i, j, loop.extent, rows, int(columns))
                 return Matrix(*found, store, a, b)
     return None

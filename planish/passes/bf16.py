@@ -8,8 +8,9 @@ becomes
     %1 = cast(%w, dtype=bf16) : bf16[4, 8]
     %2 = matmul(%0, %1, out=f32) : f32[2, 8]
 
-Sums stay f32, as does all that is no product with a weight. `fold` then stores the weight as bf16,
-`simplify` lets attention, and fusion any other kernel, write an activation as bf16. Where rows are
+Sums stay f32, as does all that is neither a product with a weight nor attention without a cache.
+`fold` then stores the weight as bf16, `simplify` lets attention, and fusion any other kernel, write
+an activation as bf16. Where rows are
 taken from such a weight (a token table that is the head, too), they are taken from the bf16 array,
 so that the other one need not be kept.
 
@@ -26,8 +27,11 @@ from planish.ir import types as t
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.arithmetic import cast
+from planish.ir.ops.attention import attention
 from planish.ir.ops.linalg import matmul
 from planish.passes.rewrite import rewritten
+
+STORED = ("input", "param", "update_slice")  # rounding these would pass over them in every run
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class Bf16:
         narrow: dict[Node, Node] = {}
 
         def rounded(x: Node) -> Node:
-            """`x` as bf16; a weight or attention is cast below its views."""
+            """`x` as bf16; what is viewed is cast, not the view."""
             if x not in narrow:
-                viewed = x.op.kind == "view" and viewed_of(x).op.name in ("param", "attention")
+                viewed = x.op.kind == "view"
                 source = (rounded(x.inputs[0]),) if viewed else (x,)
                 narrow[x] = x.with_inputs(source) if viewed else cast(x, dtype=t.bf16)
             return narrow[x]
@@ -51,6 +55,9 @@ class Bf16:
         def step(node: Node) -> Node:
             if self.weight_of(node) is not None:
                 return matmul(*map(rounded, node.inputs), out=t.f32)
+            if is_computed_attention(node):
+                operands = (*map(rounded, node.inputs[:3]), *node.inputs[3:])
+                return attention(*operands, **{**node.attrs, "out": t.f32})
             if node.op.name == "take" and weight(node.inputs[0]) in wanted:
                 table, places = node.inputs
                 return cast(node.with_inputs((rounded(table), places)), dtype=t.f32)
@@ -70,6 +77,13 @@ def weight(x: Node) -> Node | None:
     """The weight that `x` is a view of."""
     found = viewed_of(x)
     return found if found.op.name == "param" else None
+
+
+def is_computed_attention(node: Node) -> bool:
+    """Whether `node` is attention in f32 whose keys and values are not kept in a cache."""
+    if node.op.name != "attention" or {x.dtype for x in (node, *node.inputs[:3])} != {t.f32}:
+        return False
+    return {viewed_of(x).op.name for x in node.inputs[:3]}.isdisjoint(STORED)
 
 
 def viewed_of(x: Node) -> Node:

@@ -135,6 +135,39 @@ def test_sums_of_bf16_are_rounded_once() -> None:
     run(Graph("f", (a, b), (OPS["matmul"](a, b),)), Target.host(), halves(3, 300), halves(300, 5))
 
 
+# batch, heads, groups of keys, queries, keys, width, width of values, causal, by time
+ATTENTION = [
+    (1, 2, 2, 5, 5, 32, 32, True, False),
+    (2, 4, 2, 33, 33, 32, 48, True, True),
+    (1, 2, 1, 40, 70, 64, 64, True, True),
+    (1, 1, 1, 64, 64, 64, 16, False, False),
+    (1, 2, 2, 4, 100, 32, 20, True, False),
+    (1, 2, 2, 70, 40, 32, 64, True, True),
+    (1, 1, 1, 16, 8, 48, 48, True, True),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_attention_of_bf16(name: str) -> None:
+    """Weights of values are rounded to bf16 by the matrix unit, and kept as f32 elsewhere."""
+    inputs, outputs, arrays = [], [], []
+    for i, (b, h, g, n, m, d, e, causal, by_time) in enumerate(ATTENTION):
+        shapes = ((b, h, n, d), (b, g, m, d), (b, g, m, e))
+        operands = [leaf("input", f"{x}{i}", *s) for x, s in zip("qkv", shapes, strict=True)]
+        inputs += operands
+        arrays += [halves(*s) for s in shapes]
+        attrs = {"causal": causal, "out": t.f32, "time_first": by_time}
+        outputs.append(OPS["attention"](*operands, **attrs))
+    graph = Graph("many", tuple(inputs), tuple(outputs))
+    target = here(name)
+    plan = lower(graph, target)
+    for x, y in zip(Program(plan, threads=2)(*arrays), evaluate(graph, *arrays), strict=True):
+        np.testing.assert_allclose(x, y, 0, 4e-3 * np.abs(y).max())
+    small = Graph("one", tuple(inputs[:3]), (outputs[0],))
+    (x,), (y,) = run_plan(lower(small, target), *arrays[:3]), evaluate(small, *arrays[:3])
+    np.testing.assert_allclose(x, y, 0, 4e-3 * np.abs(y).max())
+
+
 @pytest.fixture(scope="module")
 def model() -> pl.TinyGPT:
     return pl.TinyGPT(

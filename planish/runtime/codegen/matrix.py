@@ -35,19 +35,31 @@ class Matrices:
         self._prepare()
         result = Load(m.store.buffer, m.store.index)
         places = [self._place(m, x) for x in (m.a, m.b, result)]
-        rows = self.code.uniform(m.rows)
-        count, wide = self.code.registers.scalar(rows), m.columns // SIDE
-        if rows.constant is not None:
-            self._product(m.depth, places, count, 1 + (rows.constant > SIDE), wide)
-            return
-        labels = [self.writer.name(x) for x in ("one", "two", "done")]
-        many = self.writer.op(f"icmp sgt i64 {count}, {SIDE}")
-        self.writer.do(f"br i1 {many}, label %{labels[1]}, label %{labels[0]}")
-        for high in (1, 2):
-            self.writer.label(labels[high - 1])
-            self._product(m.depth, places, count, high, wide)
-            self.writer.do(f"br label %{labels[2]}")
-        self.writer.label(labels[2])
+        sizes = self.code.uniform(m.rows), self.code.uniform(m.depth)
+        rows, depth = map(self.code.registers.scalar, sizes)
+        done = self.writer.name("done")
+        for size in sizes:
+            if size.constant is None:
+                self._skip(self.code.registers.scalar(size), 0, done)
+            elif size.constant <= 0:
+                return
+        wide, height = m.columns // SIDE, sizes[0].constant
+        if height is None:
+            many = self.writer.name("many")
+            self._skip(rows, SIDE, many, more=True)
+            self._product(depth, places, rows, 1, wide)
+            self.writer.do(f"br label %{done}")
+            self.writer.label(many)
+        self._product(depth, places, rows, 1 + (height is None or height > SIDE), wide)
+        self.writer.do(f"br label %{done}")
+        self.writer.label(done)
+
+    def _skip(self, size: str, bound: int, label: str, more: bool = False) -> None:
+        """Go to `label` unless `size` is above `bound`; with `more`, if it is."""
+        after = self.writer.name("some")
+        test = self.writer.op(f"icmp {'sle' if more else 'sgt'} i64 {size}, {bound}")
+        self.writer.do(f"br i1 {test}, label %{after}, label %{label}")
+        self.writer.label(after)
 
     def close(self) -> None:
         """At the end of the function: tiles in use would make switching threads slow."""
@@ -101,7 +113,7 @@ class Matrices:
         return found
 
     def _product(
-        self, depth: int, places: list[tuple[str, str]], count: str, high: int, wide: int
+        self, depth: str, places: list[tuple[str, str]], count: str, high: int, wide: int
     ) -> None:
         """`high` times `wide` tiles of the result, over the whole depth."""
         writer, (a, b, c) = self.writer, places
@@ -128,7 +140,7 @@ class Matrices:
                 self._tile("tdpbf16ps", "void", 2 * y + x, A + y, B + x)
         writer.do(f"{following} = add nuw nsw i64 {k}, {SIDE}")
         again = writer.op(f"icmp slt i64 {following}, {depth}")
-        writer.do(f"br i1 {again}, label %{head}, label %{done}{writer.often(depth // SIDE)}")
+        writer.do(f"br i1 {again}, label %{head}, label %{done}")
         writer.label(done)
         lowers = [c[0]] + [self._below(*c)] * (high - 1)
         for y, x in tiles:

@@ -20,13 +20,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, select, size_expr
 from planish.ir.node import Node
+from planish.ir.ops.linalg import sums_in
+from planish.runtime.kernels.attention_matrix import matrix_kernel, takes_matrix
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.rows import lane_width
+from planish.runtime.kernels.visible import visible
 from planish.runtime.target import Target
 
 FEW = 4  # queries for which transposing the keys does not pay
@@ -38,6 +40,8 @@ def attention_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lo
     queries = anchor.inputs[0].shape[2]
     if isinstance(queries, int) and queries < FEW:
         return row_kernel(body, anchor, name, target)
+    if takes_matrix(body, anchor, target):
+        return matrix_kernel(body, anchor, name, target)
     return tile_kernel(body, anchor, name, target)
 
 
@@ -48,14 +52,14 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     pull.declare()
     out = nest.output("out0", anchor.type)
     q, k, v = anchor.inputs[:3]
-    dtype = q.dtype
+    dtype = sums_in(q.dtype)
     _, heads, _, depth = q.shape
     groups, keys = k.shape[1], k.shape[2]
     lanes = target.lanes(dtype)
     with nest.loop("p", product(q.shape[:-1]), "parallel") as p:
         b, h, row = unflatten(p, q.shape[:-1])
         group = h if groups == heads else h // (heads // groups)
-        seen = nest.let(_visible(anchor, pull, row))
+        seen = nest.let(visible(anchor, pull, row))
         score = nest.local("score", dtype, keys)
         most, total, dot = (nest.local(n, dtype, 1) for n in ("most", "total", "dot"))
         low, zero = Const(float("-inf"), dtype), Const(0.0, dtype)
@@ -66,7 +70,7 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
         with nest.loop("j", seen) as j:
             nest.store(dot, first, zero)
             with nest.loop("d", depth, "vector", wide) as d:
-                x = pull(q, (b, h, row, d)) * pull(k, (b, group, j, d))
+                x = cast(pull(q, (b, h, row, d)), dtype) * cast(pull(k, (b, group, j, d)), dtype)
                 nest.accumulate(dot, first, "add", x)
             nest.store(score, (j,), nest.load(dot, 0) * float(anchor.attrs["scale"]))
         with nest.loop("jm", seen, "vector", lanes) as j:
@@ -84,20 +88,6 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     return lowered(nest, pull, name)
 
 
-def _visible(anchor: Node, pull: Pull, row: Expr) -> Expr:
-    """How many keys query `row` sees: all, or those up to its own position, at most S."""
-    t_, s = anchor.inputs[0].shape[2], anchor.inputs[1].shape[2]
-    keys = size_expr(s)
-    if not anchor.attrs["causal"]:
-        return keys
-    if len(anchor.inputs) > 3:
-        offset = cast(pull(anchor.inputs[3], ()), t.i64)
-    else:
-        offset = size_expr(s - t_)
-    # a query before the first key sees none
-    return scalar("max", minimum(offset + row + 1, keys), as_index(0))
-
-
 @dataclass(frozen=True)
 class _Weights:
     """The unscaled weights of the keys that a query sees, and their common factor."""
@@ -111,15 +101,16 @@ def _values(
     nest: Nest, pull: Pull, v: Node, head: Index, out: Buffer, place: Index, w: _Weights, lanes: int
 ) -> None:
     """Pass 3: the weighted sum of the visible rows of v, in registers, scaled and stored."""
-    depth, zero = v.shape[-1], Const(0.0, v.dtype)
+    depth, dtype = v.shape[-1], w.score.dtype
     wide = lane_width(depth, lanes, True)
-    acc = nest.local("acc", v.dtype, depth)
+    acc = nest.local("acc", dtype, depth)
     with nest.loop("d0", depth, "vector", wide) as d:
-        nest.store(acc, (d,), zero)
+        nest.store(acc, (d,), Const(0.0, dtype))
     with nest.loop("jv", w.seen) as j:
         weight = nest.let(nest.load(w.score, j), here=True)
         with nest.loop("d1", depth, "vector", wide) as d:
-            value = scalar("fma", weight, pull(v, (*head, j, d)), nest.load(acc, d))
+            x = cast(pull(v, (*head, j, d)), dtype)
+            value = scalar("fma", weight, x, nest.load(acc, d))
             nest.store(acc, (d,), value)
     with nest.loop("d2", depth, "vector", wide) as d:
         nest.store(out, (*place, d), cast(nest.load(acc, d) * w.factor, out.dtype))
@@ -150,7 +141,7 @@ class _Tile:
     ):
         self.nest, self.pull, self.anchor, self.query, self.head = nest, pull, anchor, query, head
         self.q, self.k, self.v = anchor.inputs[:3]
-        self.dtype = self.q.dtype
+        self.dtype = sums_in(self.q.dtype)
         self.queries, self.depth = self.q.shape[2], self.q.shape[3]
         self.keys, self.width = self.k.shape[2], self.v.shape[3]
         self.lanes = target.lanes(self.dtype)
@@ -170,7 +161,7 @@ class _Tile:
 
     def seen(self, row: Expr) -> Expr:
         """How many keys query `row` sees; that of the last one beyond the end."""
-        return _visible(self.anchor, self.pull, self.clamp(row))
+        return visible(self.anchor, self.pull, self.clamp(row))
 
     def clamp(self, row: Expr) -> Expr:
         """`row`, or the last one."""
@@ -185,9 +176,8 @@ class _Tile:
         with nest.loop("kb", blocks) as kb, nest.loop("kd", self.depth) as d:
             with nest.loop("kj", self.block, "vector", self.block) as j:
                 key = minimum(kb * self.block + j, last)
-                nest.store(
-                    self.kt, (d, kb * self.block + j), self.pull(self.k, (*self.head, key, d))
-                )
+                value = cast(self.pull(self.k, (*self.head, key, d)), self.dtype)
+                nest.store(self.kt, (d, kb * self.block + j), value)
 
     def run(self, first: Expr, out: Buffer) -> None:
         """The queries first .. first + MR - 1."""
@@ -216,7 +206,7 @@ class _Tile:
                 nest.store(acc, (i, j), zero)
             with nest.loop("d", self.depth) as d:
                 for r, row in enumerate(rows):
-                    q = self.pull(self.q, (*self.query, row, d))
+                    q = cast(self.pull(self.q, (*self.query, row, d)), self.dtype)
                     with self._keys() as j:
                         k = nest.load(self.kt, d, jb * self.block + j)
                         nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
@@ -256,7 +246,7 @@ class _Tile:
             for r in range(self.mr):
                 weight = nest.let(nest.load(self.score, r, j), here=True)
                 with self._values() as e:
-                    v = self.pull(self.v, (*self.head, j, e))
+                    v = cast(self.pull(self.v, (*self.head, j, e)), self.dtype)
                     nest.store(
                         acc, (as_index(r), e), scalar("fma", weight, v, nest.load(acc, r, e))
                     )

@@ -22,6 +22,12 @@ from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
 
 
+def word(low: Expr, high: Expr) -> Expr:
+    """The word that two bf16 make."""
+    lower, upper = (bitcast(cast(x, t.f32), t.u32) for x in (low, high))
+    return upper | lower >> 16
+
+
 class Pair(Elementwise):
     """The word that two bf16 make, the first one in its lower half. Only lowering makes it."""
 
@@ -40,8 +46,7 @@ class Pair(Elementwise):
         return lower | upper.astype(np.uint32) << np.uint32(16)
 
     def scalar(self, low: Expr, high: Expr, **attrs: Any) -> Expr:
-        lower, upper = (bitcast(cast(x, t.f32), t.u32) for x in (low, high))
-        return upper | lower >> 16
+        return word(low, high)
 
 
 def _in_place(low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
