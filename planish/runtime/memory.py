@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planish.ir.dims import upper, value
+from planish.ir.dims import symbols, upper, value
 from planish.ir.errors import IRError
 from planish.ir.loops import Load, Store, walk
 from planish.runtime.plan import Plan, Slot, Step
@@ -42,7 +42,8 @@ class Memory:
     """The memory plan of a program. `peak` is the most that is alive at once: a lower bound.
 
     `fixed` says that the offsets hold for every binding of the symbolic dimensions; where a
-    dimension has no maximum they hold for `binding` only.
+    dimension has no maximum they hold for `binding` only. Without one, the temporaries that grow
+    with the dimensions `open` count as nothing.
     """
 
     lives: tuple[Life, ...]
@@ -50,9 +51,12 @@ class Memory:
     peak: int
     params: int
     fixed: bool
+    open: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         needed = f"arena {self.arena:,} bytes, at least {self.peak:,} needed"
+        if self.open:
+            needed += f", and what grows with {', '.join(self.open)}, which has no maximum"
         rows = [f"{needed}; weights {self.params:,} bytes"]
         for x in sorted(self.lives, key=lambda x: (x.first, x.offset)):
             rows.append(f"  {x.offset:>12,} +{x.bytes:<12,} steps {x.first}-{x.last}  {x.name}")
@@ -75,7 +79,9 @@ def plan_memory(plan: Plan, binding: Mapping[str, int] | None = None) -> Memory:
         for slot, size, span, offset in zip(plan.temps, sizes, spans, offsets, strict=True)
     )
     arena = max((x.offset + x.bytes for x in lives), default=0)
-    return Memory(lives, arena, _peak(lives, len(plan.steps)), _param_bytes(plan), fixed)
+    free = symbols(*(slot.type.size for slot in plan.temps)) if binding is None else ()
+    open_ = tuple(s.name for s in free if s.max is None)
+    return Memory(lives, arena, _peak(lives, len(plan.steps)), _param_bytes(plan), fixed, open_)
 
 
 def _param_bytes(plan: Plan) -> int:

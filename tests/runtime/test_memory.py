@@ -32,6 +32,9 @@ def test_without_a_maximum_the_binding_counts() -> None:
     plan = chain(3, rows=Dim("N"))
     assert not plan_memory(plan).fixed
     assert plan_memory(plan, {"N": 100}).arena == 2 * 100 * 40 * 4
+    told, bound = str(plan_memory(plan)), str(plan_memory(plan, {"N": 100}))
+    assert "and what grows with N, which has no maximum; weights" in told.splitlines()[0]
+    assert "grows" not in bound
 
 
 @settings(max_examples=60, deadline=None)
