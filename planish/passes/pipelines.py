@@ -101,5 +101,5 @@ def pipeline(named: str | Pipeline) -> Pipeline:
     if named in PIPELINES:
         return PIPELINES[named]
     if named.isidentifier() and named not in PASSES:
-        raise ParseError(unknown("pipeline or pass", named, [*PIPELINES, *PASSES]))
+        raise ParseError(unknown("pipeline or pass", named, list({**PIPELINES, **PASSES})))
     return Pipeline.parse(named)

@@ -285,3 +285,16 @@ def test_ctrl_c_ends_with_130_and_saves(text: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert error.decode().split("\n") == ["", "planish: interrupted", ""]
     assert load_model(out)[0].config["max_seq_len"] == 16
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: planish") and "  train " in out and err == ""
+
+
+def test_an_unknown_target_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANISH_TARGET", "vax")
+    assert "unknown target 'vax'; known are host" in failing(capsys, "info")

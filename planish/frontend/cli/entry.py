@@ -18,7 +18,7 @@ import click
 
 from planish import __version__
 from planish.frontend.cli.common import examples
-from planish.ir.errors import CompileError, PlanishError, TargetError
+from planish.ir.errors import CompileError, PlanishError
 
 # Commands by name, with what `planish --help` says of each; the module has the same name
 COMMANDS = {
@@ -27,6 +27,8 @@ COMMANDS = {
     "generate": "Write text with a model.",
     "graph": "Show a model's graph as text or as a picture.",
     "compare": "Measure pipelines side by side on a model.",
+    "profile": "Measure each kernel of a model, beside what the machine can do.",
+    "bench": "Measure what this machine can do, and our own models on it.",
     "info": "Say what this machine, or a model, is like.",
 }
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -88,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
     try:
-        code = commands.main(list(arguments), "planish", standalone_mode=False)
+        code = commands.main(list(arguments) or ["--help"], "planish", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else DONE
     except click.Abort:
@@ -100,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
         return complain("planish", error.format_message(), MISTAKE)
     except BrokenPipeError:
         return closed_pipe()
-    except (CompileError, TargetError) as error:
+    except CompileError as error:
         return complain("planish", str(error), FAILED)
     except PlanishError as error:
         return complain("planish", str(error), MISTAKE)
