@@ -52,10 +52,11 @@ def bars(axis: Any, title: str, group: list[dict]) -> None:
     names = [row["contestant"] + (" (noisy)" if row["noisy"] else "") for row in group]
     values = [row["median_ms"] for row in group]
     drawn = axis.barh(names, values, color=[colour(row["contestant"]) for row in group])
-    axis.bar_label(drawn, [f"{v:.3g}" for v in values], padding=2)
+    axis.bar_label(drawn, [f"{v:,.{max(0, 2 - len(str(int(v))) + 1)}f}" for v in values], padding=2)
     if roof := group[0]["roof_ms"]:
         axis.axvline(roof, color="black", linestyle=":", linewidth=1)
-        axis.text(roof, -0.9, "roof", ha="center", va="top", fontsize=7)
+        below = {"transform": axis.get_xaxis_transform(), "ha": "center", "va": "top"}
+        axis.text(roof, -0.02, "roof", fontsize=7, **below)
     axis.set_title(title)
     axis.margins(x=0.18)
     axis.spines[["top", "right"]].set_visible(False)
@@ -94,3 +95,26 @@ def lines(
 def save(figure: Any, path: Path) -> None:
     """Write a file; an .svg carries no date, so that equal pictures are equal files."""
     figure.savefig(path, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {}))
+
+
+def speedups(
+    path: Path, title: str, groups: dict[str, dict[str, float]], roof: dict[str, float]
+) -> None:
+    """Bars in groups, a dash above each group for the roof."""
+    figure, axis = new_figure(figsize=(5.2, 3.4))
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    width = 0.8 / max(1, len(names))
+    for n, name in enumerate(names):
+        places = [g - 0.4 + width * (n + 0.5) for g, x in enumerate(groups.values()) if name in x]
+        heights = [group[name] for group in groups.values() if name in group]
+        drawn = axis.bar(places, heights, width, color=colour(name), label=name)
+        axis.bar_label(drawn, [f"{h:.2f}" for h in heights], padding=1, fontsize=7)
+    for g, what in enumerate(groups):
+        axis.hlines(roof[what], g - 0.45, g + 0.45, color="black", linestyle=":",
+                    label="roof" if g == 0 else None)  # fmt: skip
+    axis.set_xticks(range(len(groups)), [what.replace(" ", "\n") for what in groups])
+    axis.set_ylabel("times faster")
+    axis.set_title(title, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=7, loc="lower right")
+    save(figure, path)

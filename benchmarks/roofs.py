@@ -17,7 +17,8 @@ import numpy as np
 from workloads import Config
 
 from planish.ir import types as t
-from planish.ir.loops import Const, as_index, scalar
+from planish.ir.loop_matrix import SIDE, matrix_step
+from planish.ir.loops import Buffer, Const, Expr, as_index, scalar
 from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Nest
 from planish.runtime.plan import Plan, Slot, Step
@@ -54,8 +55,10 @@ def fastest(run: Callable[[], object], seconds: float = SECONDS) -> float:
 
 
 def flops(threads: int, dtype: str = "f32") -> float:
-    """Operations a second: fma, or dot products of pairs of bf16 where they are fast."""
+    """Operations a second: by fma; for bf16 by the matrix unit or dot products, where they are."""
     target = Target.host()
+    if dtype == "bf16" and target.has_matrix:
+        return matrix_flops(threads)
     lanes, pairs = target.lanes(t.f32), dtype == "bf16" and target.has_bf16_dot
     kind = t.u32 if pairs else t.f32
     x = np.full((2, lanes), 0x3F003F00 if pairs else 0.5, kind.numpy)
@@ -72,36 +75,59 @@ def flops(threads: int, dtype: str = "f32") -> float:
                 old = nest.load(sums, i, j)
                 new = scalar("dpbf16", old, a, b) if pairs else scalar("fma", old, a, b)
                 nest.store(sums, (i, j), new)
-        total = nest.local("total", t.f32, 1)
-        nest.store(total, (as_index(0),), Const(0.0, t.f32))
-        with nest.loop("i", CHAINS, "unroll") as i, nest.loop("j", lanes, "vector", lanes) as j:
-            nest.accumulate(total, (as_index(0),), "add", nest.load(sums, i, j))
-        nest.store(out, (p,), nest.load(total, 0))
+        total(nest, out, p, sums, lanes, CHAINS)
     work = threads * ROUNDS * CHAINS * lanes * (4 if pairs else 2)
     return work / fastest(bound_program(nest, threads, x).run)
 
 
+def total(nest: Nest, out: Buffer, p: Expr, sums: Buffer, lanes: int, rows: int) -> None:
+    """out[p] = the sum of `sums`, so that nothing may be left out."""
+    found = nest.local("total", t.f32, 1)
+    nest.store(found, (as_index(0),), Const(0.0, t.f32))
+    with nest.loop("i", rows, "unroll") as i, nest.loop("j", lanes, "vector", lanes) as j:
+        nest.accumulate(found, (as_index(0),), "add", nest.load(sums, i, j))
+    nest.store(out, (p,), nest.load(found, 0))
+
+
+def matrix_flops(threads: int) -> float:
+    """Operations a second of the matrix unit, on two by two tiles whose operands stay in L1."""
+    side, depth = 2 * SIDE, 4 * SIDE
+    a, b = (np.full(shape, 0x3F003F00, np.uint32) for shape in ((side, depth), (depth, side)))
+    nest = Nest()
+    left, right = (nest.param(name, TensorType(t.u32, x.shape)) for name, x in (("a", a), ("b", b)))
+    out = nest.output("out", TensorType(t.f32, (threads,)))
+    rounds = ROUNDS // depth
+    with nest.loop("p", threads, "parallel") as p:
+        tile = nest.local("tile", t.f32, side, side)
+        with nest.loop("r", rounds):
+            with nest.loop("k", depth, "matrix") as k, nest.loop("i", side) as i:
+                with nest.loop("j", side, "vector", side) as j:
+                    pair = nest.load(left, i, k), nest.load(right, k, j)
+                    nest.store(tile, (i, j), matrix_step(k, nest.load(tile, i, j), *pair))
+        nest.store(out, (p,), nest.load(tile, 0, 0))
+    work = threads * rounds * side * side * depth * 4
+    return work / fastest(bound_program(nest, threads, a, b).run)
+
+
 def bandwidth(size: int, threads: int) -> float:
     """Bytes a second where `size` bytes are read again and again, a share for each thread."""
-    lanes = 16 * Target.host().lanes(t.f32)
-    share = max(lanes, size // 4 // threads // lanes * lanes)
+    lanes = Target.host().lanes(t.f32)
+    wide = CHAINS * lanes
+    share = max(wide, size // 4 // threads // wide * wide)
     repeats = max(1, READ // (4 * share * threads))
     x = np.ones((threads, share), np.float32)
     nest = Nest()
     source = nest.param("x", TensorType(t.f32, x.shape))
     out = nest.output("out", TensorType(t.f32, (threads,)))
     with nest.loop("p", threads, "parallel") as p:
-        sums = nest.local("sums", t.f32, lanes)
-        with nest.loop("j", lanes, "vector", lanes) as j:
-            nest.store(sums, (j,), Const(0.0, t.f32))
-        with nest.loop("r", repeats), nest.loop("k", share // lanes) as k:
-            with nest.loop("j", lanes, "vector", lanes) as j:
-                nest.store(sums, (j,), nest.load(sums, j) + nest.load(source, p, k * lanes + j))
-        total = nest.local("total", t.f32, 1)
-        nest.store(total, (as_index(0),), Const(0.0, t.f32))
-        with nest.loop("j", lanes, "vector", lanes) as j:
-            nest.accumulate(total, (as_index(0),), "add", nest.load(sums, j))
-        nest.store(out, (p,), nest.load(total, 0))
+        sums = nest.local("sums", t.f32, CHAINS, lanes)
+        with nest.loop("i", CHAINS, "unroll") as i, nest.loop("j", lanes, "vector", lanes) as j:
+            nest.store(sums, (i, j), Const(0.0, t.f32))
+        with nest.loop("r", repeats), nest.loop("k", share // wide) as k:
+            with nest.loop("i", CHAINS, "unroll") as i, nest.loop("j", lanes, "vector", lanes) as j:
+                read = nest.load(source, p, k * wide + i * lanes + j)
+                nest.store(sums, (i, j), nest.load(sums, i, j) + read)
+        total(nest, out, p, sums, lanes, CHAINS)
     return 4 * share * threads * repeats / fastest(bound_program(nest, threads, x).run)
 
 

@@ -113,7 +113,7 @@ def measured(options: argparse.Namespace, shape: tuple[int, int, int], form: str
 
 
 def sizes(text: str) -> list[tuple[int, ...]]:
-    """"2x3,4x5" as tuples."""
+    """ "2x3,4x5" as tuples."""
     return [tuple(int(x) for x in word.split("x")) for word in text.split(",")]
 
 
