@@ -28,8 +28,8 @@ class Reading:
 class Roof:
     """Measured limits of `threads` threads: operations a second, bytes a second, seconds.
 
-    `bf16` is that of dot products of bf16, None where the target has no instruction for them;
-    `barrier` is a meeting of all threads, None for one thread.
+    `bf16` is that of dot products of bf16 with sums of f32, None where the target has no
+    instruction for them; `barrier` is a meeting of all threads, None for one thread.
     """
 
     threads: int
@@ -37,6 +37,14 @@ class Roof:
     bf16: float | None
     readings: tuple[Reading, ...]
     barrier: float | None
+
+    def __str__(self) -> str:
+        peaks = [f"FMA {self.fma / 1e9:.0f} GFLOP/s"]
+        if self.bf16:
+            peaks.append(f"bf16 {self.bf16 / 1e9:.0f} GFLOP/s")
+        levels = ", ".join(f"{x.level} {x.speed / 1e9:.0f} GB/s" for x in self.readings)
+        meeting = f"; barrier {1e6 * self.barrier:.2f} us" if self.barrier else ""
+        return f"roof of {self.threads} threads: {', '.join(peaks)}; {levels}{meeting}"
 
     def bandwidth(self, size: float) -> float:
         """Bytes a second where data comes back after `size` bytes of others."""
@@ -54,6 +62,19 @@ class Roof:
         narrow = min(dots, flops) if self.bf16 else 0.0
         compute = (flops - narrow) / self.fma + narrow / (self.bf16 or 1.0)
         return max(compute, sum(number / self.bandwidth(size) for number, size in moved))
+
+    def best(self, other: Roof) -> Roof:
+        """The better of two measurements in each: what was reached once can be reached."""
+        pairs = zip(self.readings, other.readings, strict=True)
+        narrow = [x for x in (self.bf16, other.bf16) if x is not None]
+        meetings = [x for x in (self.barrier, other.barrier) if x is not None]
+        return Roof(
+            self.threads,
+            max(self.fma, other.fma),
+            max(narrow, default=None),
+            tuple(Reading(a.level, a.size, max(a.speed, b.speed)) for a, b in pairs),
+            min(meetings, default=None),
+        )
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -1,7 +1,8 @@
 """Measuring the machine's roofs, with kernels of loop IR like any other, in about a second.
 
     fma        chains of multiply-adds in registers, as many as keep the units busy
-    bf16       the same with dot products of bf16 pairs, where the target has an instruction
+    bf16       the same with dot products of bf16 pairs, where the target has an instruction; or
+               small products of matrices, where it has a matrix unit
     L1 ...     each thread reads a piece of its own again and again, which fits in that level
     barrier    a step that does nothing, but for the meeting after it
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from planish import __version__
 from planish.ir import types as t
+from planish.ir.loop_matrix import SIDE, matrix_step
 from planish.ir.loops import Const, Expr, Kernel, as_index, cast, scalar
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Nest
@@ -44,6 +46,7 @@ from planish.runtime.target import (
 
 CHAINS = 12  # of an operation that takes 4 cycles, two a cycle: 8 are needed, 16 registers allow 13
 READS = 8  # vectors of a piece that are added up at once
+BLOCK = 2 * SIDE, 8 * SIDE  # rows and columns, and words of k: two by two tiles, all in L1
 STEPS = 1 << 16  # links of a chain: 0.2 ms on a fast core
 VOLUME = 32 << 20  # bytes that a thread reads in a step, at least
 LARGE = 128 << 20, 256 << 20  # bytes that count as main memory: at least, at most
@@ -57,17 +60,15 @@ _HALVES = 0x3F003F00  # two bf16 of 0.5
 def machine_roof(threads: int | None = None) -> Roof:
     """The roof of this machine: as it was measured before, or measured now and kept."""
     threads = thread_count(threads)
-    path = _path(threads)
-    found = _kept(path, threads) if path else None
-    return found or fresh_roof(threads)
+    return _kept(threads) or fresh_roof(threads)
 
 
 def fresh_roof(threads: int | None = None) -> Roof:
-    """The roof of this machine, measured now."""
+    """The roof of this machine, measured now; where that was done before, the best of both."""
     threads = thread_count(threads)
-    roof = measured(threads, working_sets(threads))
-    if path := _path(threads):
-        _keep(path, roof)
+    roof, before = measured(threads, working_sets(threads)), _kept(threads)
+    roof = roof.best(before) if before else roof
+    _keep(roof)
     return roof
 
 
@@ -78,7 +79,7 @@ def _key(threads: int) -> dict[str, object]:
     target = Target.host()
     return {
         "planish": __version__, "cpu": cpu_name(), "features": target.feature_text,
-        "caches": list(cache_sizes()), "threads": threads,
+        "sizes": list(working_sets(threads)), "threads": threads,
     }  # fmt: skip
 
 
@@ -88,8 +89,11 @@ def _path(threads: int) -> Path | None:
     return folder / f"roof-{digest}.json" if folder else None
 
 
-def _kept(path: Path, threads: int) -> Roof | None:
+def _kept(threads: int) -> Roof | None:
     """What the file says, if it is about this machine and makes sense."""
+    path = _path(threads)
+    if path is None:
+        return None
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -97,11 +101,15 @@ def _kept(path: Path, threads: int) -> Roof | None:
     if not isinstance(found, dict) or found.get("key") != _key(threads):
         return None
     roof = roof_of(found.get("roof"))
-    return roof if roof and roof.threads == threads else None
+    good = roof and roof.threads == threads and (roof.bf16 is not None) == has_bf16(Target.host())
+    return roof if good else None
 
 
-def _keep(path: Path, roof: Roof) -> None:
+def _keep(roof: Roof) -> None:
     """Write the file in one move; a cache that cannot be written is no failure."""
+    path = _path(roof.threads)
+    if path is None:
+        return
     text = json.dumps({"key": _key(roof.threads), "roof": roof.record()}, indent=1)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +141,11 @@ def measured(
 ) -> Roof:
     """The best of some runs of the program below; it takes `seconds` and some."""
     target = Target.host()
-    pieces = [_piece(size, threads, target) for size in sizes]
+    pieces = _pieces(sizes, threads)
     plan = roof_plan(threads, pieces, target, steps)
     data = aligned(4 * threads * max(pieces)).view(np.float32)
     data.fill(1.0)  # memory that was never written is one page of zeros
-    words = np.full(_start(target), _HALVES, np.uint32)
+    words = np.full(_words(target), _HALVES, np.uint32)
     start = np.linspace(0.1, 0.9, _start(target), dtype=np.float32)
     bound = Program(plan, target, threads).bind(start, words, data)
     best = dict.fromkeys([s.label for s in plan.steps], math.inf)
@@ -147,6 +155,7 @@ def measured(
             best[step.label] = min(best[step.label], float(spent))
     lanes = target.lanes(t.f32)
     chain = threads * steps * CHAINS * lanes
+    dots = 4 * chain if not target.has_matrix else threads * _blocks(steps) * _block_flops()
     readings = []
     for level, piece in zip(LEVELS, pieces, strict=True):
         read = 4 * threads * piece * _rounds(piece)
@@ -154,20 +163,37 @@ def measured(
     return Roof(
         threads,
         2 * chain / best["fma"],
-        4 * chain / best["bf16"] if target.has_bf16_dot else None,
+        dots / best["bf16"] if has_bf16(target) else None,
         tuple(readings),
         best["barrier"] if threads > 1 else None,
     )
+
+
+def has_bf16(target: Target) -> bool:
+    """Whether bf16 has a roof of its own."""
+    return target.has_matrix or target.has_bf16_dot
 
 
 def _start(target: Target) -> int:
     return CHAINS * target.lanes(t.f32)
 
 
-def _piece(size: int, threads: int, target: Target) -> int:
+def _words(target: Target) -> int:
+    return BLOCK[0] * BLOCK[1] if target.has_matrix else _start(target)
+
+
+def _blocks(steps: int) -> int:
+    return max(1, steps // BLOCK[1])
+
+
+def _block_flops() -> int:
+    return 4 * BLOCK[0] * BLOCK[0] * BLOCK[1]
+
+
+def _pieces(sizes: tuple[int, ...], threads: int) -> list[int]:
     """Elements that each thread reads: whole turns of the reading loop."""
-    turn = READS * target.lanes(t.f32)
-    return max(1, size // (4 * threads * turn)) * turn
+    turn = READS * Target.host().lanes(t.f32)
+    return [max(1, size // (4 * threads * turn)) * turn for size in sizes]
 
 
 def _rounds(piece: int) -> int:
@@ -179,7 +205,7 @@ def roof_plan(threads: int, pieces: list[int], target: Target, links: int) -> Pl
     lanes, start = target.lanes(t.f32), _start(target)
     given = (
         Slot("input", 0, TensorType(t.f32, (start,)), "start"),
-        Slot("input", 1, TensorType(t.u32, (start,)), "words"),
+        Slot("input", 1, TensorType(t.u32, (_words(target),)), "words"),
         Slot("input", 2, TensorType(t.f32, (threads * max(pieces),)), "data"),
     )
     out = Slot("output", 0, TensorType(t.f32, (threads, CHAINS, lanes)), "out")
@@ -188,7 +214,10 @@ def roof_plan(threads: int, pieces: list[int], target: Target, links: int) -> Pl
         return Step(kernel, (*args, out), name)
 
     found = [step("fma", chain_kernel("fma", t.f32, out, lanes, links), given[0])]
-    if target.has_bf16_dot:
+    if target.has_matrix:
+        kernel = matrix_kernel(out, _blocks(links))
+        found.append(step("bf16", kernel, given[1], given[1]))
+    elif target.has_bf16_dot:
         found.append(step("bf16", chain_kernel("dpbf16", t.u32, out, lanes, links), given[1]))
     for level, piece in zip(LEVELS, pieces, strict=True):
         found.append(step(level, read_kernel(level, given[2], piece, out, lanes), given[2]))
@@ -216,6 +245,24 @@ def chain_kernel(op: str, dtype: DType, out: Slot, lanes: int, steps: int) -> Ke
         with _vectors(nest, "c", CHAINS, lanes) as (i, j):
             nest.store(result, (p, i, j), nest.load(acc, i, j))
     return nest.kernel(op)
+
+
+def matrix_kernel(out: Slot, rounds: int) -> Kernel:
+    """a [rows, k], b [k, columns] of bf16 pairs -> out: the same product, many times."""
+    side, depth = BLOCK
+    nest = Nest()
+    a = nest.param("a", TensorType(t.u32, (side, depth)))
+    b = nest.param("b", TensorType(t.u32, (depth, side)))
+    result = nest.output("out", out.type)
+    zero = as_index(0)
+    with nest.loop("p", out.type.shape[0], "parallel") as p:
+        tile = nest.local("tile", t.f32, side, side)
+        with nest.loop("r", rounds), nest.loop("k", depth, "matrix") as k:
+            with nest.loop("i", side) as i, nest.loop("j", side, "vector", side) as j:
+                pair = nest.load(a, i, k), nest.load(b, k, j)
+                nest.store(tile, (i, j), matrix_step(k, nest.load(tile, i, j), *pair))
+        nest.store(result, (p, zero, zero), nest.load(tile, 0, 0))
+    return nest.kernel("matrix")
 
 
 def read_kernel(name: str, data: Slot, piece: int, out: Slot, lanes: int) -> Kernel:

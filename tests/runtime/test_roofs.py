@@ -34,7 +34,7 @@ def test_a_small_measurement(threads: int) -> None:
     assert tuple(x.level for x in found.readings) == LEVELS
     assert tuple(x.size for x in found.readings) == sizes
     assert (found.barrier is None) == (threads == 1)
-    assert (found.bf16 is None) != Target.host().has_bf16_dot
+    assert (found.bf16 is None) != roofs.has_bf16(Target.host())
 
 
 def test_working_sets_grow() -> None:
@@ -56,6 +56,20 @@ def test_chains_are_what_they_are_counted_for(op: str, dtype: t.DType) -> None:
     start = np.linspace(0.1, 0.9, roofs.CHAINS * 16).astype(np.float32)
     words = start if dtype == t.f32 else start.view(np.uint32)
     native.check(kernel, words, np.zeros((2, roofs.CHAINS, 16), np.float32), rtol=1e-5)
+
+
+def test_products_of_matrices_are_counted_like_their_peak() -> None:
+    kernel = roofs.matrix_kernel(OUT, 3)
+    words = np.full(roofs.BLOCK, roofs._HALVES, np.uint32)
+    out = np.zeros((2, roofs.CHAINS, 16), np.float32)
+    *_, found = native.check(kernel, words, words.reshape(-1, roofs.BLOCK[0]), out)
+    assert found[0, 0, 0] == 2 * roofs.BLOCK[1] * 0.25
+    assert kernel_cost(kernel, {}).dots == 2 * 3 * roofs._block_flops()
+
+
+def test_the_better_of_two() -> None:
+    slow = replace(ROOF, fma=1e9, bf16=None, barrier=1e-3, readings=ROOF.readings)
+    assert slow.best(ROOF) == ROOF.best(slow) == ROOF
 
 
 def test_a_reader_reads_all_of_its_piece(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +116,7 @@ def test_a_roof_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return ROOF
 
     monkeypatch.setattr(roofs, "measured", measure)
+    monkeypatch.setattr(roofs, "has_bf16", lambda target: True)
     find = roofs.machine_roof.__wrapped__
     assert find(2) == find(2) == ROOF and made == [2]
     (path,) = (tmp_path / "cache").iterdir()
