@@ -186,6 +186,10 @@ class Work:
     dots: int
     moved: tuple[tuple[int, int], ...]
 
+    def ideal(self, roof: Roof) -> float:
+        """The least number of seconds."""
+        return roof.seconds(self.flops, self.dots, self.moved)
+
 
 def profile(
     plan: Plan, work: Sequence[Work], seconds: np.ndarray, roof: Roof | None, threads: int
@@ -194,7 +198,7 @@ def profile(
     rows = tuple(
         Row(
             step.label, step.kernel.name, float(spent), done.flops, sum(n for n, _ in done.moved),
-            roof.seconds(done.flops, done.dots, done.moved) if roof else None,
+            done.ideal(roof) if roof else None,
         )
         for step, done, spent in zip(plan.steps, work, seconds, strict=True)
     )  # fmt: skip

@@ -20,7 +20,7 @@ from planish.runtime.llvm import Library, assembly_text, compile_text, optimised
 from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, storage
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.pool import POOLS, ProcessLock
-from planish.runtime.profile import Profile, plan_work, profile
+from planish.runtime.profile import Profile, Work, plan_work, profile
 from planish.runtime.roof import Roof
 from planish.runtime.sizes import element_count
 from planish.runtime.target import Target, need_memory, thread_count
@@ -234,6 +234,12 @@ class Bound:
             raise TargetError(f"{target.arch} has no counter to profile with")
         return ticks[1:, 1:] * ((clocks[-1] - clocks[0]) / max(1, passed))
 
+    def work(self) -> list[Work]:
+        """What each step does, with the arguments as they are now."""
+        program, binding = self.program, self.arguments.binding
+        memory = program.memory if program.memory.fixed else plan_memory(program.plan, binding)
+        return plan_work(program.plan, memory, self.arguments.arrays, binding)
+
     def profile(
         self, repeat: int = 10, roof: Roof | None = None,
         before: Callable[[], object] | None = None,
@@ -241,9 +247,7 @@ class Bound:
         """The time of each step, the median of `repeat` runs, and what it does in that time."""
         if before is not None:
             before()
-        program, binding = self.program, self.arguments.binding
-        memory = program.memory if program.memory.fixed else plan_memory(program.plan, binding)
-        work = plan_work(program.plan, memory, self.arguments.arrays, binding)
+        program, work = self.program, self.work()
         seconds = np.median(self.times(repeat, before), axis=0)
         return profile(program.plan, work, seconds, roof, program.threads)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from planish.ir.errors import UnsupportedError
 from planish.runtime.roof import Roof
@@ -13,25 +14,17 @@ LABELLED = 14  # kernels with a name: the slowest
 _SPAN = 1e-2, 1e3  # operations for each byte, at least
 
 
-class Point(Protocol):
-    """What is drawn of a kernel."""
-
-    label: str
-    seconds: float
-    flops: int
-    bytes: int
-
-    @property
-    def flop_rate(self) -> float:
-        """Operations a second."""
+def need_matplotlib() -> None:
+    """UnsupportedError where there is none, before work is put into a picture."""
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError("a roofline needs matplotlib: pip install 'planish[plot]'")
 
 
 def draw(path: str | Path, title: str, rows: Sequence[Any], roof: Roof | None) -> None:
     """Write the picture; a point for each kernel that computes, as large as its share of time."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UnsupportedError("a roofline needs matplotlib: pip install 'planish[plot]'") from None
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     axes = figure.add_subplot(
         xscale="log",
@@ -51,7 +44,8 @@ def draw(path: str | Path, title: str, rows: Sequence[Any], roof: Roof | None) -
         if name:
             axes.annotate(str(number), at, ha="center", va="center", fontsize=7, zorder=4)
     axes.grid(True, which="major", lw=0.3)
-    figure.legend(loc="outside lower left", ncols=2, fontsize=7, markerscale=0.5, frameon=False)
+    if points:
+        figure.legend(loc="outside lower left", ncols=2, fontsize=7, markerscale=0.5, frameon=False)
     figure.savefig(path)
 
 
