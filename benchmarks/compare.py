@@ -128,7 +128,8 @@ def arguments() -> argparse.Namespace:
 def chosen(word: str, known: object) -> str:
     """A word of a list; argparse reports the others."""
     if word not in known:  # type: ignore[operator]
-        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")  # type: ignore[arg-type]
+        choices = ", ".join(map(str, known))
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {choices}")
     return word
 
 

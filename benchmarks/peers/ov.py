@@ -93,7 +93,10 @@ class Builder:
         zero = np.array(0)
         table = ops.constant(w["wte.weight"])
         x = ops.add(ops.gather(table, ids, zero), ops.gather(w["wpe.weight"], places, zero))
-        attend = lambda q, k, v, i: ops.scaled_dot_product_attention(q, k, v, causal=True)  # noqa: E731
+
+        def attend(q, k, v, i):  # noqa: ANN001, ANN202, ARG001
+            return ops.scaled_dot_product_attention(q, k, v, causal=True)
+
         if decoding:
             beam, mask = self.cache_inputs()
             inputs += [beam, mask]
