@@ -94,7 +94,7 @@ class Builder:
         table = ops.constant(w["wte.weight"])
         x = ops.add(ops.gather(table, ids, zero), ops.gather(w["wpe.weight"], places, zero))
 
-        def attend(q, k, v, i):  # noqa: ANN001, ANN202, ARG001
+        def attend(q, k, v, i):
             return ops.scaled_dot_product_attention(q, k, v, causal=True)
 
         if decoding:
