@@ -201,10 +201,15 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["config"]["vocab_size"] == 19
     for memory in found["memory"].values():
-        assert memory["arena"] >= memory["lower_bound"] > 0
+        assert memory["arena"] >= memory["lower_bound"] > 0 and memory["ratio"] <= 1.15
+    assert found["kv_caches"] == 2 * 16 * 16 * 4
+    process = found["process"]
+    assert process["peak"] is None or process["peak"] > process["before"] > 0
+    assert "train" not in found["memory"]
     assert run(["info", str(model)]) == 0
     assert "parameters" in capsys.readouterr().out
     assert "--memory needs a MODEL" in failing(capsys, "info", "--memory")
+    assert "--train is about --memory" in failing(capsys, "info", model, "--train", 2)
 
 
 # All commands

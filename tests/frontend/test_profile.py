@@ -133,6 +133,8 @@ def test_workloads(name: str, model: pl.TinyGPT) -> None:
     task = workload(name, model, batch=2, length=7, threads=1)
     one, two = task.profile(2, ROOF), task.profile(2, ROOF)
     assert one.total.flops == two.total.flops > 0
+    memory = task.bound.program.memory
+    assert memory.peak <= memory.arena <= 1.15 * memory.peak
     assert task.tokens == (2 if name == "decode" else 14)
     assert all(np.array_equal(a, x.array) for a, x in zip(before, model.parameters(), strict=True))
 

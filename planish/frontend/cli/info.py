@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from planish import __version__
 from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.generate import graphs
-from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.optim import AdamW
+from planish.frontend.peak import peak_of
 from planish.frontend.pretrained import load_model
+from planish.frontend.step import training_graph
 from planish.frontend.trace import spec, trace
+from planish.ir.graph import Graph
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.lower import lower
 from planish.runtime.memory import plan_memory
@@ -31,14 +35,22 @@ VARIABLES = ("PLANISH_CACHE", "PLANISH_THREADS", "PLANISH_TARGET")
 )
 @click.argument("model", type=File, required=False)
 @click.option("--memory", is_flag=True, help="The memory that running MODEL takes.")
+@click.option("--train", "batch", type=click.IntRange(1), metavar="N",
+              help="With --memory: that of training on N texts, too.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: Path | None, memory: bool, as_json: bool) -> None:
-    """Say what this machine is like, or what is in MODEL."""
+def command(model: Path | None, memory: bool, batch: int | None, as_json: bool) -> None:
+    """Say what this machine is like, or what is in MODEL.
+
+    --memory: bytes of temporaries (arena; no plan can do with less than lower_bound), of weights as
+    packed, of key-value caches; and what a process that generates has in memory at most.
+    """
     if memory and model is None:
         raise click.UsageError("--memory needs a MODEL")
+    if batch is not None and not memory:
+        raise click.UsageError("--train is about --memory")
     facts = machine() if model is None else described(model)
     if memory and model is not None:
-        facts["memory"] = needed(load_model(model)[0])
+        facts |= needed(model, batch)
     print(json_text(facts) if as_json else shown(facts))
 
 
@@ -83,22 +95,41 @@ def described(path: Path) -> dict[str, Any]:
     }
 
 
-def needed(model: TinyGPT) -> dict[str, dict[str, int]]:
-    """Bytes: the arena, the least that any arena could have, weights as packed; and the steps."""
+def needed(path: Path, batch: int | None) -> dict[str, Any]:
+    """Memory: of each program, of the caches, and of a process that generates."""
+    model = load_model(path)[0]
     context = model.config["max_seq_len"]
     found = {"forward": trace(model, spec((1, context), "i32"))}
     found |= {name: graphs(model, 1, context)[name] for name in ("prefill", "decode")}
-    told = {}
-    for name, graph in found.items():
-        plan = lower(pipeline_named("O2").run(graph), Target.parse())
-        memory = plan_memory(plan)
-        told[name] = {
-            "steps": len(plan.steps),
-            "arena": memory.arena,
-            "lower_bound": memory.peak,
-            "weights": memory.params,
-        }
-    return told
+    passes = dict.fromkeys(found, "O2")
+    if batch is not None:
+        found["train"], passes["train"] = training_graph(model, AdamW(), batch, context), "train"
+    told = {name: planned(graph, passes[name]) for name, graph in found.items()}
+    caches = [x for pair in model.cache_specs(1) for x in pair]
+    size = sum(prod(x.shape) * x.dtype.itemsize for x in caches)
+    most = max(told[name]["arena"] for name in ("prefill", "decode"))
+    sizes = model.count_parameters() * 4 + size + most
+    return {
+        "memory": told,
+        "kv_caches": size,
+        "process": {
+            **peak_of(path, max(1, context // 2), max(1, context // 4), thread_count()),
+            "weights_caches_arena": sizes,
+        },
+    }
+
+
+def planned(graph: Graph, passes: str) -> dict[str, Any]:
+    """Bytes: the arena, the least that any arena could have, weights as packed; and the steps."""
+    plan = lower(pipeline_named(passes).run(graph), Target.parse())
+    memory = plan_memory(plan)
+    return {
+        "steps": len(plan.steps),
+        "arena": memory.arena,
+        "lower_bound": memory.peak,
+        "ratio": round(memory.arena / memory.peak, 3) if memory.peak else 1.0,
+        "weights": memory.params,
+    }
 
 
 def shown(facts: dict[str, Any], indent: str = "") -> str:
