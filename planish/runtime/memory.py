@@ -1,15 +1,13 @@
 """Where everything is: one arena for all temporaries, planned ahead, and storage shared in place.
 
 A temporary lives from the step that writes it first to the step that reads it last. Two that are
-never alive together may have the same bytes. Temporaries are placed largest first, each at the
-lowest offset that is free as long as it lives.
+never alive together may have the same bytes, see `arena`.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
-from bisect import insort
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import numpy as np
 from planish.ir.dims import symbols, upper, value
 from planish.ir.errors import IRError
 from planish.ir.loops import Load, Store, walk
+from planish.runtime import arena
 from planish.runtime.plan import Plan, Slot, Step
 
 ALIGN = 64  # a cache line, and a whole vector register
@@ -73,15 +72,15 @@ def plan_memory(plan: Plan, binding: Mapping[str, int] | None = None) -> Memory:
             count = value(slot.type.size, binding) if binding is not None else 0
         sizes.append(_aligned(count * slot.type.dtype.itemsize))
     spans = _spans(plan)
-    offsets = _place(sizes, spans)
+    offsets = arena.offsets(sizes, spans)
     lives = tuple(
         Life(slot.name, size, *span, offset)
         for slot, size, span, offset in zip(plan.temps, sizes, spans, offsets, strict=True)
     )
-    arena = max((x.offset + x.bytes for x in lives), default=0)
+    total = max((x.offset + x.bytes for x in lives), default=0)
     free = symbols(*(slot.type.size for slot in plan.temps)) if binding is None else ()
     open_ = tuple(s.name for s in free if s.max is None)
-    return Memory(lives, arena, _peak(lives, len(plan.steps)), _param_bytes(plan), fixed, open_)
+    return Memory(lives, total, arena.peak(sizes, spans), _param_bytes(plan), fixed, open_)
 
 
 def _param_bytes(plan: Plan) -> int:
@@ -101,35 +100,6 @@ def _spans(plan: Plan) -> list[tuple[int, int]]:
                 first, _ = spans.get(slot.index, (number, number))
                 spans[slot.index] = (first, number)
     return [spans.get(slot.index, (0, 0)) for slot in plan.temps]
-
-
-def _place(sizes: list[int], spans: list[tuple[int, int]]) -> list[int]:
-    offsets = [0] * len(sizes)
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last, by offset
-    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], spans[i], i)):
-        first, last = spans[i]
-        at = 0
-        for offset, end, begins, ends in placed:
-            if begins > last or ends < first:
-                continue
-            if offset - at >= sizes[i]:
-                break
-            at = max(at, end)
-        offsets[i] = at
-        insort(placed, (at, at + sizes[i], first, last))
-    return offsets
-
-
-def _peak(lives: tuple[Life, ...], steps: int) -> int:
-    change = [0] * (steps + 1)
-    for x in lives:
-        change[x.first] += x.bytes
-        change[min(x.last + 1, steps)] -= x.bytes
-    most = now = 0
-    for delta in change[:steps]:
-        now += delta
-        most = max(most, now)
-    return most
 
 
 def aligned(size: int) -> np.ndarray:

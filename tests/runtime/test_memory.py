@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from planish.ir.dims import Dim
 from planish.ir.errors import IRError
 from planish.ir.loops import For, Kernel, Store
+from planish.runtime import arena
 from planish.runtime.memory import ALIGN, check_aliases, plan_memory
 from planish.runtime.plan import Plan, Step
 from tests.ir.nests import I, J, n
@@ -58,6 +59,29 @@ def test_temporaries_alive_together_do_not_overlap(wanted: list[tuple[int, int, 
             apart = x.last < y.first or y.last < x.first
             assert apart or x.offset + x.bytes <= y.offset or y.offset + y.bytes <= x.offset
     assert memory.peak <= memory.arena
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(1, 60), st.integers(0, 30), st.integers(0, 6)), min_size=1, max_size=40
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPANS)
+def test_arenas_are_near_their_bound(pieces: list[tuple[int, int, int]]) -> None:
+    sizes = [64 * size for size, _, _ in pieces]
+    spans = [(first, first + more) for _, first, more in pieces]
+    found = arena.offsets(sizes, spans)
+    end = max(at + size for at, size in zip(found, sizes, strict=True))
+    assert arena.peak(sizes, spans) <= end <= 1.5 * arena.peak(sizes, spans)
+
+
+def test_pieces_that_do_not_fit_largest_first() -> None:
+    # the two large ones leave a hole between them, unless the middle one is placed first
+    sizes, spans = [4, 4, 3, 3, 2], [(0, 1), (3, 4), (1, 2), (2, 3), (0, 4)]
+    found = arena.offsets(sizes, spans)
+    assert max(a + s for a, s in zip(found, sizes, strict=True)) == arena.peak(sizes, spans) == 9
+    assert arena.offsets([], []) == [] and arena.peak([], []) == 0
 
 
 def test_the_report_names_temporaries_and_their_steps() -> None:
