@@ -29,6 +29,7 @@ CONTESTANTS = {
     "onnxruntime": ("ort", ""),
     "jax": ("jax_gpt", ""),
     "openvino": ("ov", ""),
+    "llama.cpp": ("llama", ""),
 }
 OURS = "planish"
 

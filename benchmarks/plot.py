@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from contestant import OURS
 COLOURS = {
     "planish": "#c2410c", "torch": "#1f2937", "torch.compile": "#4b5563",
     "torch.compile-max": "#9ca3af", "onnxruntime": "#0e7490", "jax": "#6d28d9",
-    "openvino": "#15803d",
+    "openvino": "#15803d", "llama.cpp": "#a16207",
 }  # fmt: skip
 ACROSS = 3  # panels beside each other
 
@@ -69,8 +68,8 @@ def colour(name: str) -> str:
 
 
 def lines(
-    path: Path, title: str, axis_names: tuple[str, str], series: dict[str, Iterable[tuple]],
-    roofs: dict[str, Iterable[tuple]], logarithmic: bool = True,
+    path: Path, title: str, axis_names: tuple[str, str], series: dict[str, list[tuple]],
+    roofs: dict[str, list[tuple]], logarithmic: bool = True,
 ) -> None:  # fmt: skip
     """Points over a size, a line for each contestant; roofs dotted."""
     figure, axis = new_figure(figsize=(5.2, 3.4))
@@ -82,6 +81,9 @@ def lines(
     if logarithmic:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        sizes = sorted({x for points in (*series.values(), *roofs.values()) for x, _ in points})
+        axis.set_xticks(sizes, [f"{x:,}" for x in sizes])
+        axis.minorticks_off()
     else:
         axis.set_ylim(bottom=0)
     axis.set_xlabel(axis_names[0])
@@ -116,5 +118,5 @@ def speedups(
     axis.set_ylabel("times faster")
     axis.set_title(title, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=7, loc="lower right")
+    figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=len(names) + 1)
     save(figure, path)
