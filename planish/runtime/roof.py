@@ -42,9 +42,10 @@ class Roof:
         peaks = [f"FMA {self.fma / 1e9:.0f} GFLOP/s"]
         if self.bf16:
             peaks.append(f"bf16 {self.bf16 / 1e9:.0f} GFLOP/s")
+        if self.barrier:
+            peaks.append(f"barrier {1e6 * self.barrier:.2f} us")
         levels = ", ".join(f"{x.level} {x.speed / 1e9:.0f} GB/s" for x in self.readings)
-        meeting = f"; barrier {1e6 * self.barrier:.2f} us" if self.barrier else ""
-        return f"roof of {self.threads} threads: {', '.join(peaks)}; {levels}{meeting}"
+        return f"roof of {self.threads} threads: {', '.join(peaks)}\nreading {levels}"
 
     def bandwidth(self, size: float) -> float:
         """Bytes a second where data comes back after `size` bytes of others."""

@@ -24,4 +24,6 @@ def show_table(
     for number, row in enumerate(rows):
         table.add_row(*row, end_section=last_is_total and number == len(rows) - 2)
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    console.print(table)
+    with console.capture() as text:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
