@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LEVELS = ("L1", "L2", "L3", "DRAM")
+LEVELS = ("L1", "L2", "L3", "middle", "DRAM")  # middle: a size between those of its neighbours
 _SANE = (1e6, 1e16)  # operations or bytes a second that a machine may have
 
 

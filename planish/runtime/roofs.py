@@ -133,7 +133,8 @@ def working_sets(threads: int) -> tuple[int, ...]:
     shared = max(min(4 * second * threads, third // 2), 4 * private * threads)
     least, most = LARGE
     large = max(min(2 * third, most, memory_limit() // 8), least, 2 * shared)
-    return first // 2 * threads, private * threads, shared, large
+    middle = math.isqrt(shared * large) >> 12 << 12
+    return first // 2 * threads, private * threads, shared, middle, large
 
 
 def measured(

@@ -25,7 +25,7 @@ from planish.runtime.roof import Reading, Roof
 ROOF = Roof(
     1, 100e9, None,
     (Reading("L1", 1 << 14, 4e11), Reading("L2", 1 << 20, 2e11), Reading("L3", 1 << 24, 1e11),
-     Reading("DRAM", 1 << 28, 5e10)), None,
+     Reading("middle", 1 << 26, 7e10), Reading("DRAM", 1 << 28, 5e10)), None,
 )  # fmt: skip
 LAYERS, WIDTH, CONTEXT = 2, 32, 16
 

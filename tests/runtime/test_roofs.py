@@ -22,13 +22,13 @@ from tests.runtime import native
 ROOF = Roof(
     2, 200e9, 400e9,
     (Reading("L1", 1 << 15, 400e9), Reading("L2", 1 << 20, 200e9), Reading("L3", 1 << 24, 100e9),
-     Reading("DRAM", 1 << 28, 50e9)), 1e-7,
+     Reading("middle", 1 << 26, 75e9), Reading("DRAM", 1 << 28, 50e9)), 1e-7,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_small_measurement(threads: int) -> None:
-    sizes = tuple(threads * x for x in (1 << 12, 1 << 14, 1 << 16, 1 << 18))
+    sizes = tuple(threads * x for x in (1 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18))
     found = roofs.measured(threads, sizes, steps=16, seconds=0)
     assert roof_of(json.loads(json.dumps(found.record()))) == found
     assert tuple(x.level for x in found.readings) == LEVELS
@@ -96,7 +96,7 @@ def test_time_under_the_roof() -> None:
         {"fma": -1.0}, {"fma": math.nan}, {"fma": 1e30}, {"fma": "fast"}, {"fma": True},
         {"bf16": 0.0}, {"threads": 0}, {"threads": 1.5}, {"barrier": None}, {"barrier": 9.0},
         {"readings": []}, {"readings": 7}, {"more": 1},
-        {"readings": [{"level": "L1", "size": 1, "speed": 1e9}] * 4},
+        {"readings": [{"level": "L1", "size": 1, "speed": 1e9}] * 5},
     ],
 )  # fmt: skip
 def test_records_that_make_no_sense(change: dict) -> None:
