@@ -19,11 +19,11 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from bounds import bound, fresh_roof
 from contestant import CONTESTANTS, OURS
 from peers.case import Case
 from plot import plot_rows
 from reference import TOLERANCE, Judge
-from roofs import Roofs
 from turns import Contestant, processor, pythons, start, take_turns
 from workloads import CONFIGS, DTYPES, WORKLOADS
 
@@ -87,10 +87,11 @@ def rows_of(name: str, case: Case, contestants: list[Contestant], roof: float | 
 def show(rows: list[dict], skipped: dict[str, str]) -> None:
     """Print the rows of one case."""
     for row in rows:
-        torch, best = (row[k] or float("nan") for k in ("times_torch", "times_best_peer"))
+        ratios = (row["times_torch"], row["times_best_peer"])
+        torch, best = (f"{r:.2f}" if r else "-" for r in ratios)
         print(
             f"  {row['contestant']:20}{row['median_ms']:10.3f}{row['min_ms']:10.3f}"
-            f"{row['runs']:6}{row['ready_s']:9.2f}{row['error']:10.1e}{torch:9.2f}{best:12.2f}"
+            f"{row['runs']:6}{row['ready_s']:9.2f}{row['error']:10.1e}{torch:>9}{best:>12}"
             + ("  NOISY" if row["noisy"] else "")
         )
     if roof := next((row["roof_ms"] for row in rows if row["roof_ms"]), None):
@@ -138,7 +139,7 @@ def main() -> None:
     options = arguments()
     where = {"date": str(date.today()), "cpu": processor(), "threads": options.threads}
     print(f"{where['date']}  {where['cpu']}  {options.threads} threads\n{HEAD}")
-    roofs = Roofs(options.threads) if options.roofs else None
+    roof = fresh_roof(options.threads) if options.roofs else None
     rows: list[dict] = []
     left_out: list[dict] = []
     cases = [
@@ -150,8 +151,8 @@ def main() -> None:
     ]
     for name, case in cases:
         contestants = measured(name, case, options)
-        roof = roofs.bound(case.workload, case.c, case.dtype) if roofs else None
-        found = rows_of(name, case, contestants, roof)
+        least = bound(roof, case.workload, case.c, case.dtype) if roof else None
+        found = rows_of(name, case, contestants, least)
         skipped = {c.name: c.skip for c in contestants if c.skip}
         print(f"{name} {case.workload} {case.dtype}")
         show(found, skipped)

@@ -6,7 +6,7 @@
 
 Contestants run as in `compare.py`: in processes of their own, in turns, at each point together.
 What they compute is checked there. The roof is what operations or reads take at least, at the
-speeds measured by `roofs.py` in the same run.
+speeds that `planish bench` measures, here in the same run.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from bounds import Roof, bound, fresh_roof
 from compare import chosen, note
 from contestant import CONTESTANTS
 from plot import lines, speedups
-from roofs import Roofs
 from turns import HERE, processor, pythons, start, take_turns
 from workloads import CONFIGS, WORKLOADS, Config
 
@@ -106,28 +106,28 @@ class Bench:
             contestant.stop()
         return found
 
-    def sweep(self, name: str, roofs: Roofs) -> None:
+    def sweep(self, name: str, roof: Roof) -> None:
         """One line for each contestant and one for the roof."""
         s, options = SWEEPS[name], self.options
         series: dict[str, list[tuple]] = {}
-        roof = []
+        least = []
         for size in s.quick if options.quick else s.sizes:
             c = s.vary(s.base, size)
             share = 1e3 / s.share(c)
             found = self.point({"sweep": name, "size": size}, s.workload, c, options.threads)
             for who, seconds in found.items():
                 series.setdefault(who, []).append((size, share * seconds))
-            roof.append((size, share * roofs.bound(s.workload, c, options.dtype)))
+            least.append((size, share * bound(roof, s.workload, c, options.dtype)))
         title = f"{s.title}\n{self.where(name, options.threads)}"
         path = options.out / f"scaling-{name}.svg"
-        lines(path, title, (s.axis, s.unit), series, {"roof": roof})
+        lines(path, title, (s.axis, s.unit), series, {"roof": least})
         print(f"wrote {path}")
 
-    def threads(self, one: Roofs) -> None:
+    def threads(self, one: Roof, two: Roof) -> None:
         """How much faster two threads are than one."""
-        options, two = self.options, Roofs(2)
+        options = self.options
         groups: dict[str, dict[str, float]] = {}
-        roof: dict[str, float] = {}
+        least: dict[str, float] = {}
         for name, c in (("nano", NANO),) if options.quick else (("nano", NANO), ("baby", BABY)):
             for workload in WORKLOADS:
                 what = f"{name} {workload}"
@@ -137,11 +137,11 @@ class Bench:
                 groups[what] = {
                     who: times[0][who] / times[1][who] for who in times[0] if who in both
                 }
-                bounds = [r.bound(workload, c, options.dtype) for r in (one, two)]
-                roof[what] = bounds[0] / bounds[1]
+                bounds = [bound(r, workload, c, options.dtype) for r in (one, two)]
+                least[what] = bounds[0] / bounds[1]
         title = f"two threads against one\n{self.where('threads', '1 and 2')}"
         path = options.out / "scaling-threads.svg"
-        speedups(path, title, groups, roof)
+        speedups(path, title, groups, least)
         print(f"wrote {path}")
 
     def where(self, name: str, threads: object) -> str:
@@ -168,12 +168,11 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options)
-    roofs = Roofs(options.threads)
     for name in options.only:
         if name == "threads":
-            bench.threads(Roofs(1))
+            bench.threads(fresh_roof(1), fresh_roof(2))
         else:
-            bench.sweep(name, roofs)
+            bench.sweep(name, fresh_roof(options.threads))
         if options.json:
             options.json.write_text(json.dumps(bench.records, indent=1) + "\n")
 
