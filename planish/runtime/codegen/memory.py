@@ -76,6 +76,10 @@ class Memory:
             pointer = self._pointer(place, at.uniform)
             if mask is None:
                 self.writer.do(f"store {kind} {ref}, {pointer}")
+            elif mask.count("i1 true") == 1 and mask.startswith("<i1 true"):
+                # as `Kernel._unknown` says, LLVM may do this wrongly
+                first = self.writer.op(f"extractelement {kind} {ref}, i64 0")
+                self.writer.do(f"store {element} {first}, {pointer}")
             else:
                 self._masked_store("store", kind, ref, pointer, mask)
         else:

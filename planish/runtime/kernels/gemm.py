@@ -125,7 +125,7 @@ def takes_matrix(body: Graph, roles: Roles, target: Target) -> bool:
 def are_even(body: Graph, roles: Roles) -> bool:
     """Whether rows of A, over all their axes, lie evenly spaced, and words side by side."""
     p, rank = roles.product, roles.a.type.rank
-    if p.batch and 1 in roles.a.shape[:-2]:
+    if p.batch and (1 in p.batch or roles.a.shape[:-2] != p.batch):
         return False
     merged = OPS["reshape"](roles.a, shape=(*p.batch, product(p.rows), p.depth))
     *_, down, along = strides(body, merged)
