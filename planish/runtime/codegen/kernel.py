@@ -24,6 +24,7 @@ from planish.ir.loops import (
     Let,
     Stmt,
     Store,
+    walk,
 )
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.matrix import Matrices
@@ -300,11 +301,22 @@ class _Kernel(Expressions):
         writer.do(f"br i1 {some}, label %{tail}, label %{after}")
         writer.label(tail)
         base = Linear(whole.const, whole.terms, 1, lanes)
-        mask = self.compare_lanes("lt", base, extent)
+        mask = self.compare_lanes("lt", base, self._unknown(extent, loop.body))
         self._tail(loop, whole, self.register(mask).ref)
         self.registers.leave()
         writer.do(f"br label %{after}")
         writer.label(after)
+
+    def _unknown(self, extent: Linear, body: tuple[Stmt, ...]) -> Linear:
+        """`extent`, hidden from LLVM where `body` stores elements of 8 or 16 bits.
+
+        A masked store that is found to be of one such lane may become a store of 32 bits, past the
+        end of the array (LLVM 22.1, reduceMaskedStoreToScalarStore of AVX-512).
+        """
+        if all(x.buffer.dtype.bits > 16 for x in walk(body) if isinstance(x, Store)):
+            return extent
+        count = self.registers.scalar(extent)
+        return self.registers.atom(self.writer.op(f'call i64 asm "", "=r,0"(i64 {count})'))
 
     def _tail(self, loop: For, base: Linear, mask: str) -> None:
         self.mask = mask

@@ -204,7 +204,8 @@ class Gemm:
         down = (rows + (self.mr - 1)) // self.mr
         across = (columns + (self.nr - 1)) // self.nr
         with nest.loop("p", size_expr(product(p.batch)) * across * down, "parallel") as tile:
-            batch = unflatten(nest.let(tile // (across * down)), p.batch)
+            # named, as a matrix loop wants places that are linear in its variables
+            batch = tuple(map(nest.let, unflatten(nest.let(tile // (across * down)), p.batch)))
             inside = tile % (across * down) if p.batch else tile
             if strides(self.body, self.a)[-2] == {(): 1}:
                 panel, block = inside % across, inside // across
