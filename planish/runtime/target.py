@@ -119,11 +119,6 @@ class Target:
         return self.has("amx-bf16")
 
     @property
-    def has_masks(self) -> bool:
-        """Whether loads and stores of some lanes are one instruction."""
-        return self.has("avx2") or self.has("avx512vl")
-
-    @property
     def vector_bytes(self) -> int:
         """Bytes of the widest vector register."""
         return 64 if self.has("avx512vl") else 32 if self.has("avx2") else 16
