@@ -13,7 +13,7 @@ from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, bitcast, cast, scalar, select, size_expr
 from planish.ir.node import Node
-from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.target import Target
 
 FIRST = (as_index(0),)
@@ -50,43 +50,93 @@ def arg_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
 def threshold_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     """kth_largest(x, k) or nucleus(probs, p): the threshold is built bit by bit from the top.
 
-    A bit stays where what is at or above it still counts at least k, or weighs at least p.
+    A bit stays where what is at or above it still counts at least k, or weighs at least p. Where
+    all elements are kept (k is their number, p more than their sum) one pass says so.
     """
     nest, pull, out = _open(body, anchor)
     x, bound = anchor.inputs
     rows, size = x.shape[:-1], x.shape[-1]
     nucleus = anchor.op.name == "nucleus"
-    weight = x.dtype if nucleus else t.i64
-    lanes = target.lanes(weight)
-    zero, one = Const(0.0 if nucleus else 0, weight), Const(1, t.u32)
-    steps = 31 if nucleus else 32  # probabilities have no sign bit
-    limit = nest.let(cast(pull(bound, ()), weight))
+    limit = nest.let(cast(pull(bound, ()), x.dtype if nucleus else t.i64))
     if not nucleus:
         limit = nest.let(minimum(scalar("max", limit, as_index(1)), size_expr(size)))
     with nest.loop("p", product(rows), "parallel") as p:
         at = unflatten(p, rows)
-        bits, total = nest.local("bits", t.u32, 1), nest.local("total", weight, 1)
-        top = nest.local("top", t.u32, 1)
-        nest.store(bits, FIRST, Const(0, t.u32))
-        nest.store(top, FIRST, Const(0, t.u32))
-        with nest.loop("m", size, "vector", lanes) as j:
-            nest.accumulate(top, FIRST, "max", ordered_bits(nest, pull(x, (*at, j)), nucleus))
-        most = nest.let(nest.load(top, 0), here=True)
-        with nest.loop("step", steps) as step:
-            shift = cast(as_index(steps - 1) - step, t.u32)
-            tried = nest.let(nest.load(bits, 0) | (one << shift), here=True)
-            nest.store(total, FIRST, zero)
-            with nest.loop("j", size, "vector", lanes) as j:
-                value = nest.let(pull(x, (*at, j)), here=True)
-                inside = scalar("ge", ordered_bits(nest, value, nucleus), tried)
-                part = value if nucleus else Const(1, t.i64)
-                nest.accumulate(total, FIRST, "add", select(inside, part, zero))
-            enough = scalar("ge", nest.load(total, 0), limit) & scalar("le", tried, most)
-            nest.store(bits, FIRST, select(enough, tried, nest.load(bits, 0)))
-        found = nest.let(nest.load(bits, 0), here=True)
+        search = _Search(nest, pull, x, at, limit, target)
+        search.everything() if nucleus else search.least()
+        with nest.when(search.chooses):
+            search.bit_by_bit()
+        found = nest.let(nest.load(search.bits, 0), here=True)
         value = bitcast(found, t.f32) if nucleus else unordered(found)
         nest.store(out, (*at, as_index(0)), value)
     return lowered(nest, pull, name)
+
+
+class _Search:
+    """A row's threshold, in `bits`. `chooses` says whether some elements may be left out."""
+
+    def __init__(self, nest: Nest, pull: Pull, x: Node, at: Index, limit: Expr, target: Target):
+        self.nest, self.pull, self.x, self.at, self.limit = nest, pull, x, at, limit
+        self.nucleus = limit.type.is_float
+        self.size = x.shape[-1]
+        self.lanes = target.lanes(limit.type)
+        self.bits, self.top = (nest.local(n, t.u32, 1) for n in ("bits", "top"))
+        self.total = nest.local("total", limit.type, 1)
+        self.zero = Const(0.0 if self.nucleus else 0, limit.type)
+        self.chooses: Expr = Const(True, t.boolean)
+
+    def value(self, j: Expr) -> Expr:
+        """Element j."""
+        return self.nest.let(self.pull(self.x, (*self.at, j)), here=True)
+
+    def ordered(self, value: Expr) -> Expr:
+        """A number that orders as `value` does."""
+        return ordered_bits(self.nest, value, self.nucleus)
+
+    def least(self) -> None:
+        """The least element, which is the threshold where k is the size of the row."""
+        nest = self.nest
+        nest.store(self.bits, FIRST, Const(0xFFFFFFFF, t.u32))
+        nest.store(self.top, FIRST, Const(0, t.u32))
+        with nest.loop("m", self.size, "vector", self.lanes) as j:
+            ordered = self.ordered(self.value(j))
+            nest.accumulate(self.bits, FIRST, "min", ordered)
+            nest.accumulate(self.top, FIRST, "max", ordered)
+        self.chooses = nest.let(scalar("lt", self.limit, size_expr(self.size)), here=True)
+
+    def everything(self) -> None:
+        """The sum of the row: a mass that is more than that keeps all, by a threshold of 0.
+
+        Sums over fewer elements are not larger, in the same order: adding rounds monotonically.
+        """
+        nest = self.nest
+        nest.store(self.bits, FIRST, Const(0, t.u32))
+        nest.store(self.top, FIRST, Const(0, t.u32))
+        nest.store(self.total, FIRST, self.zero)
+        with nest.loop("m", self.size, "vector", self.lanes) as j:
+            value = self.value(j)
+            nest.accumulate(self.top, FIRST, "max", self.ordered(value))
+            nest.accumulate(self.total, FIRST, "add", value)
+        self.chooses = nest.let(scalar("ge", nest.load(self.total, 0), self.limit), here=True)
+
+    def bit_by_bit(self) -> None:
+        """The largest threshold that keeps enough."""
+        nest, steps = self.nest, 31 if self.nucleus else 32  # probabilities have no sign bit
+        one = Const(1, t.u32)
+        most = nest.let(nest.load(self.top, 0), here=True)
+        nest.store(self.bits, FIRST, Const(0, t.u32))
+        with nest.loop("step", steps) as step:
+            shift = cast(as_index(steps - 1) - step, t.u32)
+            tried = nest.let(nest.load(self.bits, 0) | (one << shift), here=True)
+            nest.store(self.total, FIRST, self.zero)
+            with nest.loop("j", self.size, "vector", self.lanes) as j:
+                value = self.value(j)
+                part = value if self.nucleus else Const(1, t.i64)
+                inside = scalar("ge", self.ordered(value), tried)
+                nest.accumulate(self.total, FIRST, "add", select(inside, part, self.zero))
+            kept = nest.load(self.total, 0)
+            enough = scalar("ge", kept, self.limit) & scalar("le", tried, most)
+            nest.store(self.bits, FIRST, select(enough, tried, nest.load(self.bits, 0)))
 
 
 def ordered_bits(nest: Nest, value: Expr, positive: bool) -> Expr:
