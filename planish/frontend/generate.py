@@ -44,6 +44,7 @@ from planish.runtime.target import thread_count
 PIECE = 32e9  # operations of one native call on a prompt, some tenths of a second
 PAUSE = 0.08  # seconds between two looks for Ctrl-C
 FLOW = 0.02  # the same where somebody reads along
+FASTER = 8  # times as many tokens in the next native call, at most
 KEPT = 4  # generators that a model keeps
 
 Stream = Callable[[Any], object]
@@ -137,10 +138,11 @@ class Generator:
     def _cached(
         self, prompt: np.ndarray, count: int, operands: tuple, pause: float
     ) -> Iterator[np.ndarray]:
-        state = self.begin(prompt, operands)
+        state = self.state(operands)
+        bound = self.decode.bind(*state) if count > 1 else None  # before: threads are awake after
+        self.read(prompt, state)
         tokens, length = state[0], prompt.shape[1]
         yield tokens[:, length : length + 1].copy()
-        bound = self.decode.bind(*state) if count > 1 else None
         done = repeat = 1
         while bound and done < count:
             started = time.perf_counter()
@@ -149,17 +151,25 @@ class Generator:
             yield tokens[:, length + done : length + done + repeat].copy()
             done += repeat
             quick = int(repeat * pause / max(spent, 1e-9))
-            repeat = min(max(1, min(4 * repeat, quick)), count - done)
+            repeat = min(max(1, min(FASTER * repeat, quick)), count - done)
 
     def begin(self, prompt: np.ndarray, operands: tuple) -> tuple[np.ndarray, ...]:
-        """Read a prompt: the arguments of `decode`, whose first, tokens, has the first new one."""
+        """The arguments of `decode` after a prompt."""
+        state = self.state(operands)
+        self.read(prompt, state)
+        return state
+
+    def state(self, operands: tuple) -> tuple[np.ndarray, ...]:
+        """The arguments of `decode`, before anything was read; those of `prefill` begin so, too."""
         specs = chain(*self.model.cache_specs(self.batch))
         caches = [np.zeros(x.shape, x.dtype.numpy) for x in specs]
         tokens = np.zeros((self.batch, self.context), np.int32)
-        state = (tokens, np.zeros((), np.int32), *caches, *operands)
+        return (tokens, np.zeros((), np.int32), *caches, *operands)
+
+    def read(self, prompt: np.ndarray, state: tuple[np.ndarray, ...]) -> None:
+        """Read a prompt into `state`, whose tokens then have the first new one."""
         for start in range(0, prompt.shape[1], self.piece):
             self.prefill.bind(*state, prompt[:, start : start + self.piece]).run()
-        return state
 
     def _recomputed(self, prompt: np.ndarray, count: int, operands: tuple) -> Iterator[np.ndarray]:
         for _ in range(count):

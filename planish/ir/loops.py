@@ -322,6 +322,9 @@ _FOLDS: dict[str, Callable[[int, int], int]] = {
 
 def fold_index(op: str, args: tuple[Expr, ...]) -> Expr | None:
     """Constant folding and identities of integer index arithmetic, or None."""
+    match op, args:
+        case "guard", (Const(i), Const(n), _) if 0 <= i < n:
+            return args[0]
     if op not in _FOLDS:
         return None
     a, b = args

@@ -19,9 +19,10 @@ _CPU = (1, 3)  # DLPack's device types whose memory the processor reads: main me
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Arrays that native code can read, and the values of the symbolic dimensions."""
+    """Arrays that native code can read, where they are, and the values of symbolic dimensions."""
 
     arrays: tuple[np.ndarray, ...]
+    addresses: tuple[int, ...]
     binding: dict[str, int]
 
 
@@ -46,14 +47,15 @@ def bind_arguments(plan: Plan, given: Sequence[object]) -> Arguments:
         if (found := value(limit.size, binding)) > limit.limit:
             raise ShapeError(f"{limit.size} is {found}, at most {limit.limit}: {limit.reason}")
     ready = [a if _is_ready(a) else _copied(a) for a in arrays]
-    return Arguments(tuple(ready), binding)
+    return Arguments(tuple(ready), tuple(map(address, ready)), binding)
 
 
 def output_arrays(
     plan: Plan, arguments: Arguments, out: Sequence[object] | None
-) -> list[np.ndarray]:
-    """Where outputs go: into the donated inputs, into `out`, or into new arrays."""
+) -> tuple[list[np.ndarray], list[int]]:
+    """Where outputs go: into the donated inputs, into `out`, or into new arrays; and addresses."""
     homes = {j: arguments.arrays[i] for i, j in plan.aliases}
+    known = {j: arguments.addresses[i] for i, j in plan.aliases}
     if out is not None and len(out) != len(plan.outputs):
         raise ShapeError(f"{plan.name} has {len(plan.outputs)} outputs, out has {len(out)}")
     results = []
@@ -67,8 +69,9 @@ def output_arrays(
             dtype = slot.type.dtype
             need_memory(prod(shape) * dtype.itemsize, slot.name, "of", plan.name, dtype, shape)
             results.append(np.empty(shape, dtype.numpy))
-    _check_overlap(plan, arguments.arrays, results)
-    return results
+    addresses = [known[j] if j in known else address(x) for j, x in enumerate(results)]
+    _check_overlap(plan, arguments, results, addresses)
+    return results, addresses
 
 
 def _array(slot: Slot, number: int, x: object) -> np.ndarray:
@@ -204,15 +207,17 @@ def _output(
     return x
 
 
-def _check_overlap(plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+def _check_overlap(
+    plan: Plan, given: Arguments, outputs: Sequence[np.ndarray], addresses: Sequence[int]
+) -> None:
     """DataError where memory that is written overlaps another argument."""
     homes = dict(plan.aliases)
     spans = []
-    for number, x in enumerate(inputs):
-        spans.append((address(x), x.nbytes, number in homes, "argument", number))
-    for number, x in enumerate(outputs):
+    for number, (x, start) in enumerate(zip(given.arrays, given.addresses, strict=True)):
+        spans.append((start, x.nbytes, number in homes, "argument", number))
+    for number, (x, start) in enumerate(zip(outputs, addresses, strict=True)):
         if number not in homes.values():
-            spans.append((address(x), x.nbytes, True, "out", number))
+            spans.append((start, x.nbytes, True, "out", number))
     end, owner, owner_written = 0, ("", 0), False
     for start, size, is_written, kind, number in sorted(span for span in spans if span[1]):
         if start < end and (is_written or owner_written):

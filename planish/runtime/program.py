@@ -41,7 +41,7 @@ class Program:
         check_aliases(plan)
         self.memory = plan_memory(plan)
         module = program_module(plan, self.target, self._place, self.memory.fixed)
-        self.dims, self.symbols, self.barriers = module.dims, module.symbols, module.barriers
+        self.dims, self.symbols, self.schedule = module.dims, module.symbols, module.schedule
         self._text = module.text
         self.code = compile_text(module.text, self.target)
         self._lock = ProcessLock()
@@ -60,7 +60,7 @@ class Program:
     def bind(self, *arrays: object, out: Sequence[object] | None = None) -> Bound:
         """Check arguments and prepare a call that can be run many times."""
         arguments = bind_arguments(self.plan, arrays)
-        return Bound(self, arguments, output_arrays(self.plan, arguments, out))
+        return Bound(self, arguments, *output_arrays(self.plan, arguments, out))
 
     def _place(self, slot: Slot) -> tuple[str, int, int]:
         if slot.kind == "temp":
@@ -73,6 +73,7 @@ class Program:
         """Memory for temporaries and scratch, large enough for `binding`; grows when needed."""
         memory = self.memory if self.memory.fixed else plan_memory(self.plan, binding)
         scratch = max((_scratch_bytes(kernel, binding) for kernel in self._scratchy), default=0)
+        scratch += self.schedule.bytes
         space = self._space
         if space is None or space.arena.nbytes < memory.arena or space.stride < scratch:
             old = (space.arena.nbytes, space.stride) if space else (0, 0)
@@ -109,7 +110,7 @@ class Program:
 
     def explain(self) -> str:
         """A table of the steps: label, kernel, what it writes, bytes it touches."""
-        return report.explain(self.plan, self.symbols, self.barriers, self.threads)
+        return report.explain(self.plan, self.symbols, self.schedule, self.threads)
 
     def profile(self, *arrays: object, repeat: int = 10, roof: Roof | None = None) -> Profile:
         """The time of each step, FLOPs, bytes, and their share of what `roof` allows.
@@ -146,14 +147,16 @@ class _Space:
 class Bound:
     """A program with its arguments: `run` is one native call. `outputs` are the results."""
 
-    def __init__(self, program: Program, arguments: Arguments, outputs: list[np.ndarray]) -> None:
+    def __init__(
+        self, program: Program, arguments: Arguments, outputs: list[np.ndarray], places: list[int]
+    ) -> None:
         self.program = program
         self.arguments = arguments
         self.outputs = tuple(outputs)
         with program._lock:
             self._main, self._alone = program.entry()
             self._space = program.space(arguments.binding)
-        self._table = self._pointers()
+        self._table = self._pointers(places)
         self._dims = np.array([arguments.binding[d] for d in program.dims] or [0], np.int64)
         space = self._space
         self._call = (ctypes.c_int64 * 8)(
@@ -161,16 +164,16 @@ class Bound:
             ctypes.addressof(space.status), address(space.barrier), 0,
         )  # fmt: skip
         self._address = ctypes.addressof(self._call)
+        self._most = 1  # runs in one native call; the last one tells how many are quick enough
 
-    def _pointers(self) -> np.ndarray:
+    def _pointers(self, places: list[int]) -> np.ndarray:
         program, plan = self.program, self.program.plan
         arena = address(self._space.arena)
         memory = program.memory
         if not memory.fixed:
             memory = plan_memory(plan, self.arguments.binding)
-        table = [address(x) for x in (*self.arguments.arrays, *self.outputs)]
-        table += program._weights
-        table += [arena + life.offset for life in memory.lives]
+        temps = [arena + life.offset for life in memory.lives]
+        table = [*self.arguments.addresses, *places, *program._weights, *temps]
         return np.array(table or [0], np.uint64)
 
     def run(self, repeat: int = 1) -> np.ndarray | tuple[np.ndarray, ...]:
@@ -184,13 +187,13 @@ class Bound:
     def _run(self, repeat: int) -> None:
         _check_repeat(repeat)
         with self.program._lock:
-            chunk = 1
             while repeat > 0:
+                chunk = min(repeat, self._most)
                 start = time.perf_counter()
                 self._native(chunk)
                 repeat -= chunk
                 spent = max(time.perf_counter() - start, 1e-7)
-                chunk = min(repeat, max(1, int(chunk * NATIVE_SECONDS / spent)))
+                self._most = max(1, int(chunk * NATIVE_SECONDS / spent))
 
     def _native(self, repeat: int) -> None:
         self._call[2] = repeat

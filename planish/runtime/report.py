@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from planish.ir.dims import upper
 from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.schedule import Schedule
 
 
-def explain(plan: Plan, symbols: Sequence[str], barriers: Sequence[bool], threads: int) -> str:
-    """A table of steps."""
-    rows = [("step", "label", "kernel", "writes", "bytes", "meet")]
+def explain(plan: Plan, symbols: Sequence[str], schedule: Schedule, threads: int) -> str:
+    """A table of steps; `runs` and `meet` are explained in `planish.runtime.schedule`."""
+    rows = [("step", "label", "kernel", "writes", "bytes", "runs", "meet")]
     for number, (step, symbol) in enumerate(zip(plan.steps, symbols, strict=True)):
         written = ", ".join(str(s.type) for s in _written(step))
         size = _bytes(step.args)
-        meet = "yes" if barriers[number] else ""
-        rows.append((str(number), step.label, symbol, written, size, meet))
+        meet = "yes" if schedule.meets[number] else ""
+        rows.append((str(number), step.label, symbol, written, size, schedule.runs[number], meet))
     title = f"{plan.name}: {len(plan.steps)} steps, {len(set(symbols))} kernels, {threads} threads"
     return "\n".join([title, *aligned_rows(rows)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -272,17 +273,28 @@ def test_equal_kernels_are_compiled_once() -> None:
 
 
 def test_barriers_stand_where_steps_depend() -> None:
-    program = Program(chain(3, rows=64, columns=4096), threads=2)
-    assert program.barriers == (False, True, True)
+    rows = [slot("temp" if k else "input", max(0, k - 1), f"t{k}", 64, 4096) for k in range(3)]
+    last = slot("output", 0, "y", 64, 4096)
+    steps = tuple(elementwise(lambda v: v + 1.0, a, out=b) for a, b in pairwise([*rows, last]))
+    same = Program(Plan("same", (rows[0],), (last,), tuple(rows[1:]), (), steps), threads=2)
+    assert same.schedule.meets == (False, False, False)  # each thread reads what it wrote
+    wide = (slot("temp", 0, "t1", 64, 4096), slot("temp", 0, "t1", 128, 2048))
+    ends = (slot("input", 0, "x", 64, 4096), slot("output", 0, "y", 128, 2048))
+    steps = (
+        elementwise(lambda v: v + 1.0, ends[0], out=wide[0]),
+        elementwise(lambda v: v + 1.0, wide[1], out=ends[1]),
+    )
+    other = Program(Plan("other", ends[:1], ends[1:], wide[:1], (), steps), threads=2)
+    assert other.schedule.meets == (False, True)  # rows of another number are shared out otherwise
     x, ys = (
         slot("input", 0, "x", 64, 4096),
         [slot("output", k, f"y{k}", 64, 4096) for k in range(3)],
     )
     steps = tuple(elementwise(lambda v: v + 1.0, x, out=y) for y in ys)
     apart = Program(Plan("apart", (x,), tuple(ys), (), (), steps), threads=2)
-    assert apart.barriers == (False, False, False)
+    assert apart.schedule.meets == (False, False, False)
     serial = Program(chain(3, rows=64, columns=4096, kind="serial"), threads=2)
-    assert serial.barriers == (False, False, False)
+    assert serial.schedule.meets == (False, False, False)
     assert (serial(np.zeros((64, 4096), np.float32)) == 3).all()
 
 
@@ -290,7 +302,7 @@ def test_reports() -> None:
     program = Program(chain(3, columns=4096), threads=2)
     lines = program.explain().splitlines()
     assert lines[0] == "chain: 3 steps, 1 kernels, 2 threads"
-    assert lines[1].split() == ["step", "label", "kernel", "writes", "bytes", "meet"]
+    assert lines[1].split() == ["step", "label", "kernel", "writes", "bytes", "runs", "meet"]
     assert "add0" in lines[2] and "f32[B, 4096]" in lines[2]
     profile = program.profile(rand(64, 4096), repeat=3)
     assert [row.label for row in profile.rows] == ["add0", "add1", "add2"]

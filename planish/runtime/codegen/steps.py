@@ -2,36 +2,28 @@
 
     void planish_main(ptr call, i64 thread, i64 threads)
 
-Every thread runs the same steps: its share of a parallel kernel; a serial kernel, and one with
-little work, is run by thread 0 alone. A barrier stands only between steps of which one reads or
-writes what the other wrote or reads on another thread. `call` points to the words of `CALL`.
+Every thread goes through the same steps and does what `planish.runtime.schedule` says: its share,
+all, or nothing; barriers stand where all must meet. `call` points to the words of `CALL`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from planish.ir.loop_text import kernel_text
-from planish.ir.loops import Const, Expr, For, Kernel, Var
+from planish.ir.loops import Const, Expr, Kernel, Var
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import sync_text
 from planish.runtime.codegen.text import Writer
 from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.schedule import PARALLEL_WORK, Schedule, Storage, overlap, schedule
 from planish.runtime.sizes import work
 from planish.runtime.target import Target
 
 # What a caller hands in: the pointer table, sizes, how often to run, memory, and where to report.
 CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barrier", "profile")
-
-# Scalar operations below which a step stays on one thread: about 1 us, where a barrier of two
-# threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.
-PARALLEL_WORK = 20_000
-
-Place = tuple[str, int, int]  # memory: a space, where it begins and ends there
-Storage = Callable[[Slot], Place]
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Module:
     text: str
     dims: tuple[str, ...]
     symbols: tuple[str, ...]
-    barriers: tuple[bool, ...]
+    schedule: Schedule
 
 
 def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
@@ -54,17 +46,11 @@ def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
 
 @dataclass(frozen=True, slots=True)
 class _Native:
-    """The function of a kernel, its dimensions, and how much work it is (None: one thread)."""
+    """The function of a kernel, its dimensions, and how much work it is."""
 
     symbol: str
     dims: tuple[str, ...]
-    work: Expr | None
-
-    @property
-    def solo(self) -> bool:
-        """Whether thread 0 alone runs it, whatever the sizes."""
-        amount = self.work
-        return amount is None or (isinstance(amount, Const) and amount.value < PARALLEL_WORK)
+    work: Expr
 
 
 def program_module(plan: Plan, target: Target, storage: Storage, fixed: bool) -> Module:
@@ -85,28 +71,26 @@ def program_module(plan: Plan, target: Target, storage: Storage, fixed: bool) ->
             functions.append(text)
         natives.append(known[key])
     dims = tuple(sorted({d for native in natives for d in native.dims}))
-    barriers = _barriers(plan.steps, natives, storage, fixed)
-    main = _main(plan, target, natives, dims, barriers, declarations)
+    plan_of_threads = schedule(plan, storage, fixed)
+    main = _main(plan, target, natives, dims, plan_of_threads, declarations)
     text = "\n".join([*functions, main, *declarations.values(), sync_text(target)])
-    return Module(text, dims, tuple(n.symbol for n in natives), tuple(barriers))
+    return Module(text, dims, tuple(n.symbol for n in natives), plan_of_threads)
 
 
 def _native(kernel: Kernel, symbol: str) -> _Native:
-    parallel = any(isinstance(s, For) and s.kind == "parallel" for s in kernel.body)
-    dims = kernel.dims
-    return _Native(symbol, dims, work(kernel, dims) if parallel else None)
+    return _Native(symbol, kernel.dims, work(kernel, kernel.dims))
 
 
 def _main(
     plan: Plan, target: Target, natives: list[_Native], dims: tuple[str, ...],
-    barriers: list[bool], declarations: dict[str, str],
+    schedule: Schedule, declarations: dict[str, str],
 ) -> str:  # fmt: skip
-    main = _Main(Writer(declarations), target, plan, dims)
+    main = _Main(Writer(declarations), target, plan, dims, schedule)
     main.begin_call()
     for number, (step, native) in enumerate(zip(plan.steps, natives, strict=True)):
-        if barriers[number]:
+        if schedule.meets[number]:
             main.barrier()
-        main.step(step, native)
+        main.step(step, native, schedule.runs[number])
         main.tick(number)
     main.end_call()
     # There is nothing to optimise in a list of calls, and the list is long.
@@ -116,10 +100,13 @@ def _main(
 
 
 class _Main(Expressions):
-    def __init__(self, writer: Writer, target: Target, plan: Plan, dims: tuple[str, ...]) -> None:
+    def __init__(
+        self, writer: Writer, target: Target, plan: Plan, dims: tuple[str, ...], schedule: Schedule
+    ) -> None:
         super().__init__(writer, target)
         self.slots = slot_order(plan)
         self.dims = dims
+        self.schedule = schedule
 
     def begin_call(self) -> None:
         """Read the call, and begin to repeat."""
@@ -132,7 +119,8 @@ class _Main(Expressions):
             at = w.op(f"getelementptr i64, ptr %dims, i64 {number}")
             self.env[name] = self.registers.atom(w.op(f"load i64, ptr {at}"))
         w.do("%mine = mul i64 %scratch_stride, %thread")
-        w.do("%my_scratch = getelementptr i8, ptr %scratch, i64 %mine")
+        w.do("%my_temps = getelementptr i8, ptr %scratch, i64 %mine")
+        w.do(f"%my_scratch = getelementptr i8, ptr %my_temps, i64 {self.schedule.bytes}")
         w.do("%first = icmp eq i64 %thread, 0")
         self.tick(-1)
         self.registers.enter()
@@ -163,22 +151,25 @@ class _Main(Expressions):
         given = f"ptr %profile, i64 {number + 1}, ptr %barrier, i64 %thread, i64 %threads"
         self.writer.do(f"call void @planish.tick({given})")
 
-    def step(self, step: Step, native: _Native) -> None:
-        """Call a kernel on all threads, or on the first one only."""
+    def step(self, step: Step, native: _Native, run: str) -> None:
+        """Call a kernel on all threads, for their share or all of it, or on the first one only."""
         w = self.writer
         self.begin()
-        if not native.solo and isinstance(native.work, Const):
+        if run == "each":
+            self._call(step, native, "0", "1")
+            return
+        if run == "shared" and isinstance(native.work, Const):
             self._call(step, native, "%thread", "%threads")
             return
         mine, threads = "%first", "1"
-        if not native.solo and native.work is not None:
+        if run == "shared":
             total = self.registers.scalar(self.uniform(native.work))
             small = w.op(f"icmp slt i64 {total}, {PARALLEL_WORK}")
             threads = w.op(f"select i1 {small}, i64 1, i64 %threads")
             mine = w.op(f"icmp slt i64 %thread, {threads}")
-        run, after = w.name("run"), w.name("step")
-        w.do(f"br i1 {mine}, label %{run}, label %{after}")
-        w.label(run)
+        inside, after = w.name("run"), w.name("step")
+        w.do(f"br i1 {mine}, label %{inside}, label %{after}")
+        w.label(inside)
         self._call(step, native, "%thread", threads)
         w.do(f"br label %{after}")
         w.label(after)
@@ -187,61 +178,29 @@ class _Main(Expressions):
         w = self.writer
         given = []
         for slot in step.args:
-            at = w.op(f"getelementptr ptr, ptr %slots, i64 {self.slots[slot.kind, slot.index]}")
-            given.append(f"ptr {w.op(f'load ptr, ptr {at}')}")
+            given.append(f"ptr {self._pointer(slot)}")
         given += [f"i64 {self.registers.scalar(self.uniform(Var(d)))}" for d in native.dims]
         given += [f"i64 {thread}", f"i64 {threads}", "ptr %my_scratch", "ptr %status"]
         w.do(f"call void @{native.symbol}({', '.join(given)})")
 
-
-def _barriers(
-    steps: tuple[Step, ...], natives: list[_Native], storage: Storage, fixed: bool
-) -> list[bool]:
-    """For each step, whether all threads must meet before it."""
-    result = []
-    pending: list[
-        tuple[list[Place], list[Place], bool]
-    ] = []  # reads, writes and solo since the last meeting
-    for step, native in zip(steps, natives, strict=True):
-        reads, writes = _touched(step, storage)
-        solo = native.solo
-        needed = any(
-            not (solo and other_solo)
-            and (
-                not fixed
-                or _overlap(writes, other_reads)
-                or _overlap(writes, other_writes)
-                or _overlap(reads, other_writes)
-            )
-            for other_reads, other_writes, other_solo in pending
-        )
-        if needed:
-            pending.clear()
-        pending.append((reads, writes, solo))
-        result.append(needed)
-    return result
-
-
-def _touched(step: Step, storage: Storage) -> tuple[list[Place], list[Place]]:
-    reads: list[Place] = []
-    writes: list[Place] = []
-    for slot, buffer in zip(step.args, step.kernel.params, strict=True):
-        (writes if buffer.name in step.kernel.writes else reads).append(storage(slot))
-    return reads, writes
-
-
-def _overlap(a: Iterable[Place], b: list[Place]) -> bool:
-    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
+    def _pointer(self, slot: Slot) -> str:
+        """Where a slot lies; that of a private temporary on this thread."""
+        w = self.writer
+        if slot.kind == "temp" and slot.index in self.schedule.private:
+            offset = self.schedule.private[slot.index]
+            return w.op(f"getelementptr i8, ptr %my_temps, i64 {offset}")
+        at = w.op(f"getelementptr ptr, ptr %slots, i64 {self.slots[slot.kind, slot.index]}")
+        return w.op(f"load ptr, ptr {at}")
 
 
 def _aliased(step: Step, storage: Storage) -> frozenset[int]:
     """Numbers of the params that share memory with another one, of which one is written."""
-    places = [[storage(slot)] for slot in step.args]
+    places = [storage(slot) for slot in step.args]
     names = [b.name in step.kernel.writes for b in step.kernel.params]
     pairs = [
         (i, j)
         for i in range(len(places))
         for j in range(i)
-        if (names[i] or names[j]) and _overlap(places[i], places[j])
+        if (names[i] or names[j]) and overlap(places[i], places[j])
     ]
     return frozenset(x for pair in pairs for x in pair)

@@ -1,0 +1,116 @@
+"""Who runs each step, and where threads must meet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import planish as pl
+import planish.numpy as pnp
+from planish.frontend.generate import Generator
+from planish.frontend.tensor import apply
+from planish.ir import types as t
+from planish.ir.loops import Expr, Let, Store, Var, cast
+from planish.ir.ops.sampling import nucleus_by_bits
+from planish.runtime.schedule import in_pieces
+from tests.ir.nests import J, K, buffer, kernel, over
+
+RNG = np.random.default_rng(0)
+
+
+def table(program: pl.Program) -> list[tuple[str, str, bool]]:
+    """(the op that a step is named after, who runs it, whether all meet before it)"""
+    steps, s = program.plan.steps, program.schedule
+    names = [step.label.rsplit(".", 1)[-1].split("_")[0] for step in steps]
+    return list(zip(names, s.runs, s.meets, strict=True))
+
+
+def test_a_small_step_between_shared_ones_is_run_by_every_thread() -> None:
+    def mlp(x, v, w):
+        h = x @ v
+        h = h * pnp.rsqrt((h * h).mean(axis=-1, keepdims=True) + 1e-5)
+        return h @ w
+
+    given = [RNG.standard_normal(s).astype(np.float32) for s in ((1, 256), (256, 256), (256, 384))]
+    two, one = (pl.compile(mlp, *given, threads=n) for n in (2, 1))
+    assert table(two) == [
+        ("matmul", "shared", False), ("norm", "each", True), ("matmul", "shared", False),
+    ]  # fmt: skip
+    assert len(two.schedule.private) == 1 and two.schedule.bytes == 1024
+    assert (two(*given) == one(*given)).all()
+
+
+def test_what_is_an_output_is_written_once() -> None:
+    def f(x, w):
+        h = x * pnp.rsqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
+        return h, h @ w
+
+    given = [RNG.standard_normal(s).astype(np.float32) for s in ((1, 256), (256, 384))]
+    program = pl.compile(f, *given, threads=2)
+    assert table(program) == [("norm", "one", False), ("matmul", "shared", True)]
+
+
+def test_a_cache_is_updated_by_the_thread_that_reads_it() -> None:
+    model = pl.TinyGPT(65, embed_dim=64, num_layers=2, num_heads=2, max_seq_len=32)
+    maker = Generator(model, threads=2)
+    rows = table(maker.decode)
+    at = [k for k, (name, *_) in enumerate(rows) if name == "attention"]
+    assert len(at) == 2
+    for k in at:
+        assert [name for name, *_ in rows[k - 2 : k + 1]] == ["update", "update", "attention"]
+        assert {run for _, run, _ in rows[k - 2 : k + 1]} == {"shared"}
+        assert [meet for *_, meet in rows[k - 2 : k + 1]] == [True, False, False]
+    ids = np.arange(5)
+    made = [model.generate(ids, 20, temperature=0.9, seed=3, threads=threads) for threads in (1, 2)]
+    assert (made[0] == made[1]).all()
+
+
+X, OUT = buffer("x", 8, 8), buffer("out", 8, 8)
+P = Var("p")
+
+
+@pytest.mark.parametrize(
+    ("stored", "read", "apart"),
+    [
+        ((P, J), X[P, J], {"out", "x"}),
+        ((P, J), X[J, P], {"out"}),
+        ((P, J), X[P, J] + X[0, J], {"out"}),
+        ((J, P), X[P, J], {"x"}),
+    ],
+)
+def test_pieces(stored: tuple[Expr, ...], read: Expr, apart: set[str]) -> None:
+    inner = over(J, 8, Store(OUT, stored, read))
+    loop = over(P, 8, inner, kind="parallel")
+    assert in_pieces(kernel((X, OUT), loop), loop) == apart
+
+
+def test_pieces_are_found_behind_names() -> None:
+    x, out = buffer("x", 2, 4, 8), buffer("out", 8, 8)
+    named = Let(K, P // 4), Store(out, (P, J), x[K, P % 4, J])
+    loop = over(P, 8, over(J, 8, *named), kind="parallel")
+    assert in_pieces(kernel((x, out), loop), loop) == {"x", "out"}
+    before = Let(K, cast(X[0, 0], t.i64)), over(P, 8, Store(OUT, (P, K), X[P, K]), kind="parallel")
+    assert in_pieces(kernel((X, OUT), *before), before[1]) == {"out"}  # all threads read x[0, 0]
+
+
+@pytest.mark.parametrize("k", [0, 1, 40, 41, 99])
+def test_thresholds_where_all_is_kept(k: int) -> None:
+    rows = RNG.standard_normal((3, 41)).astype(np.float32)
+    rows[0, :2] = -0.0, 0.0
+    program = pl.compile(lambda x, n: apply("kth_largest", x, n), rows, np.int32(k))
+    place = 41 - min(max(k, 1), 41)
+    assert (program(rows, np.int32(k)) == np.sort(rows, -1)[:, place : place + 1]).all()
+
+
+@pytest.mark.parametrize("p", [0.5, 0.999, 1.0, 2.0, np.inf])
+def test_nucleus_where_all_is_kept(p: float) -> None:
+    rows = np.exp(RNG.standard_normal((3, 41)).astype(np.float32))
+    rows /= rows.sum(-1, keepdims=True)
+    program = pl.compile(lambda x, p: apply("nucleus", x, p), rows, np.float32(p))
+    found = program(rows, np.float32(p))
+    kept = np.where(rows >= found, rows, 0).sum(-1)
+    assert (kept >= min(p, 1.0) - 1e-6).all()
+    if p == 0.5:
+        assert (found == nucleus_by_bits(rows, p)).all()
+    if p > 1:
+        assert (found == 0).all()
