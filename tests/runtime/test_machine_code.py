@@ -1,0 +1,121 @@
+"""What became of kernels: no call leaves the code, hot loops are made of vector instructions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+import planish as pl
+from planish.frontend.generate import graphs
+from planish.frontend.optim import AdamW
+from planish.frontend.step import training_graph
+from planish.ir.graph import Graph
+from planish.runtime.lower import lower
+from planish.runtime.program import Program
+from planish.runtime.target import Target
+
+OURS = re.compile(r"planish[._]\w+|k\d+_\w+")
+BRANCH = re.compile(r"(?:j\w+|b\.\w+|b|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.\w+)$")
+CALL = re.compile(r"(?:call\w*|bl)\s+(.*)")
+# target -> (pipeline, what the hot loop of a matrix product is made of)
+PRODUCTS = {
+    "znver4": {"O2": r"vfmadd\w+ps.*%zmm", "bf16": r"vdpbf16ps.*%zmm", "train": r"vfmadd.*%zmm"},
+    "x86-64-v4": {"O2": r"vfmadd\w+ps.*%zmm", "train": r"vfmadd\w+ps.*%zmm"},
+    "x86-64-v3": {"O2": r"vfmadd\w+ps.*%ymm", "train": r"vfmadd\w+ps.*%ymm"},
+    "aarch64:neoverse-n1": {"O2": r"fmla\s+v\d+\.4s", "train": r"fmla\s+v\d+\.4s"},
+}
+CASES = [(target, pipeline) for target, known in PRODUCTS.items() for pipeline in known]
+# kernel -> instructions that its loops have on a machine with AVX-512
+ROWS = {
+    "attention": r"vfmadd\w+ps.*%zmm",
+    "norm": r"v(?:fmadd\w+|add|sub|mul)ps.*%zmm",
+    "softmax": r"vfmadd\w+ps.*%zmm",
+    "logsumexp": r"vfmadd\w+ps.*%zmm",
+}
+
+
+def traced(pipeline: str) -> Iterator[Graph]:
+    """Programs of a small model: prompt and token, or a training step."""
+    model = pl.TinyGPT(300, 192, num_layers=1, num_heads=3, max_seq_len=32, dropout=0.0)
+    if pipeline == "train":
+        yield training_graph(model, AdamW(), 2, 32)
+    else:
+        made = graphs(model, 1, 32)
+        yield from (made["prefill"], made["decode"])
+
+
+@cache
+def functions(pipeline: str, target: str) -> dict[str, list[str]]:
+    """The instructions and labels of every function, by name."""
+    machine, found = Target.parse(target), {}
+    for graph in traced(pipeline):
+        after = pl.PIPELINES[pipeline].run(graph)
+        text = Program(lower(after, machine), machine, threads=2).assembly
+        for part in re.split(r"\n(?=[A-Za-z_][\w.]*:\s)", text):
+            name, _, body = part.partition(":")
+            lines = (re.split(r"\s+(?:#|//)", x)[0].strip() for x in body.splitlines())
+            kept = [x for x in lines if x and (x.startswith(".L") or not x.startswith((".", "#")))]
+            if OURS.fullmatch(name):
+                found[f"{graph.name}/{name}"] = kept
+    return found
+
+
+def loops(lines: list[str]) -> Iterator[list[str]]:
+    """The bodies of innermost loops: from a label to a jump back to it, without another inside."""
+    at = {line[:-1]: k for k, line in enumerate(lines) if line.endswith(":")}
+    found = []
+    for k, line in enumerate(lines):
+        match = BRANCH.match(line)
+        if match and at.get(match[1], k) < k:
+            found.append((at[match[1]], k))
+    for first, last in found:
+        if not any((a, b) != (first, last) and first <= a and b <= last for a, b in found):
+            yield lines[first : last + 1]
+
+
+def share(loop: list[str], instruction: str) -> float:
+    """How much of a loop is an instruction."""
+    return sum(bool(re.search(instruction, x)) for x in loop) / len(loop)
+
+
+def purest(lines: list[str], instruction: str) -> list[str]:
+    """The loop that an instruction has the largest share of; all, where every loop is unrolled."""
+    return max(loops(lines), key=lambda loop: share(loop, instruction), default=lines)
+
+
+@pytest.mark.parametrize(("target", "pipeline"), CASES)
+def test_products_are_loops_of_vector_instructions(target: str, pipeline: str) -> None:
+    wanted = PRODUCTS[target][pipeline]
+    found = functions(pipeline, target)
+    products = {name: lines for name, lines in found.items() if "_matmul" in name}
+    assert len(products) >= 4
+    for name, lines in products.items():
+        loop = purest(lines, wanted)
+        assert share(loop, wanted) > 0.2, (name, loop)
+        spilled = [x for x in loop if re.search(r"[zy]mm.*%rsp|%rsp.*[zy]mm|q\d+, \[sp", x)]
+        assert not spilled, (name, loop)
+
+
+@pytest.mark.parametrize(("target", "pipeline"), CASES)
+def test_no_kernel_calls_what_is_not_ours(target: str, pipeline: str) -> None:
+    called = set()
+    for name, lines in functions(pipeline, target).items():
+        for line in lines:
+            if match := CALL.match(line):
+                callee = match[1].split("@")[0]
+                kernel = "/k" in name
+                assert OURS.fullmatch(callee) or (callee == "syscall" and not kernel), (name, line)
+                called.add(callee)
+    assert any(x.startswith("k0_") for x in called)
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+def test_rows_are_vectors(kernel: str) -> None:
+    found = {**functions("O2", "znver4"), **functions("train", "znver4")}
+    named = {name: lines for name, lines in found.items() if f"_{kernel}" in name}
+    assert named or kernel == "softmax"
+    for name, lines in named.items():
+        assert share(purest(lines, ROWS[kernel]), ROWS[kernel]) > 0.1, name
