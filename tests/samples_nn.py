@@ -139,6 +139,33 @@ ATTENTION = [
         {"causal": True, "scale": 0.5, "time_first": True},
         note=" by time",
     ),
+    Sample(
+        "attention",
+        (heads(2, 2, 5, 4), heads(2, 1, 5, 4, seed=1), heads(2, 1, 5, 3, seed=2), KEY),
+        {"causal": True, "scale": 0.5, "dropout": 0.25},
+        note=" with dropout",
+    ),
+    Sample(
+        "attention_grad",
+        (heads(1, 4, 3, 4), heads(1, 2, 3, 4, seed=1), heads(1, 2, 3, 6, seed=2),
+         heads(1, 4, 3, 6, seed=3)),
+        {"causal": True, "scale": 0.5, "merged": True},
+        note=" grouped",
+    ),
+    Sample(
+        "attention_grad",
+        (heads(1, 2, 2, 4), heads(1, 1, 6, 4, seed=1), heads(1, 1, 6, 4, seed=2),
+         heads(1, 2, 2, 4, seed=3), i32(3), KEY),
+        {"causal": True, "scale": 0.5, "merged": False, "dropout": 0.25},
+        note=" in a cache, with dropout",
+    ),
+    Sample(
+        "attention_grad",
+        (heads(1, 1, 4, 2), heads(1, 1, 2, 2, seed=1), heads(1, 1, 2, 2, seed=2),
+         heads(1, 1, 4, 2, seed=3)),
+        {"causal": True, "scale": 0.5, "merged": False},
+        note=" with queries that see nothing",
+    ),
 ]
 
 PROBS = np.array([[0.5, 0.125, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]], np.float32)

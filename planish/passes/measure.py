@@ -15,6 +15,8 @@ from planish.ir.node import Node
 from planish.ir.order import run_order
 from planish.ir.types import TensorType, TupleType
 
+# products of an attention as wide as q, and as wide as v
+PRODUCTS = {"attention": (1, 1), "attention_grad": (3, 2)}
 FREE = ("cast", "stop_gradient", "again")  # elementwise, but no arithmetic
 NOMINAL = 128  # stands for a symbolic size without a maximum
 Sizes = Mapping[str, int] | None
@@ -63,10 +65,13 @@ def flops(graph: Graph, sizes: Sizes = None) -> int:
             total += flops(node.attrs["body"], sizes)
         elif node.op.kind == "contraction":
             total += 2 * elements(node.type, sizes) * number(node.inputs[0].shape[-1], sizes)
-        elif node.op.name == "attention":  # half of the scores are masked where it is causal
-            keys = number(node.inputs[1].shape[2], sizes)
-            both = elements(node.inputs[0].type, sizes) + elements(node.type, sizes)
-            total += 2 * keys * both // (2 if node.attrs["causal"] else 1)
+        elif node.op.name in PRODUCTS:  # half of the scores are masked where it is causal
+            q, k, v = (x.type for x in node.inputs[:3])
+            scores = elements(q.with_shape((*q.shape[:3], k.shape[2])), sizes)
+            with_q, with_v = (number(x.shape[3], sizes) for x in (q, v))
+            times = PRODUCTS[node.op.name]
+            both = 2 * scores * (times[0] * with_q + times[1] * with_v)
+            total += both // (2 if node.attrs["causal"] else 1)
         elif node.op.kind in ("reduction", "special", "composite"):
             total += max(elements(x.type, sizes) for x in (node, *node.inputs))
         elif node.op.kind == "elementwise" and node.op.name not in FREE:

@@ -181,7 +181,7 @@ def pull_concat(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
 def pull_attention(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
     """Queries are independent of each other: q is cut, keys and values are needed whole"""
     batch, heads, rows, columns = by_head(node, cut)
-    if heads is not None:
+    if heads is not None or "dropout" in node.attrs:  # which weights drop out is a matter of place
         return None
     offset = ((),) * (len(node.inputs) - 3)
     q, k = (batch, None, rows, None), (batch, None, None, None)

@@ -63,6 +63,16 @@ def test_a_gradient_can_be_differentiated_again():
     check_gradients(total, grad(total, ["x"]), ("x",))
 
 
+def test_the_gradient_of_attention_can_be_differentiated_again():
+    q, k = arg("q", 1, 2, 3, 4), arg("k", 1, 1, 3, 4)
+    y = op("attention", q, k, k, causal=True)
+    first = grad(Graph("f", (q, k), (op("sum", op("mul", y, y)),)), ["q", "k"])
+    assert any(node.op.name == "attention_grad" for node in first.nodes)
+    slopes = (op("sum", op("tanh", x)) for x in first.outputs[1:])
+    total = Graph("g", (q, k), (op("add", *slopes),))
+    check_gradients(total, grad(total, ["q", "k"]), ("q", "k"))
+
+
 def test_a_chain_of_5000_nodes_and_a_diamond_of_2_to_the_40_paths():
     x = arg("x", 2)
     y = x

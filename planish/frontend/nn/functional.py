@@ -6,13 +6,11 @@ where those are integers). ShapeError and DTypeError name both operands.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from planish.frontend.shapes import expand_dims, matmul, reshape, shape_of, swapaxes
+from planish.frontend.shapes import matmul, swapaxes
 from planish.frontend.tensor import apply
 from planish.ir import types as t
-from planish.ir.errors import ShapeError, UnsupportedError
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -114,35 +112,9 @@ def scaled_dot_product_attention(
     """softmax(scale q k^T) v for q [B, H, T, D], k and v [B, G, S, D], H a multiple of G.
 
     With `causal`, query i sees keys j <= offset + i; without `offset` the queries are the last
-    keys. Dropout of the weights needs a key, and the scores are then computed whole.
+    keys. With a key, weights drop out at `dropout_rate`.
     """
-    if dropout_rate and key is not None:
-        if offset is not None:
-            raise UnsupportedError(
-                "attention with dropout takes no offset: caches are for inference"
-            )
-        return _attention_with_dropout(q, k, v, causal, scale, dropout_rate, key)
-    operands = (q, k, v) if offset is None else (q, k, v, offset)
-    return apply("attention", *operands, causal=causal, scale=scale)
-
-
-def _attention_with_dropout(
-    q: Any, k: Any, v: Any, causal: bool, scale: float | None, rate: float, key: Any
-) -> Any:
-    batch, heads, length, width = shape_of(q)
-    groups, keys = shape_of(k)[1:3]
-    if not isinstance(width, int):
-        raise ShapeError(f"attention needs a static width, got {width}")
-    if not isinstance(heads, int) or not isinstance(groups, int) or heads % groups:
-        raise ShapeError(f"{heads} query heads are no multiple of {groups} key heads")
-    q = reshape(apply, q, (batch, groups, heads // groups, length, width))
-    k, v = expand_dims(apply, k, 2), expand_dims(apply, v, 2)
-    scores = matmul(apply, q, swapaxes(apply, k, -1, -2))
-    scores = apply("mul", scores, scale if scale is not None else 1.0 / math.sqrt(width))
-    if causal:
-        seen = apply("broadcast", apply("const", value=True, dtype=t.boolean), shape=(length, keys))
-        if keys != length:
-            raise UnsupportedError("causal attention with dropout takes as many queries as keys")
-        scores = apply("select", apply("tril", seen), scores, -math.inf)
-    weights = dropout(softmax(scores), rate, key)
-    return reshape(apply, matmul(apply, weights, v), (batch, heads, length, shape_of(v)[-1]))
+    drops = bool(dropout_rate) and key is not None
+    operands = (q, k, v, *(() if offset is None else (offset,)), *((key,) if drops else ()))
+    rate = {"dropout": float(dropout_rate)} if drops else {}
+    return apply("attention", *operands, causal=causal, scale=scale, **rate)

@@ -3,6 +3,7 @@
 from planish.ir.ops import (  # noqa: F401  # noqa: F401  # noqa: F401  # noqa: F401
     activation,
     attention,
+    attention_grad,
     elementwise,
     gather,
     indexing,

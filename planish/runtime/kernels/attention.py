@@ -8,7 +8,7 @@ never read. Operands are read through their views: the fused QKV product is read
 query (`row_kernel`), which is also the plain statement of what happens:
 
     pass 1  score[j] = scale * sum over d of q[d] * k[j, d], and their maximum
-    pass 2  score[j] = exp(score[j] - maximum), and their sum
+    pass 2  score[j] = exp(score[j] - maximum), and their sum; then dropout, where there is any
     pass 3  out[d]   = (sum over j of score[j] * v[j, d]) / sum
 
 For many (`tile_kernel`), a head at a time: k is transposed into scratch once, then MR queries at a
@@ -28,7 +28,7 @@ from planish.ir.ops.linalg import sums_in
 from planish.runtime.kernels.attention_matrix import matrix_kernel, takes_matrix
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.rows import lane_width
-from planish.runtime.kernels.visible import visible
+from planish.runtime.kernels.visible import kept, visible
 from planish.runtime.target import Target
 
 FEW = 4  # queries for which transposing the keys does not pay
@@ -78,7 +78,7 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
         maximum = nest.let(nest.load(most, 0), here=True)
         with nest.loop("je", seen, "vector", lanes) as j:
             e = nest.let(scalar("exp", nest.load(score, j) - maximum), here=True)
-            nest.store(score, (j,), e)
+            nest.store(score, (j,), kept(anchor, pull, (b, h, row, j), e))
             nest.accumulate(total, first, "add", e)
         s = nest.let(nest.load(total, 0), here=True)
         factor = nest.let(select(scalar("gt", s, zero), Const(1.0, dtype) / s, zero), here=True)
@@ -187,7 +187,7 @@ class _Tile:
         self.scores(rows, most)
         factors = nest.local("factor", self.dtype, self.mr)
         with nest.loop("i", self.mr) as i:
-            self.softmax(i, nest.let(self.seen(first + i)), most, factors)
+            self.softmax(first, i, most, factors)
         self.values(most)
         with nest.loop("o", minimum(size_expr(self.queries) - first, as_index(self.mr))) as i:
             with nest.loop("e", self.width, "vector", self.lanes) as e:
@@ -216,9 +216,10 @@ class _Tile:
     def _keys(self) -> AbstractContextManager[Expr]:
         return self.nest.loop("j", self.block, "vector", self.block)
 
-    def softmax(self, i: Expr, seen: Expr, most: Expr, factors: Buffer) -> None:
+    def softmax(self, top_row: Expr, i: Expr, most: Expr, factors: Buffer) -> None:
         """Pass 2 for row i; what it does not see of the tile's keys weighs nothing."""
         nest, first = self.nest, (as_index(0),)
+        seen = nest.let(self.seen(top_row + i))
         low, zero = Const(float("-inf"), self.dtype), Const(0.0, self.dtype)
         top, total = (nest.local(n, self.dtype, 1) for n in ("top", "total"))
         nest.store(top, first, low)
@@ -228,7 +229,8 @@ class _Tile:
         maximum = nest.let(nest.load(top, 0), here=True)
         with nest.loop("je", seen, "vector", self.lanes) as j:
             e = nest.let(scalar("exp", nest.load(self.score, i, j) - maximum), here=True)
-            nest.store(self.score, (i, j), e)
+            place = (*self.query, top_row + i, j)
+            nest.store(self.score, (i, j), kept(self.anchor, self.pull, place, e))
             nest.accumulate(total, first, "add", e)
         with nest.loop("jz", most - seen, "vector", self.lanes) as j:
             nest.store(self.score, (i, seen + j), zero)

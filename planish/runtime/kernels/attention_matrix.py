@@ -34,6 +34,8 @@ def takes_matrix(body: Graph, anchor: Node, target: Target) -> bool:
     q, k, v = anchor.inputs[:3]
     if not target.has_matrix or q.dtype != t.bf16 or not isinstance(v.shape[3], int):
         return False
+    if anchor.attrs.get("dropout"):
+        return False  # only training drops weights
     whole = isinstance(q.shape[3], int) and q.shape[3] % BLOCK == 0
     return whole and words_in(k) is not None and words_in(q) is not None and _even(body, q)
 

@@ -1,22 +1,58 @@
-"""Which keys a query of an attention sees."""
+"""What the kernels of attention share: which keys a query sees, and which weights are kept."""
 
 from __future__ import annotations
 
 from planish.ir import types as t
-from planish.ir.loops import Expr, as_index, cast, scalar, size_expr
+from planish.ir.loops import Const, Expr, as_index, cast, scalar, select, size_expr
 from planish.ir.node import Node
-from planish.runtime.kernels.nest import Pull, minimum
+from planish.ir.ops.attention import extras
+from planish.ir.ops.random import DIGITS, scale, threshold
+from planish.runtime.kernels.nest import Index, Pull, minimum
+
+
+def options(anchor: Node) -> tuple[Node | None, Node | None]:
+    """The offset and the random key of an attention or its gradient."""
+    rest = anchor.inputs[anchor.op.at_least :]
+    return extras(rest, anchor.attrs.get("dropout", 0.0))
+
+
+def before(anchor: Node, pull: Pull) -> Expr:
+    """The number of keys before the first query, where the attention is causal."""
+    offset, _ = options(anchor)
+    if offset is not None:
+        return cast(pull(offset, ()), t.i64)
+    return size_expr(anchor.inputs[1].shape[2] - anchor.inputs[0].shape[2])
 
 
 def visible(anchor: Node, pull: Pull, row: Expr) -> Expr:
     """How many keys query `row` sees: all, or those up to its own position, at most S."""
-    t_, s = anchor.inputs[0].shape[2], anchor.inputs[1].shape[2]
-    keys = size_expr(s)
+    keys = size_expr(anchor.inputs[1].shape[2])
     if not anchor.attrs["causal"]:
         return keys
-    if len(anchor.inputs) > 3:
-        offset = cast(pull(anchor.inputs[3], ()), t.i64)
-    else:
-        offset = size_expr(s - t_)
     # a query before the first key sees none
-    return scalar("max", minimum(offset + row + 1, keys), as_index(0))
+    return scalar("max", minimum(before(anchor, pull) + row + 1, keys), as_index(0))
+
+
+def kept(anchor: Node, pull: Pull, place: Index, x: Expr) -> Expr:
+    """`x` after dropout, for the weight at `place` (b, h, query, key)."""
+    stays = survives(anchor, pull, place)
+    return x if stays is None else select(stays, x * share(anchor), Const(0.0, x.type))
+
+
+def share(anchor: Node) -> float:
+    """What dropout multiplies the weights by that it keeps."""
+    return scale(anchor.attrs["dropout"])
+
+
+def survives(anchor: Node, pull: Pull, place: Index) -> Expr | None:
+    """Whether the weight at `place` (b, h, query, key) is kept; None where all are."""
+    _, key = options(anchor)
+    if key is None:
+        return None
+    b, h, row, j = place
+    heads, queries, keys = *anchor.inputs[0].shape[1:3], anchor.inputs[1].shape[2]
+    at = (b * heads + h) * size_expr(queries) + row
+    at = pull.nest.let(at * size_expr(keys)) + j
+    words = [pull.nest.let(pull(key, (as_index(i),))) for i in range(2)]
+    bits = scalar("threefry", *words, cast(at >> 32, t.u32), cast(at, t.u32))
+    return (bits >> (32 - DIGITS)) < Const(threshold(1.0 - anchor.attrs["dropout"]), t.u32)
