@@ -26,7 +26,8 @@ from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node, Op
 
 PULL_KINDS = frozenset({"leaf", "elementwise", "view", "indexing", "random"})
-KERNEL_COMPOSITES = frozenset({"attention"})  # composites with a hand-shaped kernel
+# composites with a hand-shaped kernel
+KERNEL_COMPOSITES = frozenset({"attention", "attention_grad"})
 COPIED_LEAVES = frozenset({"const", "size"})  # leaves that live inside a body; others come in
 
 

@@ -26,6 +26,7 @@ from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.kernels.attention import attention_kernel
+from planish.runtime.kernels.attention_grad import attention_grad_kernel
 from planish.runtime.kernels.gemm import (
     Roles,
     choose_tile,
@@ -56,6 +57,7 @@ from planish.runtime.target import Target
 
 SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
     "attention": attention_kernel,
+    "attention_grad": attention_grad_kernel,
     "argmax": arg_kernel,
     "argmin": arg_kernel,
     "scatter_add": scatter_add_kernel,
