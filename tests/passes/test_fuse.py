@@ -26,7 +26,7 @@ from planish.passes.cse import cse
 from planish.passes.example import example_arrays
 from planish.passes.expand import Expand
 from planish.passes.fuse import Fuse, explain, kernels
-from planish.passes.fuse.partition import MOST_BUFFERS, MOST_NODES
+from planish.passes.fuse.partition import FARTHEST, MOST_BUFFERS, MOST_NODES
 from planish.passes.pipelines import CLEAN
 
 
@@ -173,6 +173,19 @@ def test_the_activation_stores_what_its_gradient_needs_once() -> None:
     (first,) = (b for b in bodies(fused(gradient(OPS["mse"](mlp(X), Y)))) if "sigmoid" in b.name)
     assert classify(first).kind == "contraction"
     assert len(first.outputs) == 2  # the activation and its slope
+
+
+def test_what_needs_nothing_later_is_computed_early() -> None:
+    """However long the chain between: the backward pass of a deep network is far away."""
+    w = arg("w", 4, 4)
+    h = X @ w
+    far = OPS["tanh"](h)
+    for _ in range(FARTHEST + 1):
+        far = far @ w
+    slope = 1.0 - OPS["square"](OPS["tanh"](h))
+    graph = graph_of(OPS["sum"](far, axes=(0,)), slope)
+    first = next(n for n in fused(graph).nodes if n.op.kind == "fused")
+    assert len(first.attrs["body"].outputs) == 2
 
 
 def test_an_optimiser_step_is_one_kernel_with_three_results() -> None:

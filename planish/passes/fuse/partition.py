@@ -5,7 +5,9 @@ unless a path leads from p to c through another part: that part would have to ru
 before the merged one. Where c is the only reader of p there is no such path, by construction. Else
 the parts after p and before c in the order are searched, and after the merge they alone are
 reordered (Pearce and Kelly, A dynamic topological sort algorithm for directed acyclic graphs,
-2006), so that the cost of a merge does not depend on the size of the graph.
+2006), so that the cost of a merge does not depend on the size of the graph. Where c needs nothing
+that runs after p, it moves to where p is, however far that may be: what the backward pass makes of
+values of the forward pass alone is made, and stored, where those are.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ class Partition:
 
     def _between(self, p: Part, c: Part) -> str | set[Part]:
         """Parts that run after `p` and before `c` must; a sentence where a path joins them."""
-        if all(self.readers[v] <= {c} for v in p.outs):
+        if all(self.readers[v] <= {c} for v in p.outs) or self._needs_no_other(p, c):
             return set()
         found = self._search(p, c, lambda q: [r for v in q.outs for r in self.readers[v]])
         if isinstance(found, Part):
@@ -189,6 +191,10 @@ class Partition:
                 f"through {through}, which is outside the kernel"
             )
         return found if found is not None else "they are too far apart"
+
+    def _needs_no_other(self, p: Part, c: Part) -> bool:
+        """Whether `c` can run where `p` does: it reads nothing that comes after `p`."""
+        return all(self.home[r].rank <= p.rank for r in c.reads if r in self.home)
 
     def _search(
         self, start: Part, goal: Part, step: Callable[[Part], list[Part]]
@@ -219,6 +225,7 @@ class Partition:
         ranks = sorted(q.rank for q in (*before, p, *after, c))
         order = [*sorted(before, key=_rank), None, *sorted(after, key=_rank)]
         rank = c.rank if not after else ranks[len(before)]
+        rank = p.rank if self._needs_no_other(p, c) else rank
         for q, free in zip(order, ranks, strict=False):  # one rank is left over
             if q is not None:
                 q.rank = free
