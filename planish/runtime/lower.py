@@ -270,7 +270,7 @@ class Lowering:
         b = roles.b
         _, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
         slot = self.packed_param(body, operands, b, nr)
-        if slot is None and not is_direct(body, b, nr, b.shape[-1]):
+        if slot is None and not is_direct(body, roles, nr):
             slot = self.packed_now(node, body, operands, b, nr)
         return slot
 

@@ -103,6 +103,15 @@ def test_matmul_with_transposed_weight_packed_when_compiled() -> None:
     assert [p.ndim for p in plan.params] == [3] and len(plan.steps) == 1
 
 
+def test_a_computed_matrix_is_packed_where_long_panels_are_read_often() -> None:
+    steps = []
+    for rows, depth in ((256, 384), (255, 384), (256, 192)):
+        a, b = arg("a", rows, depth), arg("b", depth, 128)
+        graph = Graph("f", (a, b), (OPS["matmul"](a, b),))
+        steps.append(len(lower(graph, Target.parse("x86-64-v4")).steps))
+    assert steps == [2, 1, 1]
+
+
 def test_symbolic_batch_and_length() -> None:
     x, w = arg("x", Dim("B"), Dim("T"), 8), param("w", 8, 40)
     y = OPS["matmul"](x, w)

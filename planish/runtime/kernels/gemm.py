@@ -37,6 +37,8 @@ from planish.runtime.target import Target
 # Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
 TILES = {32: ((4, 6), (2, 12), (1, 20)), 16: ((2, 6), (1, 12))}
 ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
+PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
+PAYING = 256  # rows of A; packing B costs as much time as some 20
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
 
 
@@ -132,13 +134,24 @@ def are_even(body: Graph, roles: Roles) -> bool:
     return rank > 1 and down is not None and along == {(): 1}
 
 
-def is_direct(body: Graph, b: Node, nr: int, columns: AnySize) -> bool:
-    """Whether B is read as it lies: whole tiles, contiguous rows, spread over the cache sets."""
-    if not isinstance(columns, int) or columns % nr:
+def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
+    """Whether B is read as it lies: whole tiles, contiguous rows, spread over the cache sets.
+
+    Many rows of A pay for packing panels that the L1 cache does not hold: in the L2 cache, too,
+    rows that lie apart evict each other.
+    """
+    b, p = roles.b, roles.product
+    if not isinstance(p.columns, int) or p.columns % nr:
         return False
     *_, down, along = strides(body, b)
-    near = down is None or set(down) != {()} or down[()] * b.dtype.itemsize % ALIASED != 0
-    return along == {(): 1} and near
+    if along != {(): 1}:
+        return False
+    if down is None or set(down) != {()}:
+        return True
+    line, many = nr * b.dtype.itemsize, product(p.rows)
+    long = isinstance(p.depth, int) and p.depth * line > PANEL
+    pays = long and isinstance(many, int) and many >= PAYING
+    return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
 
 
 def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
