@@ -25,7 +25,7 @@ from planish.ir.loop_matrix import SIDE, matrix_step
 from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, size_expr
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import broadcast_shapes
-from planish.ir.ops.linalg import sums_in
+from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
@@ -67,19 +67,21 @@ class Roles:
     swapped: bool
 
     @staticmethod
-    def of(body: Graph, anchor: Node) -> Roles:
+    def of(body: Graph, anchor: Node, ready: bool = False) -> Roles:
         """Where A is the transpose of a stored matrix with more columns than B, they swap.
 
         Neighbours of such an A along k lie a whole row of memory apart. As B it is read in rows, or
-        packed; the smaller matrix is easier to bear as A.
+        packed; the smaller matrix is easier to bear as A. A B that is `ready`, packed when the
+        program is compiled, stays what it is.
         """
         a, b = anchor.inputs
+        if ready:
+            return Roles(a, b, False)
         flat = a.type.rank == b.type.rank == 2
         sizes = (*a.shape, *b.shape)
         taller = flat and all(isinstance(s, int) for s in sizes) and a.shape[0] > b.shape[1]
-        if taller and strides(body, a)[0] == {(): 1}:
-            turn = OPS["transpose"]
-            return Roles(turn(b, perm=(1, 0)), turn(a, perm=(1, 0)), True)
+        if taller and is_turned(body, a):
+            return Roles(swap_last(b), swap_last(a), True)
         return Roles(a, b, False)
 
     @property
@@ -90,6 +92,11 @@ class Roles:
         return Product.of(a, b, a.with_shape((*batch, a.shape[-2], b.shape[-1])))
 
 
+def is_turned(body: Graph, a: Node) -> bool:
+    """Whether neighbours in a column of `a`, not those in a row, lie side by side."""
+    return strides(body, a)[-2] == {(): 1}
+
+
 def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tuple[int, int]:
     """(MR, NR): the least padded columns, then the widest tile; one row for one row.
 
@@ -97,7 +104,7 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     """
     a, b, p = roles.a, roles.b, roles.product
     lanes = target.lanes(dtype)
-    turned = a.type.rank == b.type.rank == 2 and strides(body, a)[0] == {(): 1}
+    turned = a.type.rank == b.type.rank == 2 and is_turned(body, a)
     wide = 1 if turned else -1
     if takes_matrix(body, roles, target):
         rows = product(p.rows)
@@ -185,9 +192,10 @@ def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
 class Gemm:
     """A matmul kernel being written. `panel` is the packed B, or None to read B itself."""
 
-    def __init__(self, body: Graph, anchor: Node, target: Target, packed: bool, split: int):
+    def __init__(
+        self, body: Graph, anchor: Node, roles: Roles, target: Target, packed: bool, split: int
+    ):
         self.anchor = anchor
-        roles = Roles.of(body, anchor)
         self.a, self.b, self.swapped, self.product = roles.a, roles.b, roles.swapped, roles.product
         self.dtype = sums_in(anchor.dtype)
         self.mr, self.nr = choose_tile(body, roles, target, self.dtype)
@@ -220,7 +228,7 @@ class Gemm:
             # named, as a matrix loop wants places that are linear in its variables
             batch = tuple(map(nest.let, unflatten(nest.let(tile // (across * down)), p.batch)))
             inside = tile % (across * down) if p.batch else tile
-            if strides(self.body, self.a)[-2] == {(): 1}:
+            if is_turned(self.body, self.a):
                 panel, block = inside % across, inside // across
             else:
                 panel, block = inside // down, inside % down
@@ -335,13 +343,15 @@ class Gemm:
         return tuple(n for n in self.body.nodes if n not in operands and n is not self.anchor)
 
 
-def gemm_kernel(body: Graph, anchor: Node, name: str, target: Target, packed: bool) -> Lowered:
+def gemm_kernel(
+    body: Graph, anchor: Node, roles: Roles, name: str, target: Target, packed: bool
+) -> Lowered:
     """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0)."""
-    gemm = Gemm(body, anchor, target, packed, 1)
+    gemm = Gemm(body, anchor, roles, target, packed, 1)
     gemm.write()
     divisor = gemm.nest.divisions.get("k", 1)
     depth = gemm.product.depth
     if 1 < divisor <= SPLIT_K and isinstance(depth, int) and depth % divisor == 0:
-        gemm = Gemm(body, anchor, target, packed, divisor)
+        gemm = Gemm(body, anchor, roles, target, packed, divisor)
         gemm.write()
     return lowered(gemm.nest, gemm.pull, name)

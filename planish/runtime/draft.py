@@ -1,0 +1,117 @@
+"""A plan being written: where each value lies, and the steps so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from planish.ir.dims import AnySize
+from planish.ir.errors import IRError
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.ir.types import TensorType
+from planish.runtime.kernels.nest import Lowered
+from planish.runtime.kernels.tidy import number_sites
+from planish.runtime.plan import Slot, Step
+from planish.runtime.target import Target
+
+
+@dataclass
+class Draft:
+    """A plan being made: where each value lies, and the steps so far."""
+
+    graph: Graph
+    target: Target
+    slots: dict[tuple[Node, int], Slot] = field(default_factory=dict)
+    temps: list[Slot] = field(default_factory=list)
+    params: list[np.ndarray] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    sites: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.home: dict[tuple[Node, int], int] = {}  # result -> the output that it is written to
+        for j, node in enumerate(self.graph.outputs):
+            root = source(node)
+            if root[0].op.kind != "leaf":
+                self.home.setdefault(root, j)
+
+    def input_slot(self, i: int) -> Slot:
+        """The slot of an input."""
+        node = self.graph.inputs[i]
+        return Slot("input", i, node.type, node.attrs["name"])
+
+    def output_slot(self, j: int) -> Slot:
+        """The slot of an output."""
+        return Slot("output", j, self.graph.outputs[j].type, f"output {j}")
+
+    def slot(self, node: Node) -> Slot:
+        """Where the value of `node` lies."""
+        root = source(node)
+        if root not in self.slots:
+            self.slots[root] = self._leaf(root[0])
+        return self.slots[root]
+
+    def _leaf(self, node: Node) -> Slot:
+        if node.op.name == "input":
+            return self.input_slot(self.graph.inputs.index(node))
+        if node.op.name == "param":
+            name = node.attrs["name"]
+            if name not in self.graph.params:
+                raise IRError(f"graph {self.graph.name}: the array of param {name!r} is missing")
+            return self.constant(self.graph.params[name], node.type, name)
+        raise IRError(f"{node!r} is read before it is computed")
+
+    def constant(self, array: np.ndarray, type: TensorType, name: str) -> Slot:
+        """A param slot that holds `array`."""
+        self.params.append(array)
+        return Slot("param", len(self.params) - 1, type, name)
+
+    def temp(self, type: TensorType, name: str) -> Slot:
+        """A new temporary."""
+        self.temps.append(Slot("temp", len(self.temps), type, name))
+        return self.temps[-1]
+
+    def result(self, node: Node, index: int, type: TensorType) -> Slot:
+        """The slot for a result: an output's where it is one, else a temporary."""
+        j = self.home.get((node, index))
+        made = self.temp(type, label(node)) if j is None else self.output_slot(j)
+        self.slots[node, index] = made
+        return made
+
+    def enter(
+        self, made: Lowered, operands: tuple[Node, ...], outs: tuple[Slot, ...], text: str,
+        extra: Slot | None = None, flops: AnySize | None = None,
+    ) -> None:  # fmt: skip
+        """Add a step for a kernel."""
+        args = []
+        for kind, k in made.args:
+            slot = (
+                outs[k] if kind == "out" else extra if kind == "packed" else self.slot(operands[k])
+            )
+            args.append(slot)
+        kernel = number_sites(made.kernel, self.sites)
+        self.steps.append(Step(kernel, tuple(args), text, flops))  # type: ignore[arg-type]
+
+
+def is_inline(node: Node) -> bool:
+    """Whether a node is a value that kernels compute where they need it: it has no memory."""
+    return node.op.name in ("const", "size")
+
+
+def source(node: Node) -> tuple[Node, int]:
+    """The result whose memory `node` is: through reshapes; (node, which of its results)."""
+    while node.op.name == "reshape":
+        if is_inline(node.inputs[0]):
+            break
+        node = node.inputs[0]
+    if node.op.kind == "get":
+        return node.inputs[0], node.attrs["index"]
+    return node, 0
+
+
+def label(node: Node) -> str:
+    """A name a person knows: the module path and the op or the kernel."""
+    what = node.attrs["body"].name if node.op.kind == "fused" else node.op.name
+    scope = node.loc.scope if node.loc is not None else ""
+    return f"{scope}.{what}" if scope else what

@@ -1,0 +1,128 @@
+"""How a matmul reads its operands: where they lie, as words, or from panels packed for it.
+
+Weights are packed when the program is compiled. What is computed is packed by a step of its own,
+once for all matmuls that read it the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from planish.ir.dims import product
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.ir.ops.leaf import input_
+from planish.ir.ops.linalg import sums_in, swap_last
+from planish.ir.types import TensorType
+from planish.runtime.draft import Draft, label, source
+from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, pack_kernel
+from planish.runtime.kernels.pointwise import map_kernel
+from planish.runtime.kernels.words import (
+    as_words,
+    column_words,
+    padded,
+    seen_through,
+    takes_words,
+    words_in,
+)
+from planish.runtime.memory import Room
+from planish.runtime.packing import computed, packed
+from planish.runtime.plan import Slot
+
+
+@dataclass
+class Operands(Draft):
+    """Adds the steps that operands of matmuls need."""
+
+    packed: dict[tuple, Slot] = field(default_factory=dict)
+    room: Room = field(default_factory=Room)
+
+    def of_words(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles
+    ) -> tuple[Graph, tuple[Node, ...], Node, Roles]:
+        """A matmul of bf16 as one of words; rows that are no words in memory are copied."""
+        empty = anchor.inputs[0].shape[-1] == 0  # sums over nothing
+        if empty or not takes_words(anchor):
+            return body, operands, anchor, roles
+        a, b = padded(roles.a, -1), column_words(padded(roles.b, -2))
+        read = words_in(a)
+        if read is not None:
+            operand, leaf = operands[body.inputs.index(read)], as_words(read)
+            words = seen_through(a, leaf)
+        else:
+            operand = self.rows_now(node, body, operands, a)
+            words = leaf = as_words(operand)
+        sides = (swap_last(b), swap_last(words)) if roles.swapped else (words, b)
+        dot = Node(anchor.op, sides, anchor.attrs, anchor.type, anchor.loc)
+        body = replace(body, inputs=(*body.inputs, leaf))
+        body = body.map(lambda x: dot if x is anchor else x)
+        return body, (*operands, operand), dot, Roles(words, b, roles.swapped)
+
+    def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
+        """A step that copies the rows of a matmul's A, as an operand to read."""
+        key = (*origin(body, operands, a), "rows")
+        if key not in self.packed:
+            slot = self.packed[key] = self.temp(a.type, f"{label(node)} rows")
+            made = map_kernel(Graph("rows", body.inputs, (a,)), "rows", self.target)
+            self.enter(made, operands, (slot,), f"{label(node)} rows")
+        operand = input_(name="rows", type=a.type)
+        self.slots[operand, 0] = self.packed[key]
+        return operand
+
+    def panels_for(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], roles: Roles, anchor: Node
+    ) -> Slot | None:
+        """The slot of B's panels; None where the kernel reads B as it lies."""
+        b = roles.b
+        _, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
+        slot = self.packed_param(body, operands, b, nr)
+        if slot is None and not is_direct(body, roles, nr):
+            slot = self.packed_now(node, body, operands, b, nr)
+        return slot
+
+    def packed_param(
+        self, body: Graph, operands: tuple[Node, ...], b: Node, nr: int
+    ) -> Slot | None:
+        """The panels of a B that is a weight, packed here and now; None where it is computed."""
+        leaf = self.weight_of(body, operands, b)
+        if leaf is None:
+            return None
+        weight = operands[body.inputs.index(leaf)]
+        chain = tuple((n.op.name, n.attrs) for n in Graph("b", (), (b,)).nodes[1:])
+        key = (weight.attrs["name"], chain, nr)
+        if key not in self.packed:
+            array = self.graph.params[weight.attrs["name"]]
+            matrix = computed(b, leaf, array)
+            panels = packed(matrix, nr, self.room)
+            type_ = TensorType(b.dtype, panels.shape)
+            self.packed[key] = self.constant(panels, type_, f"{weight.attrs['name']} (packed)")
+        return self.packed[key]
+
+    def weight_of(self, body: Graph, operands: tuple[Node, ...], b: Node) -> Node | None:
+        """The leaf that `b` is made of, where that alone is read and is a weight."""
+        reads = [x for x in Graph("b", (), (b,)).nodes if x.op.kind == "leaf"]
+        if len(reads) != 1 or reads[0] not in body.inputs:
+            return None
+        known = operands[body.inputs.index(reads[0])].op.name == "param"
+        return reads[0] if known else None
+
+    def packed_now(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int
+    ) -> Slot:
+        """A step that packs a computed B into panels."""
+        key = (*origin(body, operands, b), nr)
+        if key not in self.packed:
+            made = pack_kernel(Graph("pack", body.inputs, (b,)), b, nr, "pack")
+            *batch, k, n = b.shape
+            type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
+            slot = self.temp(type_, f"{label(node)} panels")
+            self.enter(made, operands, (slot,), f"{label(node)} pack")
+            self.packed[key] = slot
+        return self.packed[key]
+
+
+def origin(body: Graph, operands: tuple[Node, ...], x: Node) -> tuple:
+    """What an operand within a body is made of, and how: equal ones are equal values."""
+    nodes = Graph("x", (), (x,)).nodes
+    reads = tuple(source(operands[body.inputs.index(n)]) for n in nodes if n in body.inputs)
+    return reads, tuple((n.op.name, n.attrs) for n in nodes if n.inputs)
