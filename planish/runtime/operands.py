@@ -15,7 +15,7 @@ from planish.ir.ops.leaf import input_
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import TensorType
 from planish.runtime.draft import Draft, label, source
-from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, pack_kernel
+from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, is_turned, pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.words import (
     as_words,
@@ -40,7 +40,10 @@ class Operands(Draft):
     def of_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles
     ) -> tuple[Graph, tuple[Node, ...], Node, Roles]:
-        """A matmul of bf16 as one of words; rows that are no words in memory are copied."""
+        """A matmul of bf16 as one of words; rows that are no words in memory are copied.
+
+        Of an A that is the transpose of a stored matrix, two rows of that become one of words.
+        """
         empty = anchor.inputs[0].shape[-1] == 0  # sums over nothing
         if empty or not takes_words(anchor):
             return body, operands, anchor, roles
@@ -49,6 +52,10 @@ class Operands(Draft):
         if read is not None:
             operand, leaf = operands[body.inputs.index(read)], as_words(read)
             words = seen_through(a, leaf)
+        elif a.type.rank == 2 and is_turned(body, a):
+            operand = self.rows_now(node, body, operands, column_words(swap_last(a)))
+            leaf = input_(name="words", type=operand.type)
+            words = swap_last(leaf)
         else:
             operand = self.rows_now(node, body, operands, a)
             words = leaf = as_words(operand)

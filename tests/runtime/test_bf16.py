@@ -130,6 +130,21 @@ def test_a_copy_of_rows_is_shared() -> None:
     assert labels(plan) == ["matmul rows", "matmul", "matmul"]
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "k, m, n", [(2, 3, 5), (34, 96, 33), (64, 17, 64), (130, 40, 20), (7, 6, 5)]
+)
+def test_gradients_of_weights(name: str, k: int, m: int, n: int) -> None:
+    """The depth is the row axis of both: pairs of rows of each become rows of words."""
+    x, dy = leaf("input", "x", k, m), leaf("input", "dy", k, n)
+    graph = Graph("f", (x, dy), (product(turned(x), dy), product(turned(dy), x)))
+    plan = run(graph, here(name), halves(k, m), halves(k, n))
+    rows = [step.args[-1].type for step in plan.steps if step.label == "matmul rows"]
+    assert rows and all(x.dtype == (t.bf16 if k % 2 else t.u32) for x in rows)
+    got, want = run_plan(plan, *(xs := (halves(k, m), halves(k, n)))), evaluate(graph, *xs)
+    close(got, want)
+
+
 def test_sums_of_bf16_are_rounded_once() -> None:
     a, b = leaf("input", "a", 3, 300), leaf("input", "b", 300, 5)
     run(Graph("f", (a, b), (OPS["matmul"](a, b),)), Target.host(), halves(3, 300), halves(300, 5))
