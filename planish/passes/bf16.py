@@ -34,6 +34,18 @@ from planish.passes.rewrite import rewritten
 STORED = ("input", "param", "update_slice")  # rounding these would pass over them in every run
 
 
+class Rounding(dict[Node, Node]):
+    """Values as bf16, each cast once."""
+
+    def __call__(self, x: Node) -> Node:
+        """`x` as bf16; what is viewed is cast, not the view."""
+        if x not in self:
+            viewed = x.op.kind == "view"
+            source = (self(x.inputs[0]),) if viewed else (x,)
+            self[x] = x.with_inputs(source) if viewed else cast(x, dtype=t.bf16)
+        return self[x]
+
+
 @dataclass(frozen=True)
 class Bf16:
     """Cast both operands of each f32 matmul by a weight; those whose name matches `skip` stay."""
@@ -42,15 +54,7 @@ class Bf16:
 
     def __call__(self, graph: Graph) -> Graph:
         wanted = {x for node in graph.nodes if (x := self.weight_of(node)) is not None}
-        narrow: dict[Node, Node] = {}
-
-        def rounded(x: Node) -> Node:
-            """`x` as bf16; what is viewed is cast, not the view."""
-            if x not in narrow:
-                viewed = x.op.kind == "view"
-                source = (rounded(x.inputs[0]),) if viewed else (x,)
-                narrow[x] = x.with_inputs(source) if viewed else cast(x, dtype=t.bf16)
-            return narrow[x]
+        rounded = Rounding()
 
         def step(node: Node) -> Node:
             if self.weight_of(node) is not None:

@@ -10,6 +10,7 @@ from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
 from planish.passes.fuse import Fuse
+from planish.passes.mixed import mixed
 from planish.passes.pipeline import Pipeline, pass_name, unknown
 from planish.passes.pushup import pushup
 from planish.passes.registry import PASSES
@@ -25,6 +26,7 @@ PIPELINES = {
     "O1": CLEAN,
     "O2": CLEAN + FAST,
     "train": CLEAN + Pipeline(Remat(), Fuse()),  # for graphs with gradients; weights are inputs
+    "train_bf16": CLEAN + Pipeline(mixed, simplify, cse, Remat(), Fuse()),  # products of bf16
     "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
     # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
 }
@@ -69,6 +71,11 @@ ORDER = (
     Not("simplify", "fuse"),  # nor is it rewritten
     Not("grad", "fuse"),  # nor differentiated
     Not("bf16", "fuse"),  # nor rounded
+    Before("expand", "mixed"),  # as for bf16
+    Then("mixed", "simplify"),
+    Before("mixed", "remat"),  # what is kept is smaller then
+    Not("mixed", "fuse"),
+    Not("grad", "mixed"),  # it is gradients that are to be computed in bf16
     Not("grad", "bf16"),  # gradients of rounded weights are none of the weights
     Not("remat", "fuse"),  # nor computed twice
 )

@@ -13,6 +13,7 @@ from planish.passes.expand import Expand
 from planish.passes.fold import fold
 from planish.passes.fuse import Fuse
 from planish.passes.lift import LiftParams
+from planish.passes.mixed import mixed
 from planish.passes.pushup import pushup
 from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
@@ -29,5 +30,6 @@ PASSES: dict[str, Pass | type] = {
     "pushup": pushup,
     "remat": Remat,
     "bf16": Bf16,
+    "mixed": mixed,
     "fuse": Fuse,
 }
