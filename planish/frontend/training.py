@@ -55,8 +55,9 @@ class Trainer:
     """Trains a language model on random pieces of a text.
 
     `losses` has the loss of every step, `evaluations` has (steps done, validation loss),
-    `grad_norm` is that of the last step, before clipping. `backend="interpret"` runs the
-    same graph on the reference interpreter, in `dtype` if one is given.
+    `grad_norm` is that of the last step, before clipping. `pipeline="train_bf16"` multiplies in
+    bf16; weights, state and sums stay f32. `backend="interpret"` runs the same graph on the
+    reference interpreter, in `dtype` if one is given.
     """
 
     def __init__(

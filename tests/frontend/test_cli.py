@@ -93,6 +93,19 @@ def test_texts_that_are_refused(
     assert not (tmp_path / "m.safetensors").exists()
 
 
+def test_train_in_bf16(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights of float32 that are near those of a training in float32, but not the same."""
+    paths = tmp_path / "wide.safetensors", tmp_path / "mixed.safetensors"
+    for path, options in zip(paths, ([], ["--bf16"]), strict=True):
+        given = ["--text", str(text), "--steps", "3", "--out", str(path), *TINY, *options]
+        assert run(["train", *given]) == 0
+    capsys.readouterr()
+    wide, mixed = (load_model(path)[0].state_dict() for path in paths)
+    assert {x.dtype for x in mixed.values()} == {np.dtype(np.float32)}
+    apart = max(np.abs(x - mixed[name]).max() for name, x in wide.items())
+    assert 0 < apart < 0.01
+
+
 def test_bad_options_of_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "m.safetensors"
     assert "is a folder" in failing(capsys, "train", "--out", tmp_path)

@@ -64,10 +64,12 @@ def preset_options(function: Any) -> Any:
 @click.option("--errors", type=click.Choice(["strict", "replace", "ignore"]), default="strict",
               help="What to do with bytes that are not UTF-8.  [default: strict]")  # fmt: skip
 @click.option("--plot", type=File, metavar="FILE.(png|svg)", help="Draw the losses.")
+@click.option("--bf16", is_flag=True,
+              help="Multiply in bf16: faster where the CPU can. Weights stay float32.")  # fmt: skip
 @threads_option
 def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, resume: bool,
             evaluate_every: int, checkpoint_every: int, errors: str, plot: Path | None,
-            threads: int | None, **changes: Any) -> None:  # fmt: skip
+            bf16: bool, threads: int | None, **changes: Any) -> None:  # fmt: skip
     """Train a TinyGPT on a text, character by character.
 
     The last tenth of the text is kept apart for validation. Ctrl-C saves what has been learnt.
@@ -76,7 +78,8 @@ def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, re
     words = default_corpus() if text is None else read_text(text, errors)
     sizes = replace(PRESETS[preset], **{n: x for n, x in changes.items() if x is not None})
     tokenizer, learnt, held = prepared(words, sizes.context)
-    trainer = trainer_for(sizes, tokenizer, steps, seed, threads)
+    pipeline = "train_bf16" if bf16 else "train"
+    trainer = trainer_for(sizes, tokenizer, steps, seed, threads, pipeline)
     if resume:
         refuse_other_characters(out, tokenizer)
         trainer.resume(out)
@@ -106,14 +109,15 @@ def prepared(words: str, context: int) -> tuple[CharTokenizer, np.ndarray, np.nd
 
 
 def trainer_for(
-    sizes: Preset, tokenizer: CharTokenizer, steps: int, seed: int, threads: int | None
-) -> Trainer:
+    sizes: Preset, tokenizer: CharTokenizer, steps: int, seed: int, threads: int | None,
+    pipeline: str = "train",
+) -> Trainer:  # fmt: skip
     """A trainer with nanoGPT's settings."""
     optimizer = AdamW(lr=sizes.lr, betas=(0.9, 0.99), weight_decay=0.1)
     schedule = cosine(sizes.lr, sizes.lr / 10, min(WARMUP, steps // 10), max(steps, 1))
     return Trainer(
         sizes.model(len(tokenizer), seed), optimizer, schedule, batch=sizes.batch, seed=seed,
-        tokenizer=tokenizer, threads=threads,
+        tokenizer=tokenizer, threads=threads, pipeline=pipeline,
     )  # fmt: skip
 
 
