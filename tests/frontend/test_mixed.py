@@ -57,11 +57,11 @@ def test_gradients(dropout: float) -> None:
 
 
 def test_what_is_stored_as_bf16() -> None:
-    """No kernel more than in f32, and far fewer bytes from the forward to the backward pass."""
+    """Few kernels more than in f32, and far fewer bytes from the forward to the backward pass."""
     graph = wider(backend="native").graph
     plans = [lower(pipeline(p).run(graph), Target.parse("znver4")) for p in ("train", "train_bf16")]
     steps = [[s for s in p.steps if not s.label.endswith((" pack", " rows"))] for p in plans]
-    assert len(steps[0]) == len(steps[1])
+    assert len(steps[1]) <= len(steps[0]) + 2  # each layer's gradient of attention is rounded
     wide = [x.type for x in plans[1].temps if "c_fc" in x.name and x.type.dtype == t.f32]
     hidden = [x for x in wide if x.shape == (3, 6, 192)]
     assert len(hidden) == 2  # the slope of each layer's activation; its value and gradient are bf16
