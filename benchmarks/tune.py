@@ -3,8 +3,8 @@
     python benchmarks/tune.py [--shapes 256x384x1536,64x128x512] [--forms weight,nn,tn,nt]
                               [--tiles 4x6,2x12] [--threads 1] [--seconds 1] [--json out.json]
 
-A shape is rows x depth x columns (M x K x N); a tile is vectors per row x rows, as in `TILES` of
-planish/runtime/kernels/gemm.py. Forms: `weight` multiplies by a weight, packed when the program is
+A shape is rows x depth x columns (M x K x N); a tile is vectors per row x rows, see
+planish/runtime/kernels/tiles.py. Forms: `weight` multiplies by a weight, packed when the program is
 compiled; in the others both are activations, `t` marks one that is stored transposed. Programs take
 turns, the best run counts: what is asked is what the tile can do. `*` is what planish chooses now.
 """
@@ -24,7 +24,7 @@ from turns import processor
 import planish as pl
 from planish import nn
 from planish.ir.types import f32
-from planish.runtime.kernels import gemm
+from planish.runtime.kernels import tiles
 from planish.runtime.program import Bound
 from planish.runtime.target import Target
 
@@ -38,14 +38,13 @@ Tile = tuple[int, int]
 @contextmanager
 def only(tile: Tile | None) -> Iterator[None]:
     """Inside, planish knows this tile alone; None leaves it its choice."""
-    registers = Target.host().vector_registers
-    before = gemm.TILES[registers]
+    before = tiles.tiles
     if tile:
-        gemm.TILES[registers] = (tile,)
+        tiles.tiles = lambda target, most: (tile,)
     try:
         yield
     finally:
-        gemm.TILES[registers] = before
+        tiles.tiles = before
 
 
 def candidates() -> list[Tile]:
@@ -129,7 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := {*options.forms} - {*FORMS}:
         parser.error(f"forms are {', '.join(FORMS)}, got {', '.join(unknown)}")
-    print(f"{processor()}, {options.threads} threads, {gemm.TILES[Target.host().vector_registers]}")
+    print(f"{processor()}, {options.threads} threads, {Target.host().core}")
     rows = [r for s in options.shapes for f in options.forms for r in measured(options, s, f)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

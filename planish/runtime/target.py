@@ -58,6 +58,36 @@ CPUS: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Core:
+    """What a core does in a cycle, with whole vectors; see `planish.runtime.kernels.tiles`.
+
+    `fma` multiply-adds, each of `latency` cycles, `loads` loads, `panel` bytes read in a row from
+    the L2 cache. The L1 cache has `ways` places for lines of one set.
+    """
+
+    fma: float = 2
+    loads: float = 2
+    latency: float = 4
+    panel: float = 24
+    ways: int = 8
+
+
+# Measured with `python benchmarks/tune.py` where it says so; others are the makers' figures.
+#
+# znver4, 2026-11-25, one thread, GFLOP/s of 117 (2 x 16 floats x 3.65 GHz), float32:
+#   V x H       256x384x1536   64x128x512   256x3072x768
+#   4 x 6              115.5        110.1          114.0
+#   4 x 4              116.2        113.0          114.1
+#   2 x 8              116.6        112.8          113.4
+#   2 x 12             111.5         97.2          102.0     rows of 12 KB meet in one set
+#   1 x 12             111.8         99.0           84.3
+#   1 x 20             111.7         87.9           39.2
+CORES = {
+    "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A processor to make code for: its name, LLVM triple and instruction-set features."""
 
@@ -122,6 +152,11 @@ class Target:
     def vector_bytes(self) -> int:
         """Bytes of the widest vector register."""
         return 64 if self.has("avx512vl") else 32 if self.has("avx2") else 16
+
+    @property
+    def core(self) -> Core:
+        """What a core does in a cycle."""
+        return CORES.get(self.cpu, Core())
 
     @property
     def vector_registers(self) -> int:

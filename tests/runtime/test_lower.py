@@ -105,7 +105,7 @@ def test_matmul_with_transposed_weight_packed_when_compiled() -> None:
 
 def test_a_computed_matrix_is_packed_where_long_panels_are_read_often() -> None:
     steps = []
-    for rows, depth in ((256, 384), (255, 384), (256, 192)):
+    for rows, depth in ((256, 768), (255, 768), (256, 192)):
         a, b = arg("a", rows, depth), arg("b", depth, 128)
         graph = Graph("f", (a, b), (OPS["matmul"](a, b),))
         steps.append(len(lower(graph, Target.parse("x86-64-v4")).steps))

@@ -29,8 +29,8 @@ from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, select, size_expr
 from planish.ir.node import Node
 from planish.ir.ops.linalg import sums_in
-from planish.runtime.kernels.gemm import TILES
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.tiles import HIGHEST, quickest, tiles
 from planish.runtime.kernels.visible import before, share, survives, visible
 from planish.runtime.target import Target
 
@@ -76,8 +76,8 @@ class _Width:
         if not isinstance(size, int):
             raise UnsupportedError(f"the gradient of attention takes static widths, got {size}")
         self.size = size
-        sizes = [(vectors * lanes, rows) for vectors, rows in TILES[target.vector_registers]]
-        self.columns, self.rows = min(sizes, key=lambda s: (-(-size // s[0]) * s[0], -s[0]))
+        vectors, self.rows = quickest(target, None, size, lanes, HIGHEST)
+        self.columns = vectors * lanes
         self.padded = -(-size // self.columns) * self.columns
 
 
@@ -91,7 +91,7 @@ class _Heads:
         self.queries, self.keys = self.q.shape[2], size_expr(self.k.shape[2])
         self.lanes = target.lanes(self.dtype)
         self.deep, self.wide = (_Width(x.shape[3], target, self.lanes) for x in (self.q, self.v))
-        vectors, self.rows = next(o for o in TILES[target.vector_registers] if o[0] == 2)
+        vectors, self.rows = next(x for x in tiles(target, HIGHEST) if x[0] == 2)
         self.block = vectors * self.lanes
         self.out = nest.output("out0", anchor.type)
         self._scratch()

@@ -29,13 +29,10 @@ from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
+from planish.runtime.kernels.tiles import HIGHEST, quickest
 from planish.runtime.kernels.words import is_dot
 from planish.runtime.target import Target
 
-# (vectors per row of the tile, rows): accumulators + B vectors + 1 broadcast fit the register file.
-# 32 registers: 24 accumulators in each; 16 registers (AVX2): 12.
-# Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
-TILES = {32: ((4, 6), (2, 12), (1, 20)), 16: ((2, 6), (1, 12))}
 ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
 PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
 PAYING = 256  # rows of A; packing B costs as much time as some 20
@@ -98,30 +95,16 @@ def is_turned(body: Graph, a: Node) -> bool:
 
 
 def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tuple[int, int]:
-    """(MR, NR): the least padded columns, then the widest tile; one row for one row.
-
-    A transposed A wants a high tile: a line of it holds MR useful elements.
-    """
+    """(MR, NR): the quickest tile; of equal ones, a transposed A wants a high one, as a line of it
+    holds MR useful elements."""
     a, b, p = roles.a, roles.b, roles.product
-    lanes = target.lanes(dtype)
-    turned = a.type.rank == b.type.rank == 2 and is_turned(body, a)
-    wide = 1 if turned else -1
+    lanes, rows = target.lanes(dtype), product(p.rows)
     if takes_matrix(body, roles, target):
-        rows = product(p.rows)
         return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
-    options = TILES[target.vector_registers]
-    if isinstance(p.columns, int):
-        columns = p.columns
-        options = tuple(
-            sorted(options, key=lambda o: (-(-columns // (o[0] * lanes)) * o[0], wide * o[0]))
-        )
-    if turned and len(options) > 2:
-        options = tuple(o for o in options if o[0] > 1) or options
-    vectors, height = options[0]
-    rows = product(p.rows)
-    if isinstance(rows, int):
-        height = min(height, rows)
-    return max(1, height), vectors * lanes
+    turned = a.type.rank == b.type.rank == 2 and is_turned(body, a)
+    most = HIGHEST if turned else None
+    vectors, height = quickest(target, rows, p.columns, lanes, most, high=turned)
+    return height, vectors * lanes
 
 
 def takes_matrix(body: Graph, roles: Roles, target: Target) -> bool:

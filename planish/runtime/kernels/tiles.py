@@ -1,0 +1,69 @@
+"""Register tiles of matrix products: a small model of a core says which is the quickest.
+
+A tile is V vectors times H rows of C. For each step of k it loads V vectors of B, broadcasts H
+elements of A and makes V * H multiply-adds. A step takes as many cycles as the slowest of these:
+
+    V * H / fma           multiply-adds
+    (V + H) / loads       loads
+    latency               of a multiply-add: sums of a step do not wait for each other, but for
+                          those of the step before
+    V * vector / panel    bytes of B, whose panel comes from the L2 cache
+
+and a product as many steps as there are tiles, what sticks out over its edges included. Numbers are
+those of `Core` in `planish.runtime.target`, where measurements stand beside them.
+
+Which tiles there are follows from the registers: V * H sums, V vectors of B and one broadcast; and
+from the L1 cache: H rows of A are as many streams, and rows that lie a multiple of 4 KB apart
+(1,024 floats) meet in one set, so H is at most its `ways`. Panels stay in the L2 cache from tile to
+tile, as the tiles of a column block follow each other.
+"""
+
+from __future__ import annotations
+
+from planish.ir.dims import AnySize
+from planish.runtime.target import Target
+
+# Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
+WIDTHS = (4, 2, 1)
+HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothing
+
+
+def tiles(target: Target, most: int) -> tuple[tuple[int, int], ...]:
+    """The tiles (vectors, rows) of at most so many rows that fit into the registers, largest first."""
+    found = []
+    for v in WIDTHS:
+        fitting = (target.vector_registers - 1 - v) // v
+        found += [(v, h) for h in range(min(fitting, most), 0, -1)]
+    return tuple(found)
+
+
+def cycles(target: Target, tile: tuple[int, int]) -> float:
+    """Cycles of a step of k."""
+    (v, h), core = tile, target.core
+    panel = v * target.vector_bytes / core.panel
+    return max(v * h / core.fma, (v + h) / core.loads, core.latency, panel)
+
+
+def quickest(
+    target: Target, rows: AnySize | None, columns: AnySize, lanes: int, most: int | None = None,
+    high: bool = False,
+) -> tuple[int, int]:  # fmt: skip
+    """The tile (vectors, rows) with which a product of so many rows and columns takes least.
+
+    Of equal ones the widest: its columns are read the fewest times; or the highest. `most` limits
+    the rows; by default, those of A are streams.
+    """
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int, int]:
+        v, h = tile
+        time = times(rows, h) * times(columns, v * lanes) * cycles(target, tile)
+        return time, *((-h, -v) if high else (-v, -h))
+
+    highest = max(1, rows) if isinstance(rows, int) else HIGHEST
+    found = tiles(target, most or target.core.ways)
+    return min(((v, min(h, highest)) for v, h in found), key=cost)
+
+
+def times(size: AnySize | None, step: int) -> float:
+    """How many steps an axis takes; of one that nobody knows, per element."""
+    return float(-(-size // step)) if isinstance(size, int) else 1 / step

@@ -1,0 +1,47 @@
+"""Which register tile a product gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from planish.ir.dims import Dim
+from planish.runtime.kernels.tiles import HIGHEST, cycles, quickest, tiles
+from planish.runtime.target import Target
+
+ZEN4, HASWELL, ARM = (Target.parse(x) for x in ("znver4", "haswell", "aarch64:neoverse-n1"))
+
+
+@pytest.mark.parametrize("target", [ZEN4, HASWELL, ARM], ids=str)
+def test_every_tile_fits_into_the_registers(target: Target) -> None:
+    for v, h in tiles(target, HIGHEST):
+        assert v * h + v + 1 <= target.vector_registers and h <= HIGHEST
+    assert all(h <= target.core.ways for _, h in tiles(target, target.core.ways))
+
+
+@pytest.mark.parametrize(
+    ("target", "rows", "columns", "tile"),
+    [
+        (ZEN4, 96, 512, (4, 6)),  # 96 rows are 16 tiles of 6: nothing is left over
+        (ZEN4, 64, 512, (4, 4)),  # 64 are 11 of 6, two rows too many
+        (ZEN4, 1, 512, (4, 1)),
+        (ZEN4, 64, 32, (2, 8)),  # 4 vectors would multiply by 32 zeros
+        (ZEN4, 64, 16, (1, 8)),
+        (ZEN4, Dim("T", max=64), 512, (4, 6)),
+        (HASWELL, 96, 512, (2, 6)),  # 16 registers
+        (ARM, 96, 512, (4, 6)),
+    ],
+)
+def test_the_quickest_tile(target: Target, rows: object, columns: int, tile: tuple) -> None:
+    lanes = target.vector_bytes // 4
+    assert quickest(target, rows, columns, lanes) == tile  # type: ignore[arg-type]
+
+
+def test_a_transposed_operand_wants_a_high_tile() -> None:
+    assert quickest(ZEN4, 768, 512, 16, HIGHEST, high=True) == (2, 12)
+
+
+def test_a_step_is_as_slow_as_its_slowest_part() -> None:
+    assert cycles(ZEN4, (4, 6)) == 24  # multiply-adds
+    assert cycles(ZEN4, (1, 2)) == ZEN4.core.latency
+    assert cycles(ZEN4, (4, 1)) == pytest.approx(4 * 64 / ZEN4.core.panel)  # the panel
+    assert cycles(HASWELL, (1, 8)) == 4.5  # loads
