@@ -29,7 +29,7 @@ HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothin
 
 
 def tiles(target: Target, most: int) -> tuple[tuple[int, int], ...]:
-    """The tiles (vectors, rows) of at most so many rows that fit into the registers, largest first."""
+    """The tiles (vectors, rows) that fit into the registers, the largest first; `most` rows."""
     found = []
     for v in WIDTHS:
         fitting = (target.vector_registers - 1 - v) // v
