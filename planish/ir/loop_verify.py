@@ -37,7 +37,7 @@ from planish.ir.loops import (
 )
 from planish.ir.types import DType
 
-KINDS = ("serial", "parallel", "vector", "unroll", "matrix")
+KINDS = ("serial", "parallel", "vector", "unroll", "matrix", "turn")
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
 _INTEGERS = {"shl", "shr", "umulhi", "guard", "threefry"}

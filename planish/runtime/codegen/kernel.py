@@ -10,9 +10,12 @@ order (halves, then quarters ...) whatever the extent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from planish.ir import types as t
 from planish.ir.errors import IRError, TargetError
 from planish.ir.loop_matrix import matrix_parts
+from planish.ir.loop_turn import Turn, turn_parts
 from planish.ir.loops import (
     Accumulate,
     Buffer,
@@ -31,6 +34,7 @@ from planish.runtime.codegen.matrix import Matrices
 from planish.runtime.codegen.memory import Place
 from planish.runtime.codegen.reduction import Partials, identity
 from planish.runtime.codegen.text import Writer, memory_type
+from planish.runtime.codegen.turn import turn_block
 from planish.runtime.codegen.value import Linear, Operand, Value
 from planish.runtime.target import Target
 
@@ -175,10 +179,32 @@ class _Kernel(Expressions):
                 self._counted(loop, begin, end)
             case "vector" if loop.width > 1 and not self.lanes:
                 self._vector(loop, extent)
+            case "turn" if (turn := turn_parts(loop)) is not None:
+                self._turn(loop, turn, extent)
             case "matrix" if self.target.has_matrix and (found := matrix_parts(loop)):
                 self.matrices.emit(found)
             case _:
                 self._serial(loop, extent)
+
+    def _turn(self, loop: For, turn: Turn, extent: Linear) -> None:
+        """Blocks of as many rows as there are lanes, and what is left row by row."""
+        dtype = turn.read.buffer.dtype
+        lanes = self.target.lanes(dtype)
+        if self.lanes or dtype.bits < 32 or turn.columns % lanes:
+            self._serial(loop, extent)
+            return
+        if extent.constant is None:
+            count = self.registers.scalar(extent)
+            whole = self.registers.atom(self.writer.op(f"and i64 {count}, {-lanes}"))
+        else:
+            whole = Linear(extent.constant - extent.constant % lanes)
+        blocks = For(loop.var, loop.extent, "turn", ())
+        if whole.constant != 0:
+            self._counted(
+                blocks, Linear(), whole, lanes, lambda k: turn_block(self, turn, k, lanes)
+            )
+        if whole != extent:
+            self._counted(loop, whole, extent)
 
     def _unroll(self, loop: For, extent: Linear) -> None:
         if extent.constant is None:
@@ -202,7 +228,10 @@ class _Kernel(Expressions):
         begin, end = (self.writer.op(f"udiv i64 {x}, %threads") for x in (below, above))
         return self.registers.atom(begin), self.registers.atom(end)
 
-    def _counted(self, loop: For, begin: Linear, end: Linear, step: int = 1) -> None:
+    def _counted(
+        self, loop: For, begin: Linear, end: Linear, step: int = 1,
+        body: Callable[[Linear], None] | None = None,
+    ) -> None:  # fmt: skip
         """A loop over begin, begin + step ... below end, with the variable bound as it says."""
         writer, registers = self.writer, self.registers
         first, last = registers.scalar(begin), registers.scalar(end)
@@ -218,8 +247,12 @@ class _Kernel(Expressions):
         writer.label(head)
         following = f"%{writer.name('i')}"
         counter = writer.op(f"phi i64 [ {first}, %{before} ], [ {following}, %{latch} ]")
-        self.bind(loop, registers.atom(counter))
-        self.block(loop.body)
+        at = registers.atom(counter)
+        if body is None:
+            self.bind(loop, at)
+            self.block(loop.body)
+        else:
+            body(at)
         registers.leave()
         writer.do(f"br label %{latch}")
         writer.label(latch)

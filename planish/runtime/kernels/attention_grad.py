@@ -127,7 +127,7 @@ class _Heads:
         for x, rows, turned, sums, width in parts:
             blocks = nest.let(_up(self.keys, self.block))
             self.copy(x, self.head, as_index(0), blocks * self.block, rows, 1.0)
-            with nest.loop("kb", blocks) as block, nest.loop("kd", width.size) as d:
+            with nest.loop("kb", blocks) as block, nest.loop("kd", width.size, "turn") as d:
                 with nest.loop("kj", self.block, "vector", self.block) as j:
                     value = nest.load(rows, block * self.block + j, d)
                     nest.store(turned, (block, d, j), value)

@@ -36,6 +36,7 @@ from planish.runtime.target import Target
 ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
 PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
 PAYING = 256  # rows of A; packing B costs as much time as some 20
+PACK = 64  # rows of B that one parallel iteration packs
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
 
 
@@ -156,19 +157,22 @@ def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
     )
     nest.params.append(buffer)
     nest.writes.append("out0")
-    per_batch = size_expr(k) * count
-    with nest.loop("p", size_expr(product(batch)) * per_batch, "parallel") as p:
-        at = unflatten(p // per_batch, tuple(batch))
-        inside = p % per_batch
-        panel, row = inside // size_expr(k), inside % size_expr(k)
-        with nest.loop("j", nr, "vector", nr) as j:
-            column = panel * nr + j
-            whole = isinstance(n, int) and n % nr == 0
-            value = pull(b, (*at, row, column if whole else minimum(column, size_expr(n) - 1)))
-            if not whole:
-                zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
-                value = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
-            nest.store(buffer, (*at, panel, row, j), value)
+    steps = (size_expr(k) + (PACK - 1)) // PACK
+    whole = isinstance(n, int) and n % nr == 0
+    with nest.loop("p", size_expr(product(batch)) * count * steps, "parallel") as p:
+        at = unflatten(p // (count * steps), tuple(batch))
+        inside = p % (count * steps)
+        panel, first = nest.let(inside // steps), nest.let(inside % steps * PACK)
+        height = minimum(size_expr(k) - first, as_index(PACK))
+        even = isinstance(k, int) and k % PACK == 0
+        with nest.loop("k", PACK if even else nest.let(height), "turn") as r:
+            with nest.loop("j", nr, "vector", nr) as j:
+                column, row = panel * nr + j, first + r
+                value = pull(b, (*at, row, column if whole else minimum(column, size_expr(n) - 1)))
+                if not whole:
+                    zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
+                    value = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
+                nest.store(buffer, (*at, panel, row, j), value)
     return lowered(nest, pull, name)
 
 
