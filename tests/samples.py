@@ -215,6 +215,7 @@ RANDOM = [
     *(sample("random_bits", KEY, shape=s, **EXACT) for s in ((), (7,), (2, 3, 2), (0, 3))),
     sample("random_bits", KEYS, shape=(3, 2, 5), **EXACT),
     sample("fold_in", KEYS, np.int64(5), **EXACT),
+    sample("fold_in", KEYS, np.array([5, -1, 7]), **EXACT),
     sample("fold_in", KEY, np.int64(5), **EXACT),
     sample("fold_in", KEY, np.int32(-1), **EXACT),
     sample("fold_in", KEY, np.uint32(2**32 - 1), **EXACT),

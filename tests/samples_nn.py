@@ -32,7 +32,18 @@ INDEXING = [
     sample("triu", ints(3, 3), k=0, rtol=0, atol=0),
     sample("dynamic_slice", floats(4, 5), i32(1), i32(2), sizes=(2, 3)),
     sample("dynamic_slice", floats(4), np.int64(4), sizes=(0,), note=" of nothing"),
+    sample("dynamic_slice", floats(3, 5), i32(1), i32(2, 0), sizes=(2, 3), note=" by rows"),
     sample("update_slice", floats(4, 5), floats(2, 3, seed=1), i32(2), i32(0)),
+    sample("update_slice", floats(4, 5), floats(2, 3, seed=1), i32(1), i32(2, 1), note=" by rows"),
+    sample(
+        "update_slice",
+        floats(2, 3, 4),
+        floats(2, 2, 4, seed=1),
+        i32(0),
+        i32(1, 0),
+        i32(0),
+        note=" by rows of planes",
+    ),
     sample("update_slice", floats(3, 2), floats(1, 2, seed=1), np.int64(1), np.int64(0)),
     sample("update_slice", floats(3), floats(3, seed=1), i32(0), note=" of everything"),
 ]
@@ -121,6 +132,18 @@ ATTENTION = [
     ),
     Sample(
         "attention",
+        (heads(3, 2, 1, 4), heads(3, 1, 6, 4, seed=1), heads(3, 1, 6, 4, seed=2), i32(3, 0, 5)),
+        {"causal": True, "scale": 0.5},
+        note=" cached by rows",
+    ),
+    Sample(
+        "attention",
+        (heads(2, 2, 9, 4), heads(2, 2, 12, 4, seed=1), heads(2, 2, 12, 4, seed=2), i32(3, -2)),
+        {"causal": True, "scale": 0.5},
+        note=" in tiles, cached by rows",
+    ),
+    Sample(
+        "attention",
         (heads(1, 1, 4, 2), heads(1, 1, 2, 2, seed=1), heads(1, 1, 2, 2, seed=2)),
         {"causal": True, "scale": 0.5},
         note=" with queries that see nothing",
@@ -168,6 +191,18 @@ ATTENTION = [
         ),
         {"causal": True, "scale": 0.5, "merged": False, "dropout": 0.25},
         note=" in a cache, with dropout",
+    ),
+    Sample(
+        "attention_grad",
+        (
+            heads(2, 2, 9, 4),
+            heads(2, 1, 12, 4, seed=1),
+            heads(2, 1, 12, 4, seed=2),
+            heads(2, 2, 9, 4, seed=3),
+            i32(3, -2),
+        ),
+        {"causal": True, "scale": 0.5},
+        note=" cached by rows",
     ),
     Sample(
         "attention_grad",

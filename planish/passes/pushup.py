@@ -183,7 +183,7 @@ def pull_attention(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
     batch, heads, rows, columns = by_head(node, cut)
     if heads is not None or "dropout" in node.attrs:  # which weights drop out is a matter of place
         return None
-    offset = ((),) * (len(node.inputs) - 3)
+    offset = tuple((batch,) * x.type.rank for x in node.inputs[3:])
     q, k = (batch, None, rows, None), (batch, None, None, None)
     return q, k, (batch, None, None, columns), *offset
 
@@ -214,7 +214,7 @@ def rebuilt(node: Node, demand: Cut, inputs: tuple[Node, ...]) -> Node:
     elif (
         node.op.name == "attention" and node.attrs["causal"] and (rows := by_head(node, demand)[2])
     ):
-        offset = offset_of(node, *rows)
+        offset = offset_of(node, inputs[3:], *rows)
         found = make(node.op, inputs[:3] + offset, dict(node.attrs))
     else:
         found = node.with_inputs(inputs)
@@ -223,12 +223,16 @@ def rebuilt(node: Node, demand: Cut, inputs: tuple[Node, ...]) -> Node:
     return found
 
 
-def offset_of(node: Node, start: AnySize, stop: AnySize) -> tuple[Node, ...]:
-    """The number of keys before query `start`, as an operand; none where `stop` is the last one."""
-    if len(node.inputs) == 4:
-        given = node.inputs[3]
-        first = const(start, given.dtype) if isinstance(start, int) else size(start, given.dtype)
-        return (given + first,)
+def offset_of(
+    node: Node, given: tuple[Node, ...], start: AnySize, stop: AnySize
+) -> tuple[Node, ...]:
+    """The number of keys before query `start`, as an operand; none where `stop` is the last one.
+
+    `given` is the operand that says how many there are before query 0, if there is one.
+    """
+    for old in given:
+        first = const(start, old.dtype) if isinstance(start, int) else size(start, old.dtype)
+        return (old + first,)
     queries, keys = node.inputs[0].shape[2], node.inputs[1].shape[2]
     if stop == queries:
         return ()

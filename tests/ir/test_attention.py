@@ -36,13 +36,15 @@ def naive_attention(q, k, v, first, causal, scale):
         (3, 3, 1, 7, 0, True),  # the first step of a decode
         (2, 1, 4, 2, None, True),  # more queries than keys: the first two see nothing
         (2, 1, 2, 4, 9, True),  # beyond the cache everything is seen
+        (4, 2, 2, 5, (3, 0), True),  # each of the batch has its own
     ],
 )
 def test_attention_is_what_its_definition_says(h, g, n, m, offset, causal):
     q, k, v = floats(2, h, n, 4), floats(2, g, m, 4, seed=1), floats(2, g, m, 3, seed=2)
     extra = () if offset is None else (np.array(offset, np.int32),)
-    first = m - n if offset is None else offset
-    wanted = naive_attention(q, k, v, first, causal, 0.5)
+    firsts = [m - n] * 2 if offset is None else np.broadcast_to(offset, 2)
+    rows = zip(q[:, None], k[:, None], v[:, None], firsts, strict=True)
+    wanted = np.concatenate([naive_attention(*row, causal, 0.5) for row in rows])
     for value in (run, expanded):
         y = value("attention", q, k, v, *extra, causal=causal)
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
@@ -74,6 +76,8 @@ def test_attention_names_what_does_not_fit():
         attention(q, q, q, 3)
     with pytest.raises(DTypeError, match="offset is an integer scalar"):
         attention(q, q, q, arg(t.f32), causal=True)
+    with pytest.raises(DTypeError, match=r"one for each of a batch of 1, got i32.2."):
+        attention(q, q, q, arg(t.i32, 2), causal=True)
     with pytest.raises(IRError, match="dropout takes a key as the last operand"):
         attention(q, q, q, dropout=0.5)
     with pytest.raises(IRError, match="arrays and an offset at most, got 1 more"):

@@ -5,6 +5,7 @@ import pytest
 
 from planish.ir import types as t
 from planish.ir.dims import Dim, value
+from planish.ir.errors import TokenError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import body_of
@@ -12,6 +13,7 @@ from planish.ir.loop_eval import run_kernel
 from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
+from planish.runtime.interpret import run_plan as interpreted
 from planish.runtime.interpret import seen_as
 from planish.runtime.lower import lower
 from planish.runtime.target import Target
@@ -137,6 +139,20 @@ def test_update_of_a_donated_input_writes_the_slice_only() -> None:
     y = OPS["update_slice"](cache, new, zero, at, zero)
     graph = Graph("f", (cache, new, at), (y, y * 2.0), aliases=((0, 0),))
     check(graph, rand(2, 8, 4), rand(2, 1, 4), np.asarray(3, np.int32))
+
+
+def test_rows_of_a_donated_input_are_written_each_at_its_place() -> None:
+    cache, new, at = arg("cache", 3, 2, 8, 4), arg("new", 3, 2, 1, 4), arg("at", 3, dtype=t.i32)
+    y = OPS["update_slice"](cache, new, 0, 0, at, 0)
+    graph = Graph("f", (cache, new, at), (y,), aliases=((0, 0),))
+    places = np.array([3, 0, 7], np.int32)
+    check(graph, rand(3, 2, 8, 4), rand(3, 2, 1, 4), places)
+    plan = lower(graph, Target.parse("x86-64-v4"))
+    (step,) = plan.steps
+    assert [slot.name for slot in step.args] == ["output 0", "at", "new"]  # cache is not read
+    places[1] = 8
+    with pytest.raises(TokenError, match="axis 2 start: index 8 at position 1 of at"):
+        interpreted(plan, rand(3, 2, 8, 4), rand(3, 2, 1, 4), places)
 
 
 def test_argmax_take_and_scatter() -> None:

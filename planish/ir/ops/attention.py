@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from planish.ir import types as t
+from planish.ir.dims import AnySize
 from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops import random
@@ -44,12 +45,12 @@ class Attention(Composite):
     """softmax(scale * q @ k^T) @ v for q [B, H, T, D], k [B, G, S, D], v [B, G, S, E].
 
     H is a multiple of G: H / G neighbouring query heads share a key head (grouped-query attention).
-    With `causal`, query i sees the keys j <= offset + i. `offset` is an integer scalar operand, the
-    number of keys before the first query; without it, it is S - T: the queries are the last ones.
-    A query that sees no key gives zeros. The default scale is 1 / sqrt(D). With a rate of `dropout`
-    the last operand is a key, and weights are dropped as `dropout` of [B, H, T, S] drops them. The
-    result is rounded to `out`, where that is given; with `time_first` it is [B, T, H, E], so that
-    merging heads is to reshape it.
+    With `causal`, query i sees the keys j <= offset + i. `offset` is an integer operand, a scalar
+    or [B], the number of keys before the first query; without it, it is S - T: the queries are the
+    last ones. A query that sees no key gives zeros. The default scale is 1 / sqrt(D). With a rate
+    of `dropout` the last operand is a key, and weights are dropped as `dropout` of [B, H, T, S]
+    drops them. The result is rounded to `out`, where that is given; with `time_first` it is
+    [B, T, H, E], so that merging heads is to reshape it.
 
     `expand` is the definition; lowering has a streaming kernel that never stores the T * S scores.
     """
@@ -77,7 +78,7 @@ class Attention(Composite):
     ) -> TensorType:
         """[B, H, T, E], or [B, T, H, E]"""
         check_operands(self.name, q, k, v, scale)
-        check_extras(self.name, rest, causal, dropout)
+        check_extras(self.name, rest, causal, dropout, q.shape[0])
         if out is not None and not out.is_float:
             raise DTypeError(f"{self.name}: out is a floating-point dtype, got {out}")
         places = (q.shape[0], *(q.shape[2:0:-1] if time_first else q.shape[1:3]))
@@ -154,8 +155,10 @@ def check_operands(name: str, q: TensorType, k: TensorType, v: TensorType, scale
         raise IRError(f"{named}: scale must be a float, got {scale!r}")
 
 
-def check_extras(name: str, rest: tuple[TensorType, ...], causal: bool, dropout: float) -> None:
-    """At most one integer scalar, and only where it has a meaning; a key where weights drop out."""
+def check_extras(
+    name: str, rest: tuple[TensorType, ...], causal: bool, dropout: float, batch: AnySize
+) -> None:
+    """At most one offset, and only where it has a meaning; a key where weights drop out."""
     random.need_probability(name, "dropout", dropout)
     offset, key = extras(rest, dropout)
     if dropout and key is None:
@@ -166,8 +169,11 @@ def check_extras(name: str, rest: tuple[TensorType, ...], causal: bool, dropout:
     if key is not None:
         random.need_key(name, key, ())
     if offset is not None:
-        if offset.shape or not offset.dtype.is_int:
-            raise DTypeError(f"{name}: offset is an integer scalar, got {offset}")
+        if offset.shape not in ((), (batch,)) or not offset.dtype.is_int:
+            raise DTypeError(
+                f"{name}: offset is an integer scalar, or one for each of a batch of {batch}, got "
+                f"{offset}"
+            )
         if not causal:
             raise IRError(f"{name}: an offset has a meaning only with causal=True")
 
@@ -180,8 +186,9 @@ def weights_of_arrays(
     keys = np.repeat(k.astype(wide), q.shape[1] // k.shape[1], axis=1)
     scores = np.einsum("bhtd,bhsd->bhts", q.astype(wide), keys) * scale
     if causal:
-        first = int(offset) if offset is not None else k.shape[2] - q.shape[2]
-        seen = np.tri(q.shape[2], k.shape[2], first, dtype=bool)
+        first = np.asarray(k.shape[2] - q.shape[2] if offset is None else offset, np.int64)
+        last = np.arange(q.shape[2])[:, None] + first.reshape(-1, 1, 1, 1)
+        seen = np.arange(k.shape[2]) <= last
         scores = np.where(seen, scores, np.full_like(scores, -np.inf))
     top = scores.max(-1, keepdims=True)
     e = np.exp(scores - np.where(np.isneginf(top), np.zeros_like(top), top))
@@ -211,10 +218,11 @@ def reshaped(x: Node, shape: tuple) -> Node:
 
 
 def _visible(q: Node, k: Node, offset: Node | None) -> Node:
-    """bool [T, S]: whether key j <= offset + query i."""
+    """bool [T, S], or [B, 1, T, S]: whether key j <= offset + query i."""
     n, m = q.shape[2], k.shape[2]
     if offset is not None:
-        first: object = as_node(offset, t.i32)
+        given = as_node(offset, t.i32)
+        first: object = reshaped(given, (*given.shape, 1, 1, 1)) if given.shape else given
     else:
         gap = m - n
         first = gap if isinstance(gap, int) else as_node(OPS["size"](size=gap), t.i32)

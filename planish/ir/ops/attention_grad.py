@@ -61,7 +61,7 @@ class AttentionGrad(Composite):
     ) -> TensorType:
         """[B, T * H * D + S * G * D + S * G * E], or [B, T, H * D + G * D + G * E]"""
         check_operands(self.name, q, k, v, scale)
-        check_extras(self.name, rest, causal, dropout)
+        check_extras(self.name, rest, causal, dropout, q.shape[0])
         wanted = q.with_shape((*q.shape[:3], v.shape[3]))
         if dy != wanted:
             raise ShapeError(f"{self.name}: dy is {wanted}, got {dy}")

@@ -251,37 +251,44 @@ def _start_nodes(starts: Sequence[object]) -> tuple[Any, ...]:
 
 
 def _check_starts(name: str, x: TensorType, starts: Types, sizes: Shape) -> None:
-    """One integer scalar and one size per axis, no static size above the axis."""
+    """One integer start and one size per axis, no static size above the axis.
+
+    A start is a scalar; beyond the first axis it may be one for each row of the block.
+    """
     if len(starts) != x.rank or len(sizes) != x.rank:
         raise ShapeError(
             f"{name} of {x} takes {x.rank} starts and sizes, got {len(starts)} and {len(sizes)}"
         )
-    for start in starts:
-        if start.shape or not start.dtype.is_int:
-            raise DTypeError(f"{name}: a start is an integer scalar, got {start}")
+    for axis, start in enumerate(starts):
+        if start.shape not in ((), sizes[: min(axis, 1)]) or not start.dtype.is_int:
+            rows = f", or one for each of {sizes[0]} rows" if axis else ""
+            raise DTypeError(f"{name}: a start is an integer scalar{rows}, got {start}")
     for size, n in zip(sizes, x.shape, strict=True):
         if any(isinstance(rest, int) and rest < 0 for rest in (size, n - size)):
             raise ShapeError(f"{name}: {list(sizes)} does not fit into {x}")
 
 
-def _guarded_starts(reads: Reads, shape: Shape, sizes: Shape) -> list[Expr]:
-    """The starts, each guarded by 0 <= start <= n - size."""
-    return [
-        guarded(read(()), n - size + 1, f"axis {axis} start")
-        for axis, (read, n, size) in enumerate(zip(reads, shape, sizes, strict=True))
-    ]
+def start_of(axis: int, read: Read, start: TensorType, row: Expr, room: AnySize) -> Expr:
+    """Where the block begins for one of its rows, guarded by 0 <= start <= room."""
+    return guarded(read((row,) if start.rank else ()), room + 1, f"axis {axis} start")
 
 
-def _checked_starts(starts: Sequence[Any], shape: tuple, sizes: tuple) -> tuple[slice, ...]:
+def _block(starts: Sequence[Any], shape: tuple, sizes: tuple) -> tuple[np.ndarray, ...]:
+    """The places of a block along each axis, which broadcast to `sizes`."""
+    places = []
     for axis, (start, n, size) in enumerate(zip(starts, shape, sizes, strict=True)):
-        check_range(f"axis {axis} start", np.asarray(start), n - size + 1)
-    return tuple(slice(int(s), int(s) + n) for s, n in zip(starts, sizes, strict=True))
+        first = np.asarray(start, np.int64)
+        check_range(f"axis {axis} start", first, n - size + 1)
+        line = np.arange(size).reshape([-1] + [1] * (len(shape) - 1 - axis))
+        places.append(first.reshape([-1] + [1] * (len(shape) - 1)) + line)
+    return tuple(places)
 
 
 class DynamicSlice(Indexing):
-    """The block of `sizes` that begins at run-time starts, one integer scalar per axis.
+    """The block of `sizes` that begins at run-time starts, an integer scalar for each axis.
 
-    A block that does not lie inside the operand is refused at run time, never moved or cut.
+    Beyond the first axis a start may be i[N], one for each of the block's N rows. A block that
+    does not lie inside the operand is refused at run time, never moved or cut.
     """
 
     name, at_least = "dynamic_slice", 1
@@ -295,13 +302,15 @@ class DynamicSlice(Indexing):
         return x.with_shape(sizes)
 
     def ref(self, x: np.ndarray, *starts: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-        return x[_checked_starts(starts, x.shape, sizes)]
+        return x[_block(starts, x.shape, sizes)]
 
     def element(
         self, out: Index, reads: Reads, types: Types, out_type: TensorType, *, sizes: Shape
     ) -> Expr:
-        starts = _guarded_starts(reads[1:], types[0].shape, sizes)
-        return reads[0](tuple(i + s for i, s in zip(out, starts, strict=True)))
+        rooms = (n - size for n, size in zip(types[0].shape, sizes, strict=True))
+        starts = zip(reads[1:], types[1:], rooms, strict=True)
+        found = (start_of(axis, read, x, out[0], n) for axis, (read, x, n) in enumerate(starts))
+        return reads[0](tuple(i + start for i, start in zip(out, found, strict=True)))
 
     def vjp(
         self, y: Node, dy: Node, x: Node, *starts: Node, sizes: Shape
@@ -312,8 +321,8 @@ class DynamicSlice(Indexing):
 class UpdateSlice(Indexing):
     """`x` with the block that begins at run-time starts replaced by `update`.
 
-    A block that does not lie inside `x` is refused at run time. Where `x` is donated and has no
-    other reader, lowering writes the block only.
+    Starts are those of `dynamic_slice`. A block that does not lie inside `x` is refused at run
+    time. Where `x` is donated and has no other reader, lowering writes the block only.
     """
 
     name, at_least = "update_slice", 2
@@ -330,7 +339,7 @@ class UpdateSlice(Indexing):
 
     def ref(self, x: np.ndarray, update: np.ndarray, *starts: np.ndarray) -> np.ndarray:
         y = x.copy()
-        y[_checked_starts(starts, x.shape, update.shape)] = update
+        y[_block(starts, x.shape, update.shape)] = update
         return y
 
     def element(
@@ -339,11 +348,11 @@ class UpdateSlice(Indexing):
         shape, sizes = types[0].shape, types[1].shape
         if 0 in sizes:
             return reads[0](out)
-        starts = _guarded_starts(reads[2:], shape, sizes)
         inside: Expr | None = None
-        place = []
-        for i, start, n, size in zip(out, starts, shape, sizes, strict=True):
-            at = i - start
+        place: list[Expr] = []
+        for axis, (i, n, size) in enumerate(zip(out, shape, sizes, strict=True)):
+            row = place[0] if axis else i
+            at = i - start_of(axis, reads[2 + axis], types[2 + axis], row, n - size)
             place.append(at if n == size else clamped(at, size))
             if n != size:  # else the guarded start is 0, and every place is inside
                 here = (at >= 0) & (at < size_expr(size))

@@ -116,7 +116,8 @@ def bits_at(read, row: Index, high: Expr, low: Expr) -> Expr:
 class FoldIn(Op):
     """A new key from a key and an integer, such as the number of a layer or of a step.
 
-    Only the lower 32 bits of the integer count.
+    With keys u32[K..., 2] the integers may be [K...], one for each key. Only the lower 32 bits of
+    an integer count.
     """
 
     name, kind, arity = "fold_in", "random", 2
@@ -131,18 +132,20 @@ class FoldIn(Op):
     def infer(self, key: TensorType, data: TensorType) -> TensorType:
         """The type of the key."""
         need_key(self.name, key)
-        if not data.dtype.is_int or data.dtype.bits < 32 or data.shape != ():
-            raise DTypeError(f"fold_in takes a key and an integer scalar, got {data}")
+        if not data.dtype.is_int or data.dtype.bits < 32 or data.shape not in ((), key.shape[:-1]):
+            many = f", or integers {list(key.shape[:-1])}" if key.rank > 1 else ""
+            raise DTypeError(f"fold_in takes a key and an integer scalar{many}, got {data}")
         return key
 
     def ref(self, key: np.ndarray, data: np.ndarray) -> np.ndarray:
         first = np.array([FOLD, FOLD + 1], np.uint32)
         with np.errstate(over="ignore"):
-            return threefry(words(key), first, low_word(data))
+            return threefry(words(key), first, low_word(data)[..., None])
 
     def element(self, out_index: Index, reads, in_types, out_type):
         first = cast_expr(out_index[-1], t.u32) + Const(FOLD, t.u32)
-        return bits_at(reads[0], out_index[:-1], first, cast_expr(reads[1](()), t.u32))
+        data = reads[1](out_index[:-1] if in_types[1].rank else ())
+        return bits_at(reads[0], out_index[:-1], first, cast_expr(data, t.u32))
 
 
 class Distribution(Composite):

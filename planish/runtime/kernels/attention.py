@@ -59,7 +59,7 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     with nest.loop("p", product(q.shape[:-1]), "parallel") as p:
         b, h, row = unflatten(p, q.shape[:-1])
         group = h if groups == heads else h // (heads // groups)
-        seen = nest.let(visible(anchor, pull, row))
+        seen = nest.let(visible(anchor, pull, b, row))
         score = nest.local("score", dtype, keys)
         most, total, dot = (nest.local(n, dtype, 1) for n in ("most", "total", "dot"))
         low, zero = Const(float("-inf"), dtype), Const(0.0, dtype)
@@ -161,7 +161,7 @@ class _Tile:
 
     def seen(self, row: Expr) -> Expr:
         """How many keys query `row` sees; that of the last one beyond the end."""
-        return visible(self.anchor, self.pull, self.clamp(row))
+        return visible(self.anchor, self.pull, self.query[0], self.clamp(row))
 
     def clamp(self, row: Expr) -> Expr:
         """`row`, or the last one."""

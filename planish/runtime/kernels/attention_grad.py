@@ -150,7 +150,7 @@ class _Heads:
     def seen(self, row: Expr) -> Expr:
         """How many keys query `row` sees; that of the last one beyond the end."""
         last = size_expr(self.queries) - 1
-        return visible(self.anchor, self.pull, minimum(row, last))
+        return visible(self.anchor, self.pull, self.head[0], minimum(row, last))
 
     def run(self, h: Expr, first: Expr) -> None:
         """The queries of head `h` from `first` on, at most QUERIES."""
@@ -283,7 +283,7 @@ class _Heads:
         """Add to the sums of the keys from `top` on."""
         nest, low = self.nest, as_index(0)
         if self.anchor.attrs["causal"]:  # the first query that sees key `top`
-            low = top - before(self.anchor, self.pull) - first
+            low = top - before(self.anchor, self.pull, self.head[0]) - first
             low = nest.let(scalar("max", low, as_index(0)))
         for start in range(0, width.padded, width.columns):
             turned = self.reader(weights, low, top)

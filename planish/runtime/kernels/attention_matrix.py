@@ -104,7 +104,7 @@ class _Head:
 
     def seen(self, row: Expr) -> Expr:
         """How many keys query `row` sees; that of the last one beyond the end."""
-        return visible(self.anchor, self.pull, minimum(row, self.queries - 1))
+        return visible(self.anchor, self.pull, self.query[0], minimum(row, self.queries - 1))
 
     def blocks(self, row: Expr) -> Expr:
         """Blocks of keys that queries up to `row` see; one at least."""

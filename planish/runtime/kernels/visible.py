@@ -16,21 +16,21 @@ def options(anchor: Node) -> tuple[Node | None, Node | None]:
     return extras(rest, anchor.attrs.get("dropout", 0.0))
 
 
-def before(anchor: Node, pull: Pull) -> Expr:
-    """The number of keys before the first query, where the attention is causal."""
+def before(anchor: Node, pull: Pull, b: Expr) -> Expr:
+    """The number of keys before the first query of batch `b`, where the attention is causal."""
     offset, _ = options(anchor)
     if offset is not None:
-        return cast(pull(offset, ()), t.i64)
+        return cast(pull(offset, (b,) if offset.shape else ()), t.i64)
     return size_expr(anchor.inputs[1].shape[2] - anchor.inputs[0].shape[2])
 
 
-def visible(anchor: Node, pull: Pull, row: Expr) -> Expr:
-    """How many keys query `row` sees: all, or those up to its own position, at most S."""
+def visible(anchor: Node, pull: Pull, b: Expr, row: Expr) -> Expr:
+    """How many keys query `row` of batch `b` sees: all, or up to its own position, at most S."""
     keys = size_expr(anchor.inputs[1].shape[2])
     if not anchor.attrs["causal"]:
         return keys
     # a query before the first key sees none
-    return scalar("max", minimum(before(anchor, pull) + row + 1, keys), as_index(0))
+    return scalar("max", minimum(before(anchor, pull, b) + row + 1, keys), as_index(0))
 
 
 def kept(anchor: Node, pull: Pull, place: Index, x: Expr) -> Expr:
