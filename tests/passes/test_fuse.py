@@ -209,6 +209,18 @@ def test_an_update_of_a_donated_weight_stays_out_of_its_gradients_matmul() -> No
     assert kinds(fused(graph_of(w - rate * (turned(X) @ Y)))) == {"contraction": 1}
 
 
+def test_what_others_need_is_not_computed_where_their_input_is_overwritten() -> None:
+    w, pos = arg("a", 4), arg("b", 4)
+    rates = OPS["exp"](w) + 1.0  # small and of the shape of the update, but needed before it
+    angles = OPS["cos"](OPS["reshape"](pos, shape=(4, 1)) * rates)
+    graph = graph_of(angles @ angles, pos + 1.0, aliases=((1, 1),))
+    after = fused(graph)
+    update = after.outputs[1]
+    assert update.op.name == "add" and update.inputs[0] is after.inputs[1]
+    apart = graph_of(angles @ angles, pos + 1.0)
+    assert kernels(fused(apart)) == kernels(after) - 1
+
+
 def test_in_place_slices_are_left_alone() -> None:
     cache, update, at = arg("cache", 6, 4), arg("new", 1, 4), arg("at", dtype=t.i64)
     zero = OPS["const"](value=0, dtype=t.i64)

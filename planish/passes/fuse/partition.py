@@ -2,7 +2,8 @@
 
 Parts are kept in a topological order of the quotient graph (`rank`). Merging p and c is legal
 unless a path leads from p to c through another part: that part would have to run both after and
-before the merged one. Where c is the only reader of p there is no such path, by construction. Else
+before the merged one. Paths also lead from who reads a donated input to who overwrites it. Where
+nothing but c comes after p there is no such path, by construction. Else
 the parts after p and before c in the order are searched, and after the merge they alone are
 reordered (Pearce and Kelly, A dynamic topological sort algorithm for directed acyclic graphs,
 2006), so that the cost of a merge does not depend on the size of the graph. Where c needs nothing
@@ -12,6 +13,7 @@ values of the forward pass alone is made, and stored, where those are.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
@@ -57,9 +59,14 @@ class Partition:
         self.survey = survey
         self.home: dict[int, Part] = {}  # value -> the part that stores it
         self.readers: dict[int, set[Part]] = {i: set() for i in survey.users}
+        self.overwrites = survey.overwrites
+        order = _ordered(survey)
+        if order is None:  # no order reads all before it is overwritten: lowering refuses
+            self.overwrites, order = {}, list(survey.core)
+        self.overwritten = {x: i for i, x in self.overwrites.items()}
         self.again = {i for i in survey.core if survey.nodes[i].op.name == "again"}
-        for i in survey.core:
-            part = Part({i}, self._kind(i), i)
+        for rank, i in enumerate(order):
+            part = Part({i}, self._kind(i), rank)
             part.reads = set(survey.reads[i])
             part.plain = self._plain(i)
             part.shape = self._shape(i)
@@ -181,9 +188,9 @@ class Partition:
 
     def _between(self, p: Part, c: Part) -> str | set[Part]:
         """Parts that run after `p` and before `c` must; a sentence where a path joins them."""
-        if all(self.readers[v] <= {c} for v in p.outs) or self._needs_no_other(p, c):
+        if all(q is c or q is p for q in self._next(p)) or self._needs_no_other(p, c):
             return set()
-        found = self._search(p, c, lambda q: [r for v in q.outs for r in self.readers[v]])
+        found = self._search(p, c, self._next)
         if isinstance(found, Part):
             through = self.names[max(found.nodes)]
             return (
@@ -193,8 +200,8 @@ class Partition:
         return found if found is not None else "they are too far apart"
 
     def _needs_no_other(self, p: Part, c: Part) -> bool:
-        """Whether `c` can run where `p` does: it reads nothing that comes after `p`."""
-        return all(self.home[r].rank <= p.rank for r in c.reads if r in self.home)
+        """Whether `c` can run where `p` does: it needs nothing that comes after `p`."""
+        return all(q is c or q.rank <= p.rank for q in self._previous(c))
 
     def _search(
         self, start: Part, goal: Part, step: Callable[[Part], list[Part]]
@@ -217,8 +224,25 @@ class Partition:
 
     def _before(self, p: Part, c: Part) -> set[Part] | None:
         """Parts that run before `c` must, though after `p`, from which no path leads to them."""
-        found = self._search(c, p, lambda q: [self.home[r] for r in q.reads if r in self.home])
+        found = self._search(c, p, self._previous)
         return found if isinstance(found, set) else None
+
+    def _next(self, q: Part) -> list[Part]:
+        """Parts that must run after `q`."""
+        found = [r for v in q.outs for r in self.readers[v]]
+        old = q.reads & self.overwritten.keys()
+        return found + [self.home[self.overwritten[x]] for x in sorted(old)]
+
+    def _previous(self, q: Part) -> list[Part]:
+        """Parts that must run before `q`."""
+        found = [self.home[r] for r in q.reads if r in self.home]
+        new = q.nodes & self.overwrites.keys()
+        return found + [r for v in new for r in self.readers[self.overwrites[v]]]
+
+    def in_time(self, q: Part, reads: set[int]) -> bool:
+        """Whether `q` runs before any of these is overwritten."""
+        old = reads & self.overwritten.keys()
+        return all(q.rank <= self.home[self.overwritten[x]].rank for x in old)
 
     def _join(self, p: Part, c: Part, before: set[Part], after: set[Part], group: Group) -> Part:
         """Merge `p` and the later `c`: the ranks of all concerned are handed out anew."""
@@ -251,6 +275,27 @@ class Partition:
                 merged.reads.add(r)
                 self.readers[r].add(merged)
         merged.nodes |= other.nodes
+
+
+def _ordered(survey: Survey) -> list[int] | None:
+    """The core nodes, such that who reads a donated input comes before who overwrites it."""
+    core = set(survey.core)
+    before = {i: {r for r in survey.reads[i] if r in core} for i in survey.core}
+    for i, x in survey.overwrites.items():
+        before[i].update(set(survey.users[x]) - {i})
+    after: dict[int, list[int]] = {i: [] for i in survey.core}
+    for i, earlier in before.items():
+        for r in earlier:
+            after[r].append(i)
+    ready = [i for i in survey.core if not before[i]]
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for i in after[order[-1]]:
+            before[i].discard(order[-1])
+            if not before[i]:
+                heapq.heappush(ready, i)
+    return order if len(order) == len(survey.core) else None
 
 
 def _rank(part: Part) -> int:

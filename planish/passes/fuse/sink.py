@@ -9,7 +9,8 @@ becomes
 A stored value is computed by its readers instead, together with the cheap nodes it is made of, if
 the bytes that are then stored and read are fewer. Nodes may so be computed in several kernels;
 expensive ones only move, to a single reader. No cycle can arise: what a reader reads anew comes
-from the storing kernel or its producers, all of which already ran before that reader.
+from the storing kernel or its producers, all of which already ran before that reader; what is
+overwritten in between stays where it is.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def _legal(p: Partition, part: Part, v: int, cone: set[int], readers: list[Part]
         group, reason = p.check(q.nodes | cone, q.outs)
         reads = (q.reads | _frontier(p, cone)) - q.nodes
         if reason or group.kind != q.kind or len(reads) + len(q.outs) > MOST_BUFFERS:
+            return False
+        if not p.in_time(q, reads):
             return False
         if len(q.nodes | cone) > MOST_NODES:
             return False

@@ -28,8 +28,8 @@ class Survey:
 
     For a core node: `inner` are the free nodes that it absorbs, `reads` the values it needs stored
     or in its own kernel, `users` the core nodes that read it. `absorbs` says what a node can
-    compute on the way to its operands. `updates` are new values of donated inputs,
-    `size` the bytes of each value.
+    compute on the way to its operands. `updates` are new values of donated inputs, `overwrites`
+    has the input of those that are results, `size` the bytes of each value.
     """
 
     graph: Graph
@@ -41,6 +41,7 @@ class Survey:
     users: dict[int, tuple[int, ...]]
     absorbs: tuple[int, ...]
     updates: frozenset[int]
+    overwrites: dict[int, int]
     size: tuple[int, ...]
 
 
@@ -77,6 +78,7 @@ def survey(graph: Graph) -> Survey:
         {i: tuple(found) for i, found in users.items()},
         absorbs,
         _updates(nodes, at, donated),
+        {at[y]: at[x] for x, y in _aliased(graph) if y.op.kind != "leaf"},
         tuple(bytes_of(n) if isinstance(n.type, TensorType) else 0 for n in nodes),
     )
 
@@ -126,6 +128,11 @@ def _updates(nodes: tuple[Node, ...], at: dict[Node, int], donated: set[Node]) -
         ):
             found.add(i)
     return frozenset(found)
+
+
+def _aliased(graph: Graph) -> list[tuple[Node, Node]]:
+    """Donated inputs, and the outputs that take their places."""
+    return [(graph.inputs[i], graph.outputs[j]) for i, j in graph.aliases]
 
 
 def _absorbs(graph: Graph) -> tuple[int, ...]:
