@@ -40,12 +40,14 @@ def test_row_48_a_prompt_longer_than_the_context(model: pl.TinyGPT) -> None:
     ids = [1] * (CONTEXT + 1)
     refused(model, ValueError, "prompt has 13 tokens", "context is 12", "sliding_window", ids=ids)
     assert len(model.generate(ids, 3, sliding_window=True)) == 3
+    refused(model, ValueError, "prompt 1: the prompt has 13 tokens", ids=[[1], ids])
 
 
 def test_row_49_a_full_context(model: pl.TinyGPT) -> None:
     words = "12 tokens of prompt and 3 new ones exceed the context of 12", "sliding_window"
     refused(model, ValueError, *words, ids=[1] * CONTEXT)
     refused(model, ValueError, "at most 2 fit", ids=[1] * (CONTEXT - 2))
+    refused(model, ValueError, "prompt 1", "at most 2 fit", ids=[[1], [1] * (CONTEXT - 2)])
     assert len(model.generate([1], CONTEXT - 1)) == CONTEXT - 1
     assert len(model.generate([1], 3 * CONTEXT, sliding_window=True)) == 3 * CONTEXT
 
@@ -53,6 +55,10 @@ def test_row_49_a_full_context(model: pl.TinyGPT) -> None:
 @pytest.mark.parametrize("ids", [[], np.zeros((1, 0), int)], ids=["empty", "empty row"])
 def test_row_50_an_empty_prompt(model: pl.TinyGPT, ids: Any) -> None:
     refused(model, ValueError, "the prompt is empty; give at least 1 token", ids=ids)
+
+
+def test_row_50_an_empty_prompt_among_others(model: pl.TinyGPT) -> None:
+    refused(model, ValueError, "prompt 1: the prompt is empty; give at least 1", ids=[PROMPT, []])
 
 
 def test_row_51_max_new_tokens(model: pl.TinyGPT) -> None:

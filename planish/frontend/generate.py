@@ -3,11 +3,14 @@
     model.generate(tokenizer.encode("To be"), max_new_tokens=50, temperature=0.8, seed=1)
     generate_text(model, tokenizer, "To be", 200, stop=["\\n\\n"])
 
-Two programs do the work, both traced from `advance`. One reads a prompt (a piece of at most
-`PIECE` operations at a time) into the key-value caches and draws the first token; the other takes
-the token at `pos` and draws the one at `pos + 1`. All that changes (tokens, position, caches) is
-donated, so `Bound.run(repeat=n)` writes n tokens in one native call with no Python in between. n
-is chosen so that a call is short enough for Ctrl-C and for streaming.
+    model.generate([[1, 2, 3], [4, 5]], max_new_tokens=50)   # prompts of different lengths
+
+Two programs do the work, both traced in `next_token`. One reads a prompt (a piece of at most
+`PIECE` operations at a time) into the key-value caches of one row and draws its first token; the
+other takes the token at `pos` of each row and draws the one at `pos + 1`: rows have positions of
+their own. All that changes (tokens, positions, caches) is donated, so `Bound.run(repeat=n)` writes
+n tokens of all rows in one native call with no Python in between. n is chosen so that a call is
+short enough for Ctrl-C and for streaming. A row whose context is full is read anew, by itself.
 """
 
 from __future__ import annotations
@@ -20,23 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend import random
 from planish.frontend.api import Compiled, compile
-from planish.frontend.array.manipulation import update_slice
+from planish.frontend.next_token import graphs
 from planish.frontend.sampling import (
     Sampling,
     check_room,
     folded,
+    is_list,
+    naming,
     need_whole,
-    prompt_of,
+    prompts_of,
     row_keys,
     stop_ids,
 )  # fmt: skip
-from planish.frontend.tensor import apply
-from planish.frontend.trace import spec, trace
-from planish.ir.dims import Dim
 from planish.ir.errors import DataError, DTypeError
-from planish.ir.graph import Graph
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.target import thread_count
@@ -51,7 +51,7 @@ Stream = Callable[[Any], object]
 
 
 class Generator:
-    """A model compiled for generation, for prompts in batches of `batch`.
+    """A model compiled for generation, for `batch` prompts at a time.
 
     It has the weights of the moment when it was made, see `is_current`. Calls from several threads
     are independent of each other.
@@ -100,145 +100,155 @@ class Generator:
     def stream(
         self, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any = None,
         use_cache: bool = True, sliding_window: bool = False, pause: float = PAUSE,
+        stop: Any = None,
     ) -> Iterator[np.ndarray]:  # fmt: skip
-        """New tokens, [batch, some] at a time, after `ids` [batch, T]; all of it checked first.
+        """New tokens, [batch, some] at a time, after prompts [batch, T], or in a list, each [T].
 
-        DataError where the logits become NaN, after the tokens before that.
+        A row that has ended, with a token of `stop`, repeats it until the last row ends. All is
+        checked first; DataError where the logits become NaN, after the tokens before that.
         """
         count = need_whole("max_new_tokens", max_new_tokens)
         if count < 0:
             raise DataError(f"max_new_tokens is at least 0, got {count}")
-        prompt = np.atleast_2d(prompt_of(ids, self.vocab_size))
-        if len(prompt) != self.batch:
-            raise DataError(f"{len(prompt)} prompts for a generator of batch {self.batch}")
+        prompts, ends = prompts_of(ids, self.vocab_size), stop_ids(stop, self.vocab_size)
+        if len(prompts) != self.batch:
+            raise DataError(f"{len(prompts)} prompts for a generator of batch {self.batch}")
         keys, operands = row_keys(seed, self.batch), settings.operands(self.vocab_size)
-        if not sliding_window:
-            check_room(prompt.shape[1], count, self.context)
-        elif self.context < 2:
+        if sliding_window and self.context < 2:
             raise DataError("a context of 1 has no room for a new token")
+        for row, prompt in enumerate(prompts):
+            if not sliding_window:
+                with naming(row if is_list(ids) else None):
+                    check_room(len(prompt), count, self.context)
+        rows = Rows(self.context, keys, prompts)
         walk = partial(self._cached, pause=pause) if use_cache else self._recomputed
-        return checked(self._windows(walk, prompt, count, keys, operands))
-
-    def _windows(
-        self, walk: Callable, prompt: np.ndarray, count: int, keys: np.ndarray, operands: tuple
-    ) -> Iterator[np.ndarray]:
-        """Windows that follow each other: what is kept of a full context is the next prompt."""
-        window = 0
-        while count:
-            if prompt.shape[1] >= self.context:
-                prompt = prompt[:, -(self.context // 2) :]
-            # places fold in small numbers, windows those from 2^32 down
-            fresh = folded(keys, -window) if window else keys
-            room = min(count, self.context - prompt.shape[1])
-            for piece in walk(prompt, room, (fresh, *operands)):
-                prompt = np.concatenate([prompt, piece], axis=1)
-                yield piece
-            count, window = count - room, window + 1
+        return checked(walk(rows, count, operands) if count else iter(()), ends, rows.live)
 
     def _cached(
-        self, prompt: np.ndarray, count: int, operands: tuple, pause: float
+        self, rows: Rows, count: int, operands: tuple, pause: float
     ) -> Iterator[np.ndarray]:
-        state = self.state(operands)
+        state = self.state((rows.keys, *operands))
         bound = self.decode.bind(*state) if count > 1 else None  # before: threads are awake after
-        self.read(prompt, state)
-        tokens, length = state[0], prompt.shape[1]
-        yield tokens[:, length : length + 1].copy()
-        done = repeat = 1
-        while bound and done < count:
+        for row, prompt in enumerate(rows.prompts):
+            self.read(state, row, prompt)
+        tokens, pos = state[:2]
+        drawn = repeat = 1
+        while True:
+            starts = pos + 1 - drawn
+            yield np.stack([x[at : at + drawn] for x, at in zip(tokens, starts, strict=True)])
+            count -= drawn
+            if not bound or not count:
+                return
+            full = pos == self.context - 1
+            if full.any():
+                fresh = {r: rows.renewed(r, tokens[r]) for r in set_in(full & rows.live)}
+                pos[full] = 0  # one that has ended goes round and round
+                if not full.all():
+                    bound.run()
+                for row, prompt in fresh.items():
+                    self.read(state, row, prompt)
+                drawn = 1
+                continue
+            drawn = min(repeat, count, int(self.context - 1 - pos.max()))
             started = time.perf_counter()
-            bound.run(repeat=repeat)
-            spent = time.perf_counter() - started
-            yield tokens[:, length + done : length + done + repeat].copy()
-            done += repeat
-            quick = int(repeat * pause / max(spent, 1e-9))
-            repeat = min(max(1, min(FASTER * repeat, quick)), count - done)
+            bound.run(repeat=drawn)
+            quick = int(drawn * pause / max(time.perf_counter() - started, 1e-9))
+            repeat = max(1, min(FASTER * drawn, quick))
 
-    def begin(self, prompt: np.ndarray, operands: tuple) -> tuple[np.ndarray, ...]:
-        """The arguments of `decode` after a prompt."""
+    def begin(
+        self, prompts: Sequence[np.ndarray] | np.ndarray, operands: tuple
+    ) -> tuple[np.ndarray, ...]:
+        """The arguments of `decode` after prompts."""
         state = self.state(operands)
-        self.read(prompt, state)
+        for row, prompt in enumerate(prompts):
+            self.read(state, row, prompt)
         return state
 
     def state(self, operands: tuple) -> tuple[np.ndarray, ...]:
-        """The arguments of `decode`, before anything was read; those of `prefill` begin so, too."""
+        """The arguments of `decode`, before anything was read: tokens, positions, caches ..."""
         specs = chain(*self.model.cache_specs(self.batch))
         caches = [np.zeros(x.shape, x.dtype.numpy) for x in specs]
         tokens = np.zeros((self.batch, self.context), np.int32)
-        return (tokens, np.zeros((), np.int32), *caches, *operands)
+        return (tokens, np.zeros(self.batch, np.int32), *caches, *operands)
 
-    def read(self, prompt: np.ndarray, state: tuple[np.ndarray, ...]) -> None:
-        """Read a prompt into `state`, whose tokens then have the first new one."""
-        for start in range(0, prompt.shape[1], self.piece):
-            self.prefill.bind(*state, prompt[:, start : start + self.piece]).run()
+    def read(self, state: tuple[np.ndarray, ...], row: int, prompt: np.ndarray) -> None:
+        """Read a prompt into a row, whose tokens then have the first new one after it."""
+        mine = [x[row : row + 1] if x.ndim else x for x in state]
+        tokens, pos = mine[:2]
+        pos[...] = 0
+        for start in range(0, len(prompt), self.piece):
+            self.prefill.bind(*mine, prompt[None, start : start + self.piece]).run()
+        tokens[0, : len(prompt)] = prompt
 
-    def _recomputed(self, prompt: np.ndarray, count: int, operands: tuple) -> Iterator[np.ndarray]:
+    def _recomputed(self, rows: Rows, count: int, operands: tuple) -> Iterator[np.ndarray]:
+        texts = list(rows.prompts)
         for _ in range(count):
-            found = self.recompute(prompt, *operands)[:, None]
-            yield found
-            prompt = np.concatenate([prompt, found], axis=1)
+            drawn = np.zeros((self.batch, 1), np.int32)
+            for row in set_in(rows.live):
+                text, key = texts[row], rows.keys[row : row + 1]
+                text = text if len(text) < self.context else rows.renewed(row, text)
+                drawn[row] = self.recompute(text[None], key, *operands)
+                texts[row] = np.append(text, drawn[row])
+            yield drawn
 
 
-def checked(walk: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The tokens up to the first -1, which says that a row had no usable logits; then DataError."""
-    done = 0
-    for piece in walk:
-        bad = np.flatnonzero((piece < 0).any(0))
-        if not len(bad):
-            done += piece.shape[1]
-            yield piece
-            continue
-        if bad[0]:
-            yield piece[:, : bad[0]]
-        raise DataError(
-            f"NaN logits at step {done + bad[0] + 1}: no token can be drawn from them; the model "
-            "has diverged, or its weights are broken"
-        )
+class Rows:
+    """Texts that are written side by side: their prompts and keys; `live` are those that go on."""
+
+    def __init__(self, context: int, keys: np.ndarray, prompts: Sequence[np.ndarray]):
+        self.context, self.keys, self._first = context, keys, keys.copy()
+        self.prompts = [x if len(x) < context else self._end(x) for x in prompts]
+        self.live = np.ones(len(prompts), bool)
+        self._windows = [0] * len(prompts)
+
+    def _end(self, text: np.ndarray) -> np.ndarray:
+        return text[-(self.context // 2) :].copy()
+
+    def renewed(self, row: int, text: np.ndarray) -> np.ndarray:
+        """What is kept of a full text, the next prompt; the row gets a key of its own for it."""
+        self._windows[row] += 1
+        # places fold in small numbers, windows those from 2^32 down
+        self.keys[row] = folded(self._first[row], -self._windows[row])
+        return self._end(text)
 
 
-def graphs(model: Any, batch: int, piece: int) -> dict[str, Graph]:
-    """The graphs of generation, for prompts in pieces of at most `piece` tokens."""
-    context = model.config["max_seq_len"]
-    state = spec((batch, context), "i32"), spec((), "i32"), model.cache_specs(batch)
-    settings = (
-        spec((batch, 2), "u32", "keys"), spec((), "f32", "temperature"), spec((), "i32", "top_k"),
-        spec((), "f32", "top_p"),
-    )  # fmt: skip
-    prompt = spec((batch, Dim("T", max=piece)), "i32", "prompt")
-    seen = spec((batch, Dim("T", max=context)), "i32", "seen")
+def checked(walk: Iterator[np.ndarray], ends: np.ndarray, live: np.ndarray) -> Iterator[np.ndarray]:
+    """The tokens until the last of the `live` rows ends; one that has ended repeats its last.
 
-    def decode(tokens: Any, pos: Any, caches: Any, keys: Any, *settings: Any) -> Any:
-        return advance(model, tokens, pos, caches, keys, settings)
-
-    def prefill(tokens: Any, pos: Any, caches: Any, keys: Any, *settings: Any) -> Any:
-        return advance(model, tokens, pos, caches, keys, settings[:-1], settings[-1])
-
-    def recompute(seen: Any, keys: Any, *settings: Any) -> Any:
-        key = random.fold_in(keys, seen.shape[1])
-        return apply("sample", model.last_logits(seen), key, *settings)
-
-    donate = {0: 0, 1: 1, 2: 2}
-    return {
-        "decode": trace(decode, *state, *settings, donate=donate),
-        "prefill": trace(prefill, *state, *settings, prompt, donate=donate),
-        "recompute": trace(recompute, seen, *settings),
-    }
-
-
-def advance(
-    model: Any, tokens: Any, pos: Any, caches: Any, keys: Any, settings: Any, prompt: Any = None
-) -> tuple[Any, Any, Any]:
-    """One step: the model on the token at `pos`, or on a prompt that begins there.
-
-    Returns tokens [B, S] with the one that follows, its place, and the caches. An id of -1 says
-    that the logits were NaN; it stays in `tokens` for Python to see, and later steps read it as 0.
+    DataError at the first -1, which says that a row had no usable logits.
     """
-    batch = tokens.shape[0]
-    if prompt is None:
-        prompt = apply("maximum", apply("dynamic_slice", tokens, 0, pos, sizes=(batch, 1)), 0)
-    logits, caches = model.decode_step(prompt, caches, pos)
-    pos = pos + prompt.shape[1]
-    drawn = apply("sample", logits, random.fold_in(keys, pos), *settings)
-    return update_slice(tokens, drawn.reshape(batch, 1), 0, pos), pos, caches
+    done, last = 0, np.zeros(len(live), np.int32)
+    for piece in walk:
+        size = piece.shape[1]
+        end, bad = first_of(np.isin(piece, ends)), first_of(piece < 0)
+        wrong = live & (bad < end)
+        count = int(bad[wrong].min() if wrong.any() else min(size, end[live].max() + 1))
+        piece = np.take_along_axis(piece, np.minimum(np.arange(size), end[:, None]), 1)
+        piece[~live] = last[~live, None]
+        if count:
+            yield piece[:, :count]
+        if wrong.any():
+            row = f" of prompt {(bad == count).argmax()}" if len(live) > 1 else ""
+            raise DataError(
+                f"NaN logits at step {done + count + 1}{row}: no token can be drawn from them; the "
+                "model has diverged, or its weights are broken"
+            )
+        live &= end == size
+        if not live.any():
+            return
+        done, last = done + count, piece[:, -1]
+
+
+def first_of(mask: np.ndarray) -> np.ndarray:
+    """The first place in each row that is set; the size of the row where none is."""
+    if not mask.size:
+        return np.zeros(len(mask), np.int64)
+    return np.where(mask.any(1), mask.argmax(1), mask.shape[1])
+
+
+def set_in(mask: np.ndarray) -> list[int]:
+    """The places that are set."""
+    return np.flatnonzero(mask).tolist()
 
 
 def weights(model: Any) -> list[np.ndarray]:
@@ -280,45 +290,35 @@ def generate(
     top_k: int | None = None, top_p: float | None = None, seed: int | Sequence[int] | None = None,
     use_cache: bool = True, stream: Stream | None = None, stop: int | Sequence[int] | None = None,
     sliding_window: bool = False, pipeline: str | Pipeline = "O2", threads: int | None = None,
-) -> np.ndarray:  # fmt: skip
-    """The new tokens after a prompt [T], or after prompts [B, T] of one length: i32 [n] or [B, n].
+) -> Any:  # fmt: skip
+    """The new tokens after a prompt [T]: i32 [n]; after prompts [B, T] of one length: [B, n].
 
-    `stream` is called with each new token in order, an int (for a batch an array [B]), soon after
-    it is there. A row ends after a token of `stop`; in a batch it is filled up with that token
-    until the last row ends. `use_cache=False` computes everything anew for each token.
+    After prompts in a list, of any lengths, a list of i32 arrays. A row ends after a token of
+    `stop`; in [B, n] it is filled up with that token until the last row ends. Every row has the
+    tokens that it has alone: row r with `seed=s` those of `fold_in(key(s), r)`, with a list of
+    seeds those of its own seed. `stream` is called with each new token in order, an int (for
+    several prompts an array [B], in which rows that have ended repeat their last token), soon
+    after it is there. `use_cache=False` computes everything anew for each token.
     """
     settings = Sampling(temperature, top_k, top_p)
-    prompt = prompt_of(ids, model.config["vocab_size"])
-    ends = stop_ids(stop, model.config["vocab_size"])
+    vocab = model.config["vocab_size"]
+    prompts, ends = prompts_of(ids, vocab), stop_ids(stop, vocab)
     if stream is not None and not callable(stream):
         raise DTypeError(f"stream is a function of a token, got {type(stream).__name__}")
-    rows = np.atleast_2d(prompt)
-    maker = generator_for(model, pipeline, threads, len(rows))
+    alone = not is_list(ids) and np.ndim(ids) == 1
+    maker = generator_for(model, pipeline, threads, len(prompts))
     pause = PAUSE if stream is None else FLOW
-    walk = maker.stream(rows, max_new_tokens, settings, seed, use_cache, sliding_window, pause)
-    pieces = [np.empty((len(rows), 0), np.int32), *until(walk, ends, stream, prompt.ndim)]
+    pieces = [np.empty((len(prompts), 0), np.int32)]
+    for piece in maker.stream(
+        ids, max_new_tokens, settings, seed, use_cache, sliding_window, pause, stop
+    ):
+        pieces.append(piece)
+        for column in piece.T if stream is not None else ():
+            stream(int(column[0]) if alone else column)  # type: ignore[misc]
     found = np.concatenate(pieces, axis=1)
-    return found[0] if prompt.ndim == 1 else found
-
-
-def until(
-    walk: Iterator[np.ndarray], ends: np.ndarray, stream: Stream | None, rank: int
-) -> Iterator[np.ndarray]:
-    """Columns of tokens until every row has ended, handed to `stream` on the way."""
-    ended: np.ndarray | None = None  # the token with which each row ended, or -1
-    for piece in walk:
-        if stream is None and not len(ends):
-            yield piece
-            continue
-        for column in piece.T:
-            ended = np.full(len(column), -1, np.int32) if ended is None else ended
-            tokens = np.where(ended < 0, column, ended)
-            ended = np.where(np.isin(tokens, ends), tokens, ended)
-            if stream is not None:
-                stream(int(tokens[0]) if rank == 1 else tokens)
-            yield tokens[:, None]
-            if (ended >= 0).all():
-                return
+    if is_list(ids):
+        return [row[: first_of(np.isin(row, ends)[None])[0] + 1] for row in found]
+    return found[0] if alone else found
 
 
 def generate_text(
@@ -337,7 +337,7 @@ def generate_text(
     if not all(isinstance(x, str) and x for x in stops):
         raise DataError(f"stop strings are texts of at least 1 character, got {stops!r}")
     settings = Sampling(temperature, top_k, top_p)
-    ids = np.atleast_2d(prompt_of(tokenizer.encode(prompt), model.config["vocab_size"]))
+    ids = tokenizer.encode(prompt)
     maker = generator_for(model, pipeline, threads)
     pause = PAUSE if stream is None else FLOW
     walk = maker.stream(ids, max_new_tokens, settings, seed, True, sliding_window, pause)

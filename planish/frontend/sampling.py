@@ -8,7 +8,8 @@ fold_in(fold_in(key(seed), r), p), so a row never depends on the others. With on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from planish.frontend import random
 from planish.frontend.data import check_ids
-from planish.ir.errors import DataError, DTypeError, ShapeError
+from planish.ir.errors import DataError, DTypeError, PlanishError, ShapeError
 from planish.ir.ops.random import fold_in
 
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
@@ -68,18 +69,48 @@ def need_whole(name: str, x: Any) -> int:
     return int(x)
 
 
-def prompt_of(ids: Any, vocab_size: int) -> np.ndarray:
-    """A prompt [T], or prompts of one length [B, T], as i32; refused where they are no tokens."""
+def is_list(ids: object) -> bool:
+    """Whether these are prompts in a list, not tokens."""
+    return isinstance(ids, (list, tuple)) and any(
+        isinstance(x, (list, tuple, str)) or getattr(x, "ndim", 0) for x in ids
+    )
+
+
+def prompts_of(ids: Any, vocab_size: int) -> list[np.ndarray]:
+    """Prompts, each i32 [T], of a list of prompts, of [B, T] or of one, [T]; no others."""
+    if not is_list(ids):
+        return list(np.atleast_2d(_tokens(ids, vocab_size, (1, 2))))
+    rows = []
+    for row, one in enumerate(ids):
+        with naming(row):
+            rows.append(_tokens(one, vocab_size, (1,)))
+    return rows
+
+
+def _tokens(ids: Any, vocab_size: int, ranks: tuple[int, ...]) -> np.ndarray:
+    """Tokens of one of these ranks as i32; refused where they are none."""
     try:
         found = np.asarray(ids)
     except ValueError as error:
-        raise ShapeError("the prompts of a batch have one length; generate them alone") from error
+        raise ShapeError(f"no array of tokens: {error}") from error
     if found.size == 0:
         raise DataError("the prompt is empty; give at least 1 token to begin with")
     check_ids(found, vocab_size)
-    if found.ndim not in (1, 2):
-        raise ShapeError(f"a prompt is [time] or [batch, time], got {list(found.shape)}")
+    if found.ndim not in ranks:
+        known = "[time] or [batch, time]" if 2 in ranks else "[time]"
+        raise ShapeError(f"a prompt is {known}, got {list(found.shape)}")
     return np.ascontiguousarray(found, np.int32)
+
+
+@contextmanager
+def naming(row: int | None) -> Iterator[None]:
+    """Errors inside say which of several prompts they are about."""
+    try:
+        yield
+    except PlanishError as error:
+        if row is None:
+            raise
+        raise type(error)(f"prompt {row}: {error}") from error
 
 
 def check_room(length: int, count: int, context: int) -> None:

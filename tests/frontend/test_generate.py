@@ -16,6 +16,7 @@ import planish as pl
 from planish.frontend.generate import Generator, generate_text, generator_for, held_back
 from planish.frontend.sampling import Sampling, row_keys
 from planish.frontend.text import CharTokenizer
+from planish.runtime.order import written
 
 VOCAB, CONTEXT = 11, 24
 PROMPT = [1, 2, 3, 4]
@@ -102,8 +103,8 @@ def test_a_step_has_few_kernels(model: pl.TinyGPT) -> None:
     per_layer = [s.label for s in steps if s.label.startswith("h.1.")]
     assert len(per_layer) <= 9
     assert not [s.label for s in steps if s.label.startswith("copy")]
-    written = [s for s in steps if s.label.endswith("update_slice")]
-    assert written and all(s.args[-1].kind == "output" for s in written)
+    updates = [s for s in steps if s.label.endswith("update_slice")]
+    assert {slot.kind for s in updates for slot in written(s)} == {"output"}
 
 
 def test_the_stream_has_every_token_in_order(model: pl.TinyGPT) -> None:
@@ -111,7 +112,7 @@ def test_the_stream_has_every_token_in_order(model: pl.TinyGPT) -> None:
     found = model.generate(PROMPT, 12, seed=3, stream=told.append)
     assert told == found.tolist() and type(told[0]) is int
     rows: list[np.ndarray] = []
-    found = model.generate([PROMPT, PROMPT, PROMPT], 5, seed=3, stream=rows.append)
+    found = model.generate(np.array([PROMPT] * 3), 5, seed=3, stream=rows.append)
     assert np.stack(rows, 1).tolist() == found.tolist()
     with pytest.raises(TypeError, match="stream is a function"):
         model.generate(PROMPT, 2, stream=3)
@@ -121,12 +122,14 @@ def test_stop_tokens(model: pl.TinyGPT) -> None:
     found = model.generate(PROMPT, 20, seed=3).tolist()
     cut = model.generate(PROMPT, 20, seed=3, stop=found[7]).tolist()
     assert cut == found[: found.index(found[7]) + 1]
-    rows = model.generate([PROMPT] * 3, 20, seed=3).tolist()
+    rows = model.generate(np.array([PROMPT] * 3), 20, seed=3).tolist()
     ends = [rows[0][2], rows[1][5]]
-    cut = model.generate([PROMPT] * 3, 20, seed=3, stop=ends).tolist()
-    for row, whole in zip(cut, rows, strict=True):
+    cut = model.generate(np.array([PROMPT] * 3), 20, seed=3, stop=ends).tolist()
+    listed = model.generate([PROMPT] * 3, 20, seed=3, stop=ends)
+    for row, own, whole in zip(cut, listed, rows, strict=True):
         at = next((i for i, x in enumerate(whole) if x in ends), len(whole) - 1)
         assert row == (whole[: at + 1] + [whole[at]] * 20)[: len(row)]
+        assert own.tolist() == whole[: at + 1] and own.dtype == np.int32
     with pytest.raises(TypeError, match="a stop token is a whole number"):
         model.generate(PROMPT, 2, stop="x")
     with pytest.raises(IndexError, match="token id 11"):
@@ -194,7 +197,14 @@ def test_a_model_keeps_few_generators() -> None:
         ([-1], IndexError, "token id -1 at position 0"),
         ([2**31], IndexError, "token id 2147483648 at position 0"),
         ([-(2**63)], IndexError, "token id -9223372036854775808"),
-        ([[1, 2], [3]], ValueError, "the prompts of a batch have one length"),
+        ([[1, 2], []], ValueError, "prompt 1: the prompt is empty; give at least 1 token"),
+        ([[1, 2], [3, VOCAB]], IndexError, "prompt 1: token id 11 at position 1"),
+        ([[1, 2], [3.0]], TypeError, "prompt 1: token ids are integers, got float64"),
+        ([[1, 2], "ab"], TypeError, "prompt 1: token ids are integers"),
+        ([[1, 2], 3], ValueError, r"prompt 1: a prompt is \[time\], got \[\]"),
+        ([[[1], [2, 3]]], ValueError, "prompt 0: no array of tokens"),
+        ([[1], [1] * (CONTEXT + 1)], ValueError, "prompt 1: the prompt has 25 tokens"),
+        ([[1], [1] * (CONTEXT - 2)], ValueError, "prompt 1: .* of 24: at most 2 fit"),
         (3, ValueError, r"a prompt is \[time\] or \[batch, time\], got \[\]"),
         ([1] * (CONTEXT + 1), ValueError, "the prompt has 25 tokens, the model's context is 24"),
         ([1] * CONTEXT, ValueError, "24 tokens of prompt and 3 new ones exceed .* it is full"),
@@ -243,7 +253,8 @@ def test_options_that_are_refused(
 def test_no_tokens(model: pl.TinyGPT) -> None:
     assert model.generate(PROMPT, 0).tolist() == []
     assert model.generate([1] * CONTEXT, 0).tolist() == []
-    assert model.generate([PROMPT, PROMPT], 0).shape == (2, 0)
+    assert model.generate(np.array([PROMPT, PROMPT]), 0).shape == (2, 0)
+    assert [x.tolist() for x in model.generate([PROMPT, [1]], 0)] == [[], []]
 
 
 def test_the_last_place_of_the_context(model: pl.TinyGPT) -> None:

@@ -22,7 +22,12 @@ from planish.frontend.indexing import index
 from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import BLANK, STD, Dropout, Embedding, Linear, check_rate
 from planish.frontend.nn.module import Module, ModuleList
-from planish.frontend.nn.transformer import TransformerBlock, check_heads, make_norm
+from planish.frontend.nn.transformer import (
+    TransformerBlock,
+    check_heads,
+    make_norm,
+    places_from,
+)
 from planish.frontend.random import fold_in
 from planish.frontend.shapes import dtype_of, shape_of
 from planish.frontend.tensor import apply
@@ -135,12 +140,12 @@ class TinyGPT(Module):
         """Continue after `pos` cached tokens: (logits [B, V] after the last token, new caches).
 
         `tokens` is [B] or [B, T]; `caches` has (k, v) for each layer, each [B, G, S, D] with room
-        for the new tokens, see `cache_specs`; `pos` is an integer scalar.
+        for the new tokens, see `cache_specs`; `pos` is an integer, a scalar or [B].
         """
         if len(shape_of(tokens)) == 1:
             tokens = tokens.reshape(-1, 1)
         length = self._check_tokens(tokens, rank=2)[1]
-        places = arange(length, dtype="i32") + pos
+        places = places_from(pos, length)
         x = self.wte(tokens)
         if self.config["positions"] == "learned":
             x = x + self.wpe(places)

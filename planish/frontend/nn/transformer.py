@@ -12,6 +12,7 @@ from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import STD, Dropout, LayerNorm, Linear, RMSNorm
 from planish.frontend.nn.module import Module
 from planish.frontend.random import fold_in
+from planish.frontend.shapes import shape_of
 from planish.ir.errors import DataError
 
 NORMS = ("layer", "rms")
@@ -24,7 +25,7 @@ class MultiHeadAttention(Module):
     Its rows are those of all query heads, then of all key heads, then of all value heads. With
     fewer `num_kv_heads`, neighbouring query heads share a key head. `rope_base` turns rotary
     positions on. With a cache (k, v), each [B, G, S, D], the T tokens are the ones at `pos`
-    onward, and the result is (y, the cache with their keys and values written).
+    onward, a scalar or [B], and the result is (y, the cache with their keys and values written).
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class MultiHeadAttention(Module):
     ) -> Any:
         """[B, T, C] -> [B, T, C]; with a cache, (that, the new cache).
 
-        `places` are the positions [T] that rotary embedding uses; by default they count from `pos`.
+        `places` are the positions, [T] or [B, T], that rotary embedding uses; by default they count
+        from `pos`.
         """
         if places is None and self.rope_base is not None:
-            places = arange(x.shape[1], dtype="i32")
-            places = places if pos is None else places + pos
+            places = places_from(0 if pos is None else pos, x.shape[1])
         q, k, v = self._heads(self.c_attn(x), places)
         offset, drop = None, None
         if cache is not None:
@@ -89,6 +90,12 @@ class MultiHeadAttention(Module):
             return q, k, v
         rotate = (places, self.rope_base, self.rope_interleaved)
         return F.rope(q, *rotate), F.rope(k, *rotate), v
+
+
+def places_from(pos: Any, length: Any) -> Any:
+    """The positions of `length` tokens from `pos` onward: [T], or [B, T] where `pos` is [B]."""
+    line = arange(length, dtype="i32")
+    return line + (pos.reshape(-1, 1) if shape_of(pos) else pos)
 
 
 def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
