@@ -226,6 +226,18 @@ SAMPLING = [
     sample("nucleus", PROBS, np.float32(0.0), rtol=0, atol=0, note=" of nothing"),
     sample("sample", floats(4, 9), KEY, np.float32(0.8), i32(5), np.float32(0.9), rtol=0, atol=0),
     sample("sample", floats(3, 9), KEYS, np.float32(0.8), i32(5), np.float32(0.9), rtol=0, atol=0),
+    sample(
+        "sample",
+        3 * floats(5, 9),
+        KEY,
+        np.float32(0.8),
+        i32(9),
+        np.float32(2.0),
+        np.float32(0.2),
+        rtol=0,
+        atol=0,
+        note=" with min_p",
+    ),
     sample("sample", floats(9), KEY, np.float32(0.0), i32(9), np.float32(1.0), rtol=0, atol=0),
 ]
 

@@ -25,10 +25,11 @@ import numpy as np
 
 from planish.frontend.api import Compiled, compile
 from planish.frontend.next_token import graphs
+from planish.frontend.rows import Rows, checked, first_of, set_in
 from planish.frontend.sampling import (
+    OPTIONS,
     Sampling,
     check_room,
-    folded,
     is_list,
     naming,
     need_whole,
@@ -53,6 +54,7 @@ Stream = Callable[[Any], object]
 class Generator:
     """A model compiled for generation, for `batch` prompts at a time.
 
+    `options` are those of `min_p` and `repetition_penalty` that may be used; others cost nothing.
     It has the weights of the moment when it was made, see `is_current`. Calls from several threads
     are independent of each other.
     """
@@ -63,16 +65,22 @@ class Generator:
         pipeline: str | Pipeline = "O2",
         threads: int | None = None,
         batch: int = 1,
+        options: Sequence[str] = (),
     ):
         self.model, self.pipeline = model, pipeline_named(pipeline)
         self.threads, self.batch = thread_count(threads), need_whole("batch", batch)
         if self.batch < 1:
             raise DataError(f"batch is at least 1, got {batch}")
+        if unknown := [x for x in options if x not in OPTIONS]:
+            raise DataError(f"options are some of {', '.join(OPTIONS)}, got {unknown[0]!r}")
+        self.options = tuple(x for x in OPTIONS if x in options)
         self.context: int = model.config["max_seq_len"]
         self.vocab_size: int = model.config["vocab_size"]
         self.piece = max(1, min(self.context, int(PIECE / (2 * model.count_parameters()))))
         self._weights = weights(model)
-        self._graphs = graphs(model, self.batch, self.piece)  # now: weights may change later
+        self._graphs = graphs(
+            model, self.batch, self.piece, self.options
+        )  # now: weights may change later
 
     def is_current(self) -> bool:
         """Whether the model's weights are still those that were compiled."""
@@ -113,7 +121,10 @@ class Generator:
         prompts, ends = prompts_of(ids, self.vocab_size), stop_ids(stop, self.vocab_size)
         if len(prompts) != self.batch:
             raise DataError(f"{len(prompts)} prompts for a generator of batch {self.batch}")
-        keys, operands = row_keys(seed, self.batch), settings.operands(self.vocab_size)
+        if missing := [x for x in settings.options if x not in self.options]:
+            raise DataError(f"{missing[0]} needs a Generator made with options=({missing[0]!r},)")
+        keys = row_keys(seed, self.batch)
+        operands = settings.operands(self.vocab_size, self.options)
         if sliding_window and self.context < 2:
             raise DataError("a context of 1 has no room for a new token")
         for row, prompt in enumerate(prompts):
@@ -121,13 +132,15 @@ class Generator:
                 with naming(row if is_list(ids) else None):
                     check_room(len(prompt), count, self.context)
         rows = Rows(self.context, keys, prompts)
+        if "repetition_penalty" in self.options:
+            rows.seen = (np.zeros((self.batch, self.vocab_size), bool),)
         walk = partial(self._cached, pause=pause) if use_cache else self._recomputed
         return checked(walk(rows, count, operands) if count else iter(()), ends, rows.live)
 
     def _cached(
         self, rows: Rows, count: int, operands: tuple, pause: float
     ) -> Iterator[np.ndarray]:
-        state = self.state((rows.keys, *operands))
+        state = self.state((rows.keys, *operands, *rows.seen))
         bound = self.decode.bind(*state) if count > 1 else None  # before: threads are awake after
         for row, prompt in enumerate(rows.prompts):
             self.read(state, row, prompt)
@@ -176,6 +189,8 @@ class Generator:
         mine = [x[row : row + 1] if x.ndim else x for x in state]
         tokens, pos = mine[:2]
         pos[...] = 0
+        if "repetition_penalty" in self.options:
+            mine[-1][0, prompt] = True
         for start in range(0, len(prompt), self.piece):
             self.prefill.bind(*mine, prompt[None, start : start + self.piece]).run()
         tokens[0, : len(prompt)] = prompt
@@ -187,68 +202,12 @@ class Generator:
             for row in set_in(rows.live):
                 text, key = texts[row], rows.keys[row : row + 1]
                 text = text if len(text) < self.context else rows.renewed(row, text)
-                drawn[row] = self.recompute(text[None], key, *operands)
+                seen = [x[row : row + 1] for x in rows.seen]
+                for mask in seen:
+                    mask[0, text] = True
+                drawn[row] = self.recompute(text[None], key, *operands, *seen)
                 texts[row] = np.append(text, drawn[row])
             yield drawn
-
-
-class Rows:
-    """Texts that are written side by side: their prompts and keys; `live` are those that go on."""
-
-    def __init__(self, context: int, keys: np.ndarray, prompts: Sequence[np.ndarray]):
-        self.context, self.keys, self._first = context, keys, keys.copy()
-        self.prompts = [x if len(x) < context else self._end(x) for x in prompts]
-        self.live = np.ones(len(prompts), bool)
-        self._windows = [0] * len(prompts)
-
-    def _end(self, text: np.ndarray) -> np.ndarray:
-        return text[-(self.context // 2) :].copy()
-
-    def renewed(self, row: int, text: np.ndarray) -> np.ndarray:
-        """What is kept of a full text, the next prompt; the row gets a key of its own for it."""
-        self._windows[row] += 1
-        # places fold in small numbers, windows those from 2^32 down
-        self.keys[row] = folded(self._first[row], -self._windows[row])
-        return self._end(text)
-
-
-def checked(walk: Iterator[np.ndarray], ends: np.ndarray, live: np.ndarray) -> Iterator[np.ndarray]:
-    """The tokens until the last of the `live` rows ends; one that has ended repeats its last.
-
-    DataError at the first -1, which says that a row had no usable logits.
-    """
-    done, last = 0, np.zeros(len(live), np.int32)
-    for piece in walk:
-        size = piece.shape[1]
-        end, bad = first_of(np.isin(piece, ends)), first_of(piece < 0)
-        wrong = live & (bad < end)
-        count = int(bad[wrong].min() if wrong.any() else min(size, end[live].max() + 1))
-        piece = np.take_along_axis(piece, np.minimum(np.arange(size), end[:, None]), 1)
-        piece[~live] = last[~live, None]
-        if count:
-            yield piece[:, :count]
-        if wrong.any():
-            row = f" of prompt {(bad == count).argmax()}" if len(live) > 1 else ""
-            raise DataError(
-                f"NaN logits at step {done + count + 1}{row}: no token can be drawn from them; the "
-                "model has diverged, or its weights are broken"
-            )
-        live &= end == size
-        if not live.any():
-            return
-        done, last = done + count, piece[:, -1]
-
-
-def first_of(mask: np.ndarray) -> np.ndarray:
-    """The first place in each row that is set; the size of the row where none is."""
-    if not mask.size:
-        return np.zeros(len(mask), np.int64)
-    return np.where(mask.any(1), mask.argmax(1), mask.shape[1])
-
-
-def set_in(mask: np.ndarray) -> list[int]:
-    """The places that are set."""
-    return np.flatnonzero(mask).tolist()
 
 
 def weights(model: Any) -> list[np.ndarray]:
@@ -271,14 +230,15 @@ class Kept(dict):
 
 
 def generator_for(
-    model: Any, pipeline: str | Pipeline = "O2", threads: int | None = None, batch: int = 1
-) -> Generator:
+    model: Any, pipeline: str | Pipeline = "O2", threads: int | None = None, batch: int = 1,
+    options: Sequence[str] = (),
+) -> Generator:  # fmt: skip
     """The model's generator; compiled when first needed, and again where weights have changed."""
     kept = model.__dict__.setdefault("_generators", Kept())
-    key = (str(pipeline_named(pipeline)), thread_count(threads), batch)
+    key = (str(pipeline_named(pipeline)), thread_count(threads), tuple(options), batch)
     found = kept.pop(key, None)
     if found is None or not found.is_current():
-        found = Generator(model, pipeline, threads, batch)
+        found = Generator(model, pipeline, threads, batch, options)
     kept[key] = found  # the latest stands last
     for old in list(kept)[:-KEPT]:
         kept.pop(old, None)
@@ -290,6 +250,7 @@ def generate(
     top_k: int | None = None, top_p: float | None = None, seed: int | Sequence[int] | None = None,
     use_cache: bool = True, stream: Stream | None = None, stop: int | Sequence[int] | None = None,
     sliding_window: bool = False, pipeline: str | Pipeline = "O2", threads: int | None = None,
+    min_p: float | None = None, repetition_penalty: float | None = None,
 ) -> Any:  # fmt: skip
     """The new tokens after a prompt [T]: i32 [n]; after prompts [B, T] of one length: [B, n].
 
@@ -298,15 +259,16 @@ def generate(
     tokens that it has alone: row r with `seed=s` those of `fold_in(key(s), r)`, with a list of
     seeds those of its own seed. `stream` is called with each new token in order, an int (for
     several prompts an array [B], in which rows that have ended repeat their last token), soon
-    after it is there. `use_cache=False` computes everything anew for each token.
+    after it is there. `use_cache=False` computes everything anew for each token. What the settings
+    of the draw mean stands in `Sampling`.
     """
-    settings = Sampling(temperature, top_k, top_p)
+    settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     vocab = model.config["vocab_size"]
     prompts, ends = prompts_of(ids, vocab), stop_ids(stop, vocab)
     if stream is not None and not callable(stream):
         raise DTypeError(f"stream is a function of a token, got {type(stream).__name__}")
     alone = not is_list(ids) and np.ndim(ids) == 1
-    maker = generator_for(model, pipeline, threads, len(prompts))
+    maker = generator_for(model, pipeline, threads, len(prompts), settings.options)
     pause = PAUSE if stream is None else FLOW
     pieces = [np.empty((len(prompts), 0), np.int32)]
     for piece in maker.stream(
@@ -326,7 +288,8 @@ def generate_text(
     stop: str | Sequence[str] = (), stream: Callable[[str], object] | None = None,
     seed: int | None = None, temperature: float = 1.0, top_k: int | None = None,
     top_p: float | None = None, sliding_window: bool = False, pipeline: str | Pipeline = "O2",
-    threads: int | None = None,
+    threads: int | None = None, min_p: float | None = None,
+    repetition_penalty: float | None = None,
 ) -> str:  # fmt: skip
     """The text after `prompt`, up to the first of the strings `stop`.
 
@@ -336,9 +299,9 @@ def generate_text(
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(x, str) and x for x in stops):
         raise DataError(f"stop strings are texts of at least 1 character, got {stops!r}")
-    settings = Sampling(temperature, top_k, top_p)
+    settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     ids = tokenizer.encode(prompt)
-    maker = generator_for(model, pipeline, threads)
+    maker = generator_for(model, pipeline, threads, 1, settings.options)
     pause = PAUSE if stream is None else FLOW
     walk = maker.stream(ids, max_new_tokens, settings, seed, True, sliding_window, pause)
     text, told, done = "", 0, False

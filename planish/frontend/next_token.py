@@ -1,14 +1,20 @@
 """The graphs of generation: a model, the draw of the next token, and where it is written.
 
-tokens [B, S], pos [B], caches, keys [B, 2], temperature, top_k, top_p
-    -> tokens with one more in each row, pos + 1, caches
+    tokens [B, S], pos [B], caches, keys [B, 2], temperature, top_k, top_p, options, [seen]
+        -> tokens with one more in each row, pos + 1, caches, [seen]
+
+Options that are off are not traced. With `repetition_penalty` there is `seen`, bool [B, V]: which
+tokens the text of each row has. Who reads a prompt has marked its tokens; decode marks what it
+reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from planish.frontend import random
+from planish.frontend.array.creation import ones
 from planish.frontend.array.manipulation import update_slice
 from planish.frontend.tensor import apply
 from planish.frontend.trace import spec, trace
@@ -16,52 +22,70 @@ from planish.ir.dims import Dim
 from planish.ir.graph import Graph
 
 
-def graphs(model: Any, batch: int, piece: int) -> dict[str, Graph]:
+def graphs(model: Any, batch: int, piece: int, options: Sequence[str] = ()) -> dict[str, Graph]:
     """The graphs of generation: decode for `batch` rows; for one, prefill of pieces, recompute."""
     context = model.config["max_seq_len"]
+    prompt = spec((1, Dim("T", max=piece)), "i32", "prompt")
+    text = spec((1, Dim("T", max=context)), "i32", "text")
 
     def state(rows: int) -> tuple:
         return spec((rows, context), "i32"), spec((rows,), "i32"), model.cache_specs(rows)
 
     def settings(rows: int) -> tuple:
+        seen = [spec((rows, model.config["vocab_size"]), "bool", "seen")]
         return (
-            spec((rows, 2), "u32", "keys"), spec((), "f32", "temperature"),
-            spec((), "i32", "top_k"), spec((), "f32", "top_p"),
+            {"keys": spec((rows, 2), "u32", "keys"), "temperature": spec((), "f32", "temperature"),
+             "top_k": spec((), "i32", "top_k"), "top_p": spec((), "f32", "top_p"),
+             **{name: spec((), "f32", name) for name in options}},
+            *(seen if "repetition_penalty" in options else ()),
         )  # fmt: skip
 
-    prompt = spec((1, Dim("T", max=piece)), "i32", "prompt")
-    seen = spec((1, Dim("T", max=context)), "i32", "seen")
+    def decode(tokens: Any, pos: Any, caches: Any, settings: Any, *seen: Any) -> Any:
+        read = apply("dynamic_slice", tokens, 0, pos, sizes=(batch, 1))
+        read = apply("maximum", read, 0)
+        mark = ones((batch, 1), dtype="bool")
+        seen = tuple(update_slice(x, mark, 0, read.reshape(batch)) for x in seen)
+        return (*advance(model, tokens, pos, caches, read, settings, *seen), *seen)
 
-    def decode(tokens: Any, pos: Any, caches: Any, keys: Any, *settings: Any) -> Any:
-        return advance(model, tokens, pos, caches, keys, settings)
+    def prefill(tokens: Any, pos: Any, caches: Any, settings: Any, *rest: Any) -> Any:
+        return advance(model, tokens, pos, caches, rest[-1], settings, *rest[:-1])
 
-    def prefill(tokens: Any, pos: Any, caches: Any, keys: Any, *settings: Any) -> Any:
-        return advance(model, tokens, pos, caches, keys, settings[:-1], settings[-1])
-
-    def recompute(seen: Any, keys: Any, *settings: Any) -> Any:
-        key = random.fold_in(keys, seen.shape[1])
-        return apply("sample", model.last_logits(seen), key, *settings)
+    def recompute(text: Any, settings: Any, *seen: Any) -> Any:
+        return draw(model.last_logits(text), text.shape[1], settings, *seen)
 
     donate = {0: 0, 1: 1, 2: 2}
+    seen = {4: 3} if "repetition_penalty" in options else {}
     return {
-        "decode": trace(decode, *state(batch), *settings(batch), donate=donate),
+        "decode": trace(decode, *state(batch), *settings(batch), donate={**donate, **seen}),
         "prefill": trace(prefill, *state(1), *settings(1), prompt, donate=donate),
-        "recompute": trace(recompute, seen, *settings(1)),
+        "recompute": trace(recompute, text, *settings(1)),
     }
 
 
 def advance(
-    model: Any, tokens: Any, pos: Any, caches: Any, keys: Any, settings: Any, prompt: Any = None
+    model: Any, tokens: Any, pos: Any, caches: Any, read: Any, settings: Any, *seen: Any
 ) -> tuple[Any, Any, Any]:
-    """One step: the model on the token at `pos` [B] of each row, or on prompts that begin there.
+    """One step: the model on `read` [B, T], which stand at `pos` [B] and after it.
 
     Returns tokens [B, S] with those that follow, their places, and the caches. An id of -1 says
     that the logits were NaN; it stays in `tokens` for Python to see, and later steps read it as 0.
     """
-    batch = tokens.shape[0]
-    if prompt is None:
-        prompt = apply("maximum", apply("dynamic_slice", tokens, 0, pos, sizes=(batch, 1)), 0)
-    logits, caches = model.decode_step(prompt, caches, pos)
-    pos = pos + prompt.shape[1]
-    drawn = apply("sample", logits, random.fold_in(keys, pos), *settings)
-    return update_slice(tokens, drawn.reshape(batch, 1), 0, pos), pos, caches
+    logits, caches = model.decode_step(read, caches, pos)
+    pos = pos + read.shape[1]
+    drawn = draw(logits, pos, settings, *seen)
+    return update_slice(tokens, drawn.reshape(tokens.shape[0], 1), 0, pos), pos, caches
+
+
+def draw(logits: Any, place: Any, settings: dict[str, Any], *seen: Any) -> Any:
+    """The token at `place` of each row, an integer or [B]."""
+    for mask in seen:
+        logits = penalised(logits, mask, settings["repetition_penalty"])
+    keys = random.fold_in(settings["keys"], place)
+    names = ("temperature", "top_k", "top_p", "min_p")
+    return apply("sample", logits, keys, *(settings[x] for x in names if x in settings))
+
+
+def penalised(logits: Any, seen: Any, penalty: Any) -> Any:
+    """Logits [B, V], less of those that are `seen` where the penalty is above 1."""
+    less = apply("select", logits > 0, logits / penalty, logits * penalty)
+    return apply("select", seen, less, logits)

@@ -1,4 +1,4 @@
-"""How the next token is chosen: temperature, top-k, top-p and seeds, checked before anything runs.
+"""How the next token is chosen: temperature, top-k and the like, and seeds, checked beforehand.
 
 A seed decides: row r of a batch draws its token at place p with the key
 fold_in(fold_in(key(seed), r), p), so a row never depends on the others. With one seed for each row
@@ -22,6 +22,8 @@ from planish.ir.ops.random import fold_in
 
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
 LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = float(np.finfo(np.float32).tiny)
+OPTIONS = {"min_p": 0.0, "repetition_penalty": 1.0}  # and the values that change nothing
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class Sampling:
     """Settings of the draw; a temperature of 0 (below 1e-6) always takes the likeliest token.
 
     `top_k` keeps the k likeliest tokens, `top_p` the likeliest ones that together have that
-    probability; None keeps all.
+    probability, `min_p` those at least that many times as likely as the likeliest; None keeps all.
+    `repetition_penalty` r makes tokens that the text already has less likely, where it is above 1:
+    their logits are divided by r if positive, else multiplied (Keskar et al., 2019).
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         need_number("temperature", self.temperature)
@@ -48,12 +54,32 @@ class Sampling:
             need_number("top_p", self.top_p)
             if not 0 < self.top_p <= 1:
                 raise DataError(f"top_p is a number of 0 < top_p <= 1, got {self.top_p!r}")
+        if self.min_p is not None:
+            need_number("min_p", self.min_p)
+            if not 0 <= self.min_p <= 1:
+                raise DataError(f"min_p is a number of 0 <= min_p <= 1, got {self.min_p!r}")
+        if self.repetition_penalty is not None:
+            need_number("repetition_penalty", self.repetition_penalty)
+            if not SMALLEST <= self.repetition_penalty <= LARGEST:
+                raise DataError(
+                    "repetition_penalty is a finite number above 0, where 1 changes nothing, got "
+                    f"{self.repetition_penalty!r}"
+                )
 
-    def operands(self, vocab_size: int) -> tuple[np.generic, ...]:
-        """Temperature, top-k and top-p as the op `sample` takes them."""
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What is on of `OPTIONS`, which a program only has where it was compiled for them."""
+        return tuple(
+            name for name, off in OPTIONS.items() if getattr(self, name) not in (None, off)
+        )
+
+    def operands(self, vocab_size: int, options: Sequence[str] = ()) -> tuple[np.generic, ...]:
+        """Temperature, top-k and top-p as the op `sample` takes them, and these options."""
         k = vocab_size if self.top_k is None else min(int(self.top_k), vocab_size)
         p = EVERYTHING if self.top_p is None else self.top_p
-        return np.float32(self.temperature), np.int32(k), np.float32(p)
+        given = ((getattr(self, name), OPTIONS[name]) for name in options)
+        more = (np.float32(off if x is None else x) for x, off in given)
+        return np.float32(self.temperature), np.int32(k), np.float32(p), *more
 
 
 def need_number(name: str, x: object) -> None:

@@ -236,10 +236,11 @@ def test_the_nucleus_needs_no_sort(counts, p):
     np.testing.assert_array_equal(nucleus_by_bits(probs, p), nucleus.ref(probs, np.array(p)))
 
 
-def draw(logits, seed=0, temperature=1.0, top_k=1000, top_p=1.0):
+def draw(logits, seed=0, temperature=1.0, top_k=1000, top_p=1.0, min_p=()):
     logits = np.asarray(logits, np.float32)
     key = np.array([0, seed], np.uint32)
     operands = (logits, key, np.float32(temperature), np.int32(top_k), np.float32(top_p))
+    operands += tuple(map(np.float32, min_p))
     ids = run("sample", *operands)
     np.testing.assert_array_equal(expanded("sample", *operands), ids)
     return ids
@@ -269,6 +270,15 @@ def test_top_k_and_top_p_bound_the_choice():
     assert set(draw(rows, top_p=0.0).tolist()) == {1}
     assert set(draw(rows, top_k=4, top_p=0.75).tolist()) == {1, 3, 4}  # of what top-k kept
     assert set(draw(rows, temperature=5.0).tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_min_p_keeps_what_is_about_as_likely_as_the_likeliest():
+    rows = np.tile(np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32)), (400, 1))
+    assert set(draw(rows, min_p=[0.7]).tolist()) == {1, 3}
+    assert set(draw(rows, min_p=[0.3]).tolist()) == {1, 3, 4}
+    assert set(draw(rows, min_p=[1.0]).tolist()) == {1}
+    assert set(draw(rows, min_p=[0.7], temperature=4.0).tolist()) == {1, 2, 3, 4}
+    np.testing.assert_array_equal(draw(rows, min_p=[0.0]), draw(rows))
 
 
 def test_frequencies_follow_the_probabilities():

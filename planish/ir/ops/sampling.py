@@ -142,27 +142,28 @@ class Nucleus(Op):
 
 
 class Sample(Composite):
-    """Draw an id i32[...] from each row of logits [..., V]: top-k, then temperature, then top-p.
+    """Draw an id i32[...] from each row of logits [..., V]: top-k, temperature, top-p, min-p.
 
     `key` is a random key u32[2], or u32[..., 2] with a key for each row (then a row's id does not
     depend on the other rows); temperature, top_k and top_p are scalar operands, so one program
     serves all settings (top_k >= V and top_p >= 1 switch those off; logits equal to the k-th
-    largest are all kept). A temperature below 1e-6 gives the most likely id, the lowest of equal
-    ones, whatever the key. A row that has no finite maximum (NaN, or everything masked) gives -1,
-    never an id, and so does a temperature that is NaN or infinite. The draw is the Gumbel-max
-    trick: argmax(logits + noise).
+    largest are all kept). `min_p`, an operand that may be left out, keeps what is at least so many
+    times as likely as the likeliest; 0 keeps all. A temperature below 1e-6 gives the most likely
+    id, the lowest of equal ones, whatever the key. A row that has no finite maximum (NaN, or
+    everything masked) gives -1, never an id, and so does a temperature that is NaN or infinite.
+    The draw is the Gumbel-max trick: argmax(logits + noise).
     """
 
-    name, arity = "sample", 5
+    name, at_least = "sample", 5
     no_vjp = "sampling gives integers"
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
-        if len(operands) != 5 or not isinstance(operands[0], Node):
-            raise IRError("sample takes logits, key, temperature, top_k, top_p")
-        logits, key, temperature, top_k, top_p = operands
+        if len(operands) not in (5, 6) or not isinstance(operands[0], Node):
+            raise IRError("sample takes logits, key, temperature, top_k, top_p, maybe min_p")
+        logits, key, temperature, top_k, *least = operands
         k = top_k if isinstance(top_k, Node) else as_node(top_k, t.i32)
-        heat, p = as_node(temperature, t.f32), as_node(top_p, t.f32)
-        return super().prepare((as_node(logits, t.f32), key, heat, k, p), attrs)
+        heat, *least = (as_node(x, t.f32) for x in (temperature, *least))
+        return super().prepare((as_node(logits, t.f32), key, heat, k, *least), attrs)
 
     def infer(
         self,
@@ -171,6 +172,7 @@ class Sample(Composite):
         temperature: TensorType,
         top_k: TensorType,
         top_p: TensorType,
+        *min_p: TensorType,
     ) -> TensorType:
         """i32[...]"""
         _check_rows(self.name, logits)
@@ -178,10 +180,13 @@ class Sample(Composite):
             raise DTypeError(f"sample takes a key u32[2], or one for each row, got {key}")
         need_int(self.name, top_k)
         scalar = TensorType(logits.dtype, ())
-        if temperature != scalar or top_p != scalar or top_k.shape:
+        if len(min_p) > 1:
+            raise IRError(f"sample takes at most 6 operands, got {5 + len(min_p)}")
+        if {temperature, top_p, *min_p} != {scalar} or top_k.shape:
+            given = ", ".join(map(str, (temperature, top_k, top_p, *min_p)))
             raise ShapeError(
-                f"sample takes scalars temperature, top_k, top_p: {scalar}, an integer, {scalar}; "
-                f"got {temperature}, {top_k}, {top_p}"
+                f"sample takes scalars temperature, top_k, top_p, maybe min_p: {scalar}, an "
+                f"integer, {scalar}, {scalar}; got {given}"
             )
         return TensorType(t.i32, logits.shape[:-1])
 
@@ -192,14 +197,17 @@ class Sample(Composite):
         temperature: np.ndarray,
         top_k: np.ndarray,
         top_p: np.ndarray,
+        min_p: np.ndarray | float = 0.0,
     ) -> np.ndarray:
         rows = logits.reshape(-1, logits.shape[-1])
         bits = OPS["random_bits"].ref(key, shape=logits.shape).reshape(rows.shape)
-        heat, k, p = float(temperature), int(top_k), float(top_p)
-        ids = [_draw(row, b, heat, k, p) for row, b in zip(rows, bits, strict=True)]
+        settings = float(temperature), int(top_k), float(top_p), float(min_p)
+        ids = [_draw(row, b, *settings) for row, b in zip(rows, bits, strict=True)]
         return np.array(ids, np.int32).reshape(logits.shape[:-1])
 
-    def expand(self, logits: Node, key: Node, temperature: Node, top_k: Node, top_p: Node) -> Node:
+    def expand(
+        self, logits: Node, key: Node, temperature: Node, top_k: Node, top_p: Node, *min_p: Node
+    ) -> Node:
         axis, dtype = logits.type.rank - 1, logits.dtype
         hidden = const(-np.inf, dtype)
         greedy = OPS["lt"](temperature, GREEDY_BELOW)
@@ -209,6 +217,8 @@ class Sample(Composite):
         warm = OPS["select"](kept, (logits - top) / heat, hidden)
         probs = OPS["softmax"](warm, axis=axis)
         likely = OPS["ge"](probs, OPS["nucleus"](probs, top_p))
+        for least in min_p:
+            likely = OPS["logical_and"](likely, OPS["ge"](warm, OPS["log"](least)))
         noisy = OPS["select"](likely, warm + _gumbel(logits, key), hidden)
         ids = OPS["argmax"](OPS["select"](greedy, logits, noisy), axis=axis)
         usable = OPS["logical_and"](OPS["isfinite"](top), OPS["isfinite"](heat))
@@ -224,7 +234,7 @@ def _gumbel(like: Node, key: Node) -> Node:
     return -OPS["log"](-OPS["log"](u))
 
 
-def _draw(row: np.ndarray, bits: np.ndarray, heat: float, k: int, p: float) -> int:
+def _draw(row: np.ndarray, bits: np.ndarray, heat: float, k: int, p: float, least: float) -> int:
     """One row of `sample`, by sorting."""
     if not np.isfinite(row.max()) or not (np.isfinite(heat) or heat < 0):
         return -1
@@ -234,7 +244,8 @@ def _draw(row: np.ndarray, bits: np.ndarray, heat: float, k: int, p: float) -> i
     kept = row >= falling[min(max(k, 1), len(row)) - 1]
     warm = np.where(kept, (row - row.max()) / row.dtype.type(heat), row.dtype.type(-np.inf))
     probs = np.exp(warm) / np.exp(warm).sum()
-    kept = probs >= nucleus.ref(probs, np.asarray(p))
+    with np.errstate(divide="ignore"):
+        kept = (probs >= nucleus.ref(probs, np.asarray(p))) & (warm >= np.log(np.float32(least)))
     u = ((bits >> np.uint32(9)).astype(row.dtype) + row.dtype.type(0.5)) * row.dtype.type(2.0**-23)
     return int(np.where(kept, warm - np.log(-np.log(u)), row.dtype.type(-np.inf)).argmax())
 
