@@ -139,6 +139,23 @@ def test_generate(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "To \n"
 
 
+def test_generate_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["generate", str(model), "--prompt", "To ", "-n", "9", "--seed", "4"]
+    options = ["--min-p", "0.1", "--repetition-penalty", "1.2"]
+    assert run([*wanted, *options]) == 0
+    text = capsys.readouterr().out
+    assert run([*wanted, *options, "--threads", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert captured.err == "" and found["prompt"] + found["text"] + "\n" == text
+    tokenizer = CharTokenizer.from_text(TEXT)
+    assert tokenizer.decode(found["tokens"]) == found["text"] and len(found["tokens"]) == 9
+    assert found["seconds"] > 0 and found["tokens_per_second"] == 9 / found["seconds"]
+    assert found["threads"] == 1 and found["model"] == str(model)
+    assert run([*wanted, "--json", "--stop", found["text"][0]]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens_per_second"] >= 0
+
+
 def test_bad_options_of_generate(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +168,8 @@ def test_bad_options_of_generate(
     assert "max_new_tokens is at least 0, got -1" in told("--prompt", "To", "-n", -1)
     assert "temperature is a finite number" in told("--prompt", "T", "--temperature", "nan")
     assert "top_k is at least 1" in told("--prompt", "To", "--top-k", 0)
+    assert "0 <= min_p <= 1, got 2.0" in told("--prompt", "To", "--min-p", 2)
+    assert "above 0" in told("--prompt", "To", "--repetition-penalty", -1, "--json")
     assert "unknown pipeline or pass 'O7'" in told("--prompt", "To", "--pipeline", "O7")
     assert "'x' is not a valid integer" in told("--prompt", "To", "-n", "x")
     assert "not a" in told("--prompt", "To", "--tokenizer", text)

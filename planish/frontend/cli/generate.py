@@ -5,22 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from planish.frontend.cli.common import (
     File,
     examples,
+    json_text,
     model_argument,
     note,
     pipeline_option,
     threads_option,
 )
-from planish.frontend.generate import generate_text, generator_for
+from planish.frontend.generate import generate_text
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
 from planish.frontend.text import CharTokenizer
 from planish.ir.errors import ArtifactError, DataError
+from planish.runtime.target import thread_count
 
 MOST = 200  # new tokens where nobody says how many, if so many fit
 
@@ -30,6 +33,7 @@ MOST = 200  # new tokens where nobody says how many, if so many fit
         'planish generate book.safetensors --prompt "Once upon" -n 50 --seed 1',
         'planish generate book.safetensors --prompt "Once upon" --temperature 0',
         'planish generate book.safetensors --prompt "Once upon" -n 1000 --slide --top-k 20',
+        'planish generate book.safetensors --prompt "Once upon" --min-p 0.05 --json',
     )
 )
 @model_argument
@@ -43,16 +47,20 @@ MOST = 200  # new tokens where nobody says how many, if so many fit
 @click.option("--top-k", type=int, metavar="K", help="Choose among the K likeliest tokens.")
 @click.option("--top-p", type=float, metavar="P",
               help="Choose among the likeliest tokens that have probability P.")  # fmt: skip
+@click.option("--min-p", type=float, metavar="P",
+              help="Choose among tokens at least P times as likely as the likeliest.")  # fmt: skip
+@click.option("--repetition-penalty", type=float, metavar="R",
+              help="Above 1, tokens that are in the text already are less likely.")  # fmt: skip
 @click.option("--seed", type=int, metavar="N", help="The same seed writes the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this; may be repeated.")
 @click.option("--slide", is_flag=True,
               help="When the context is full, go on with its last half.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, when all is written.")
 @pipeline_option()
 @threads_option
-def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
-            temperature: float, top_k: int | None, top_p: float | None, seed: int | None,
-            stop: tuple[str, ...], slide: bool, pipeline: str,
-            threads: int | None) -> None:  # fmt: skip
+def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None, slide: bool,
+            as_json: bool, pipeline: str, threads: int | None,
+            **settings: Any) -> None:  # fmt: skip
     """Write on from a prompt with MODEL, a .safetensors file of `planish train`."""
     made, own = load_model(model)
     words = own if tokenizer is None else tokenizer_in(tokenizer)
@@ -63,15 +71,32 @@ def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
             f"the tokenizer has {len(words)} tokens, the model {made.config['vocab_size']}"
         )
     wanted = room(made, words, prompt, count, slide)
-    maker = generator_for(made, pipeline, threads)
+    given = {**settings, "sliding_window": slide, "pipeline": pipeline, "threads": threads}
+    if as_json:
+        print(json_text({"model": str(model), **facts(made, words, prompt, wanted, given)}))
+        return
     started = time.perf_counter()
     pieces = Pieces(prompt)
-    written = generate_text(
-        made, words, prompt, wanted, stop=stop, stream=pieces, seed=seed, temperature=temperature,
-        top_k=top_k, top_p=top_p, sliding_window=slide, pipeline=pipeline, threads=maker.threads,
-    )  # fmt: skip
+    written = generate_text(made, words, prompt, wanted, stream=pieces, **given)
     pieces("\n")
     note(f"{len(written)} characters in {time.perf_counter() - started:.1f} s with compilation")
+
+
+def facts(
+    model: TinyGPT, tokenizer: CharTokenizer, prompt: str, count: int, given: dict[str, Any]
+) -> dict[str, Any]:
+    """What was written, and how fast; compiling is counted by itself."""
+    started = time.perf_counter()
+    generate_text(model, tokenizer, prompt, min(count, 2), **given)  # compiles both programs
+    compiled = time.perf_counter()
+    text = generate_text(model, tokenizer, prompt, count, **given)
+    seconds = time.perf_counter() - compiled
+    tokens = tokenizer.encode(text).tolist()
+    return {
+        "prompt": prompt, "text": text, "tokens": tokens, "seconds": seconds,
+        "tokens_per_second": len(tokens) / seconds, "compile_seconds": compiled - started,
+        "threads": thread_count(given["threads"]),
+    }  # fmt: skip
 
 
 class Pieces:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from planish.frontend.cli.common import examples, model_argument, need_folder_of, note
-from planish.frontend.generate import graphs
 from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.next_token import graphs
 from planish.frontend.pretrained import load_model
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
