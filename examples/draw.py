@@ -21,7 +21,7 @@ model = pl.TinyGPT(
     vocab_size=65, embed_dim=128, num_layers=options.layers, num_heads=4, max_seq_len=64
 )
 graph = pl.trace(model.last_logits, pl.spec(("B", pl.Dim("T", max=64)), "i32"))
-for name, pipeline in {"traced": None, "kernels": "O2"}.items():
+for name, pipeline in {"traced": None, "kernels": pl.PIPELINES["O2"]}.items():
     path = options.out / f"{name}.{options.format}"
     graph.draw(path, after=pipeline)
     print(f"wrote {path}")

@@ -15,7 +15,6 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,6 @@ COLOURS = {
     "random": "#f8dfe5",
 }
 FAR = 40  # an edge over more boxes than this is a reference, as in circuit diagrams
-PIPELINES = "planish.passes.pipelines"  # reads their text; imported where there is one, not before
 LIMIT = 120  # seconds that Graphviz may take
 HIDDEN = {"shape", "dtype", "body", "what"}  # the edges show them, or they are for messages
 
@@ -53,20 +51,18 @@ _STYLE = """  bgcolor=white; fontname="Helvetica"; fontsize=14; labelloc=t; labe
 
 
 def draw(graph: Graph, path: str | os.PathLike[str], after: Any = None) -> None:
-    """Write a picture to a .dot, .svg or .png file.
-
-    `after` is a pass or pipeline to run first, or the name or text of a pipeline.
-    """
+    """Write a picture to a .dot, .svg or .png file; `after` is a pass or pipeline to run first."""
     target = Path(path)
     kind = target.suffix.lower()
     if kind not in (".dot", ".svg", ".png"):
         raise UnsupportedError(f"a picture is a .dot, .svg or .png file, not {target.name!r}")
     title = ""
     if after is not None:
-        read = import_module(PIPELINES).pipeline(after) if isinstance(after, str) else after
-        run = getattr(read, "run", read)
+        run = getattr(after, "run", after)
         if not callable(run):
-            raise UnsupportedError(f"after= is a pass or a pipeline, not {after!r}")
+            raise UnsupportedError(
+                f"after= is a pass or a pipeline, such as pl.PIPELINES['O2'], not {after!r}"
+            )
         title = f"after {getattr(after, '__name__', after)}"
         graph = run(graph)
     text = dot(graph, title)

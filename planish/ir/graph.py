@@ -109,10 +109,7 @@ class Graph:
         return replace(self, outputs=outputs)
 
     def draw(self, path: str | os.PathLike[str], after: object = None) -> None:
-        """Write a .dot, .svg or .png picture.
-
-        `after` is a pass or pipeline to run first, or the name or text of a pipeline ("O2").
-        """
+        """Write a .dot, .svg or .png picture; `after` is a pass or pipeline to run first."""
         draw(self, path, after)
 
     @property

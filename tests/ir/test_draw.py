@@ -8,13 +8,12 @@ import pytest
 from planish.ir import draw as drawing
 from planish.ir import types as t
 from planish.ir.draw import dot, draw, quoted, scope_path
-from planish.ir.errors import ParseError, PlanishError, UnsupportedError
+from planish.ir.errors import PlanishError, UnsupportedError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc
 from planish.ir.ops.elementwise import add, tanh
 from planish.ir.ops.leaf import fused, get, input_, param
 from planish.ir.types import TensorType
-from planish.passes.pipelines import pipeline
 
 
 def arg(name):
@@ -92,10 +91,8 @@ def test_a_dot_file_needs_nothing_and_other_pictures_say_what_to_install(tmp_pat
     assert "\n" not in str(info.value) and not (tmp_path / "g.png").exists()
     with pytest.raises(UnsupportedError, match=r"\.dot, \.svg or \.png file, not 'g\.pdf'"):
         layers().draw(tmp_path / "g.pdf")
-    with pytest.raises(UnsupportedError, match="after= is a pass or a pipeline, not 3"):
-        layers().draw(tmp_path / "g.dot", after=3)
-    with pytest.raises(ParseError, match="unknown pipeline or pass 'O9'"):
-        layers().draw(tmp_path / "g.dot", after="O9")
+    with pytest.raises(UnsupportedError, match=r"a pipeline, such as pl.PIPELINES.+, not 'fuse'"):
+        layers().draw(tmp_path / "g.dot", after="fuse")
 
 
 def test_a_pass_may_run_first(tmp_path):
@@ -105,14 +102,6 @@ def test_a_pass_may_run_first(tmp_path):
     layers().draw(tmp_path / "g.dot", after=nothing)
     text = (tmp_path / "g.dot").read_text()
     assert 'label="model after nothing"' in text and "matmul" not in text
-
-
-@pytest.mark.parametrize("text", ["O2", "expand,cse,fuse"])
-def test_the_name_or_text_of_a_pipeline_will_do(text, tmp_path):
-    layers().draw(tmp_path / "g.dot", after=text)
-    drawn = (tmp_path / "g.dot").read_text()
-    assert f'label="model after {text}"' in drawn
-    assert drawn == dot(pipeline(text).run(layers()), f"after {text}")
 
 
 @pytest.mark.parametrize("command", ["dot", "graphviz-pure"])
