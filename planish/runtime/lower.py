@@ -18,11 +18,18 @@ from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
+from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
 from planish.ir.text import graph_text
 from planish.runtime.draft import is_inline, label, source
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.attention_grad import attention_grad_kernel
+from planish.runtime.kernels.attention_parts import (
+    part_kernel,
+    parts_type,
+    sum_kernel,
+    takes_parts,
+)
 from planish.runtime.kernels.gemm import Roles, gemm_kernel
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
@@ -108,11 +115,26 @@ class Lowering(Operands):
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
             extra = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
+        if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
+            self.in_parts(node, body, operands, group.anchor, outs)
+            return
         swapped = roles is not None and roles.swapped
         key = (graph_text(replace(body, name="body")), in_place, swapped, extra is not None)
         if key not in self.made:
             self.made[key] = self.kernel(body, group, roles, in_place, extra is not None)
         self.enter(self.made[key], operands, outs, label(node), extra, flops)
+
+    def in_parts(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,
+        outs: tuple[Slot, ...],
+    ) -> None:  # fmt: skip
+        """Attention to a long cache in two steps: pieces of it, then their sum."""
+        name, text, type_ = kernel_name(body.name), label(node), parts_type(anchor)
+        parts = input_(name="parts", type=type_)
+        self.slots[parts, 0] = self.temp(type_, f"{text} parts")
+        pieces = part_kernel(body, anchor, name, self.target)
+        self.enter(pieces, operands, (self.slots[parts, 0],), f"{text} parts")
+        self.enter(sum_kernel(parts, anchor, name, self.target), (parts,), outs, f"{text} sum")
 
     def kernel(
         self, body: Graph, group: Group, roles: Roles | None, in_place: bool, packed: bool
@@ -158,6 +180,11 @@ class Lowering(Operands):
             self.enter(
                 map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}"
             )
+
+
+def is_long(anchor: Node) -> bool:
+    """Whether a node is attention to a long cache."""
+    return anchor.op.name == "attention" and takes_parts(anchor)
 
 
 def is_alias(node: Node) -> bool:

@@ -5,7 +5,8 @@
 
 Scores of a few queries live in scratch, so memory is linear in S; keys beyond the causal limit are
 never read. Operands are read through their views: the fused QKV product is read in place. For one
-query (`row_kernel`), which is also the plain statement of what happens:
+query (`row_kernel`), which is also the plain statement of what happens (`attention_parts` shares
+out a long cache):
 
     pass 1  score[j] = scale * sum over d of q[d] * k[j, d], and their maximum
     pass 2  score[j] = exp(score[j] - maximum), and their sum; then dropout, where there is any
@@ -18,9 +19,8 @@ time run pass 1 and pass 3 as matrix products with register tiles.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
-from planish.ir.dims import product
+from planish.ir.dims import AnySize, product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, select, size_expr
 from planish.ir.node import Node
@@ -51,69 +51,72 @@ def row_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     pull = Pull(nest, body)
     pull.declare()
     out = nest.output("out0", anchor.type)
-    q, k, v = anchor.inputs[:3]
-    dtype = sums_in(q.dtype)
-    _, heads, _, depth = q.shape
-    groups, keys = k.shape[1], k.shape[2]
-    lanes = target.lanes(dtype)
+    q, v = anchor.inputs[0], anchor.inputs[2]
     with nest.loop("p", product(q.shape[:-1]), "parallel") as p:
         b, h, row = unflatten(p, q.shape[:-1])
-        group = h if groups == heads else h // (heads // groups)
         seen = nest.let(visible(anchor, pull, b, row))
-        score = nest.local("score", dtype, keys)
-        most, total, dot = (nest.local(n, dtype, 1) for n in ("most", "total", "dot"))
-        low, zero = Const(float("-inf"), dtype), Const(0.0, dtype)
-        first = (as_index(0),)
-        nest.store(most, first, low)
-        nest.store(total, first, zero)
-        wide = lane_width(depth, lanes, True)
-        with nest.loop("j", seen) as j:
-            nest.store(dot, first, zero)
-            with nest.loop("d", depth, "vector", wide) as d:
-                x = cast(pull(q, (b, h, row, d)), dtype) * cast(pull(k, (b, group, j, d)), dtype)
-                nest.accumulate(dot, first, "add", x)
-            nest.store(score, (j,), nest.load(dot, 0) * float(anchor.attrs["scale"]))
-        with nest.loop("jm", seen, "vector", lanes) as j:
-            nest.accumulate(most, first, "max", nest.load(score, j))
-        maximum = nest.let(nest.load(most, 0), here=True)
-        with nest.loop("je", seen, "vector", lanes) as j:
-            e = nest.let(scalar("exp", nest.load(score, j) - maximum), here=True)
-            nest.store(score, (j,), kept(anchor, pull, (b, h, row, j), e))
-            nest.accumulate(total, first, "add", e)
-        s = nest.let(nest.load(total, 0), here=True)
-        factor = nest.let(select(scalar("gt", s, zero), Const(1.0, dtype) / s, zero), here=True)
-        weights = _Weights(score, seen, factor)
+        acc, _, total = attend(nest, pull, anchor, (b, h, row), as_index(0), seen, target)
+        zero, one = (Const(x, acc.dtype) for x in (0.0, 1.0))
+        factor = nest.let(select(scalar("gt", total, zero), one / total, zero), here=True)
         place = (b, row, h) if anchor.attrs.get("time_first") else (b, h, row)
-        _values(nest, pull, v, (b, group), out, place, weights, lanes)
+        wide = lane_width(v.shape[3], target.lanes(acc.dtype), True)
+        with nest.loop("d2", v.shape[3], "vector", wide) as d:
+            nest.store(out, (*place, d), cast(nest.load(acc, d) * factor, out.dtype))
     return lowered(nest, pull, name)
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """The unscaled weights of the keys that a query sees, and their common factor."""
+def attend(
+    nest: Nest, pull: Pull, anchor: Node, query: Index, start: Expr, count: Expr, target: Target,
+    most_keys: AnySize | None = None,
+) -> tuple[Buffer, Expr, Expr]:  # fmt: skip
+    """The query at `query` (b, h, row) and `count` keys from `start` on, at most `most_keys`.
 
-    score: Buffer
-    seen: Expr
-    factor: Expr
+    Returns the weighted sum of their values, the largest score, and the sum of the weights.
+    """
+    q, k, v = anchor.inputs[:3]
+    (b, h, row), dtype = query, sums_in(q.dtype)
+    heads, groups, lanes = q.shape[1], k.shape[1], target.lanes(dtype)
+    group = h if groups == heads else h // (heads // groups)
+    score = nest.local("score", dtype, k.shape[2] if most_keys is None else most_keys)
+    most, total, dot = (nest.local(n, dtype, 1) for n in ("most", "total", "dot"))
+    low, zero = Const(float("-inf"), dtype), Const(0.0, dtype)
+    first = (as_index(0),)
+    nest.store(most, first, low)
+    nest.store(total, first, zero)
+    with nest.loop("j", count) as j:
+        nest.store(dot, first, zero)
+        with nest.loop("d", q.shape[3], "vector", lane_width(q.shape[3], lanes, True)) as d:
+            key = cast(pull(k, (b, group, start + j, d)), dtype)
+            nest.accumulate(dot, first, "add", cast(pull(q, (*query, d)), dtype) * key)
+        nest.store(score, (j,), nest.load(dot, 0) * float(anchor.attrs["scale"]))
+    with nest.loop("jm", count, "vector", lanes) as j:
+        nest.accumulate(most, first, "max", nest.load(score, j))
+    maximum = nest.let(nest.load(most, 0), here=True)
+    with nest.loop("je", count, "vector", lanes) as j:
+        e = nest.let(scalar("exp", nest.load(score, j) - maximum), here=True)
+        nest.store(score, (j,), kept(anchor, pull, (b, h, row, start + j), e))
+        nest.accumulate(total, first, "add", e)
+    acc = _values(nest, pull, v, (b, group), start, count, score, lanes)
+    return acc, maximum, nest.let(nest.load(total, 0), here=True)
 
 
 def _values(
-    nest: Nest, pull: Pull, v: Node, head: Index, out: Buffer, place: Index, w: _Weights, lanes: int
-) -> None:
-    """Pass 3: the weighted sum of the visible rows of v, in registers, scaled and stored."""
-    depth, dtype = v.shape[-1], w.score.dtype
+    nest: Nest, pull: Pull, v: Node, head: Index, start: Expr, count: Expr, score: Buffer,
+    lanes: int,
+) -> Buffer:  # fmt: skip
+    """Pass 3: the weighted sum of rows of v, in registers."""
+    depth, dtype = v.shape[-1], score.dtype
     wide = lane_width(depth, lanes, True)
     acc = nest.local("acc", dtype, depth)
     with nest.loop("d0", depth, "vector", wide) as d:
         nest.store(acc, (d,), Const(0.0, dtype))
-    with nest.loop("jv", w.seen) as j:
-        weight = nest.let(nest.load(w.score, j), here=True)
+    with nest.loop("jv", count) as j:
+        weight = nest.let(nest.load(score, j), here=True)
         with nest.loop("d1", depth, "vector", wide) as d:
-            x = cast(pull(v, (*head, j, d)), dtype)
+            x = cast(pull(v, (*head, start + j, d)), dtype)
             value = scalar("fma", weight, x, nest.load(acc, d))
             nest.store(acc, (d,), value)
-    with nest.loop("d2", depth, "vector", wide) as d:
-        nest.store(out, (*place, d), cast(nest.load(acc, d) * w.factor, out.dtype))
+    return acc
 
 
 def tile_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
