@@ -42,6 +42,10 @@ def checked(walk: Iterator[np.ndarray], ends: np.ndarray, live: np.ndarray) -> I
     done, last = 0, np.zeros(len(live), np.int32)
     for piece in walk:
         size = piece.shape[1]
+        if not len(ends) and live.all() and piece.min() >= 0:  # nothing ends: no time is lost
+            done += size
+            yield piece
+            continue
         end, bad = first_of(np.isin(piece, ends)), first_of(piece < 0)
         wrong = live & (bad < end)
         count = int(bad[wrong].min() if wrong.any() else min(size, end[live].max() + 1))
