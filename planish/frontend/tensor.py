@@ -11,6 +11,7 @@ them. NumPy's global state, `print`, clocks and the like run once, while tracing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -99,11 +100,17 @@ class Tensor(ArrayMethods):
 class Parameter(ArrayMethods):
     """A weight of a model: a NumPy array that traces read by name and training replaces."""
 
-    __slots__ = ("_array", "name")
+    __slots__ = ("_array", "_promise", "name", "source")
+    _promise: Callable[[], np.ndarray] | None
+    source: object
 
     def __init__(self, array: Any, name: str = ""):
         self.name = name
         self.array = array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has an array of its own."""
+        return type(self), (self.array, self.name)
 
     @classmethod
     def blank(cls, shape: tuple[int, ...]) -> Parameter:
@@ -115,6 +122,10 @@ class Parameter(ArrayMethods):
     @property
     def array(self) -> np.ndarray:
         """The weight, read-only; assign a new array to change it."""
+        if self._promise is not None:
+            source = self.source
+            self.array = self._promise()
+            self.source = source
         return self._array
 
     @array.setter
@@ -122,7 +133,16 @@ class Parameter(ArrayMethods):
         found = as_array(value)
         found = np.ascontiguousarray(found, t.dtype(found.dtype).numpy).view()
         found.flags.writeable = False
-        self._array = found
+        self._array, self._promise, self.source = found, None, None
+
+    def promise(self, make: Callable[[], np.ndarray]) -> object:
+        """Have the array, of the same type, made when somebody asks for it.
+
+        Returns what `source` is until somebody sets the array.
+        """
+        self._promise = make
+        self.source = object()
+        return self.source
 
     @property
     def type(self) -> TensorType:  # type: ignore[override]

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Trainer:
         self.grad_norm = math.nan
         self.graph = training_graph(model, self.optimizer, self.batch, self.context, clip, loss)
         self._parameters = dict(model.named_parameters())
-        self._given: dict[str, np.ndarray] = {}  # what the model's parameters were last set to
+        self._given: dict[str, object] = {}  # `source` of the parameters that hold our weights
         self.arrays = self._allocated()
         self._take_weights()
 
@@ -127,22 +127,23 @@ class Trainer:
     def _take_weights(self) -> None:
         """Read the model's parameters where somebody else has set them."""
         for name in self.trained:
-            array = self._parameters[name].array
-            if array is not self._given.get(name):
+            parameter = self._parameters[name]
+            if name not in self._given or parameter.source is not self._given[name]:
+                array = parameter.array
                 if array.shape != self.arrays[name].shape:
                     raise ShapeError(
                         f"{name} is {list(array.shape)} now, the trainer was made for "
                         f"{list(self.arrays[name].shape)}"
                     )
                 self.arrays[name][...] = array
-                self._given[name] = array
+                self._given[name] = parameter.promise(lambda array=array: array)
 
     def _give_weights(self) -> None:
-        """Set the model's parameters to copies of the trained arrays."""
+        """Let the model's parameters be copies of the trained arrays, made when they are read."""
         for name in self.trained:
-            parameter = self._parameters[name]
-            parameter.array = self.arrays[name].astype(parameter.dtype)
-            self._given[name] = parameter.array
+            parameter, array = self._parameters[name], self.arrays[name]
+            make = partial(array.astype, parameter.dtype)
+            self._given[name] = parameter.promise(make)
 
     # running
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -147,6 +148,24 @@ def test_the_model_holds_the_trained_weights() -> None:
     model.load_state_dict(first)  # and what is set meanwhile is what is trained on
     trainer.fit(TOKENS, 0)
     np.testing.assert_array_equal(trainer.arrays["wte.weight"], first["wte.weight"])
+
+
+def test_copies_of_a_model_keep_their_weights() -> None:
+    model = small_model()
+    trainer = small_trainer(model)
+    trainer.fit(TOKENS, 1)
+    x, y, _ = next(windows(TOKENS, BATCH, CONTEXT))
+    trainer.step(x, y)
+    twin = copy.deepcopy(model)
+    once = trainer.arrays["wte.weight"].copy()
+    trainer.step(x, y)
+    np.testing.assert_array_equal(twin.wte.weight.array, once)
+    again = model.wte.weight.array
+    np.testing.assert_array_equal(again, trainer.arrays["wte.weight"])
+    assert again is model.wte.weight.array and not again.flags.writeable
+    trainer.step(x, y)
+    assert not np.array_equal(again, trainer.arrays["wte.weight"])
+    np.testing.assert_array_equal(model.wte.weight.array, trainer.arrays["wte.weight"])
 
 
 def test_any_module_and_loss_can_be_trained() -> None:
