@@ -36,6 +36,7 @@ from planish.ir.errors import ArtifactError, PlanishError
 from planish.ir.store import write_atomically
 
 FORMAT = 1
+UNSAID = {"accumulate": 1}  # what trainings are that do not say it
 TRAINING = "training/"  # how the names of arrays begin that are no weights
 
 M = TypeVar("M")
@@ -145,6 +146,7 @@ def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
     facts = file.json("training")
     if not isinstance(facts, dict):
         raise ArtifactError(f"{file.path}: holds no training that could be resumed")
+    facts = {**UNSAID, **facts}
     mistakes = [
         f"{name} is {facts.get(name)} in the file, {value} here"
         for name, value in wanted.facts.items()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,14 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.types import TensorType
-from planish.passes.autodiff import grad, leaf
+from planish.passes.autodiff import grad
 from planish.passes.lift import LiftParams
 from planish.passes.pipeline import Pipeline
 from planish.passes.rewrite import placed
 
 Loss = Callable[..., Any]  # (logits, targets) -> a scalar
 LR = TensorType(t.f32, ())
+TOLD = ("loss", "grad_norm")  # the first outputs of a step
 
 
 class Objective:
@@ -89,6 +91,31 @@ def training_graph(
     The input `step` (i64) counts from 1. Where loss or gradients are not finite, weights and state
     stay as they are. The loss is output 0, the norm of all gradients before clipping output 1.
     """
+    graph, names = gradients(model, batch, context, loss)
+    found, *grads = graph.outputs
+    data, params = graph.inputs[: -len(names)], graph.inputs[-len(names) :]
+    lr = OPS["input"](name="lr", type=LR)
+    outputs, state = updated(
+        found, dict(zip(names, grads, strict=True)), dict(zip(names, params, strict=True)),
+        optimizer, data[2], lr, clip, graph.nodes,
+    )  # fmt: skip
+    inputs = (*data[:3], lr, *data[3:], *state, *params)
+    step = Graph(f"{type(model).__name__}_step", inputs, outputs, graph.params)
+    return in_place(step, (*params, *state), TOLD)
+
+
+def in_place(graph: Graph, donated: Sequence[Node], told: tuple[str, ...] = ()) -> Graph:
+    """The graph whose last outputs take the places of these inputs; the first are called `told`."""
+    places = {x: i for i, x in enumerate(graph.inputs)}
+    aliases = tuple((places[x], len(told) + i) for i, x in enumerate(donated))
+    names = (*told, *(f"new/{x.attrs['name']}" for x in donated))
+    return replace(graph, aliases=aliases, treedef=names)
+
+
+def gradients(
+    model: Any, batch: int, context: int, loss: Loss | None = None
+) -> tuple[Graph, tuple[str, ...]]:
+    """Loss and gradients from tokens, targets, step, [key] and weights; the weights' names."""
     ids = spec((batch, context), "i32")
     key = [spec((2,), "u32")] if drops(model) else []
     with mode(model, training=True):
@@ -101,41 +128,29 @@ def training_graph(
     )
     if not names:
         raise GradientError(f"{forward.name} reads no parameter of {type(model).__name__}")
-    forward = LiftParams(names)(forward)
-    lr = OPS["input"](name="lr", type=LR)
-    outputs, state = _updated(grad(forward, names), names, optimizer, lr, clip)
-    data, params = forward.inputs[: 3 + len(key)], forward.inputs[3 + len(key) :]
-    inputs = (*data[:3], lr, *data[3:], *state, *params)
-    places = {x: i for i, x in enumerate(inputs)}
-    donated = (*params, *state)
-    return Graph(
-        f"{type(model).__name__}_step",
-        inputs,
-        outputs,
-        forward.params,
-        aliases=tuple((places[x], 2 + i) for i, x in enumerate(donated)),
-        treedef=("loss", "grad_norm", *(f"new/{x.attrs['name']}" for x in donated)),
-    )
+    return grad(LiftParams(names)(forward), names), names
 
 
-def _updated(
-    graph: Graph, names: Sequence[str], optimizer: Optimizer, lr: Node, clip: float | None
-) -> tuple[tuple[Node, ...], list[Node]]:
-    """The outputs of a step from a graph of loss and gradients, and the inputs of the state."""
-    loss, *found = graph.outputs
-    params = {name: leaf(graph, name) for name in names}
-    grads, norm = clip_by_global_norm(dict(zip(names, found, strict=True)), clip)
+def updated(
+    loss: Node, grads: dict[str, Node], params: dict[str, Node], optimizer: Optimizer, step: Node,
+    lr: Node, clip: float | None, known: Sequence[Node],
+) -> tuple[tuple[Node, ...], list[Node]]:  # fmt: skip
+    """Loss, norm, new weights and new state, and the inputs of the state.
+
+    New nodes, which are not among those `known`, belong to the optimiser.
+    """
+    grads, norm = clip_by_global_norm(grads, clip)
     state = {
         name: OPS["input"](name=f"{type(optimizer).__name__}.{name}", type=TensorType(x, shape))
         for name, x, shape in _state_types(optimizer, params)
     }
-    new, kept = optimizer.update(params, grads, state, graph.inputs[2], lr)
+    new, kept = optimizer.update(params, grads, state, step, lr)
     healthy = OPS["logical_and"](OPS["isfinite"](loss), OPS["isfinite"](norm))
     new = {name: OPS["select"](healthy, x, params[name]) for name, x in new.items()}
     kept = {name: OPS["select"](healthy, x, state[name]) for name, x in kept.items()}
     here = Loc(__file__, 0, scope=type(optimizer).__name__)
-    known = {*graph.nodes, *params.values(), *state.values(), lr}
-    return placed((loss, norm, *new.values(), *kept.values()), known, here), list(state.values())
+    old = {*known, *params.values(), *state.values(), lr}
+    return placed((loss, norm, *new.values(), *kept.values()), old, here), list(state.values())
 
 
 def _state_types(optimizer: Optimizer, params: Mapping[str, Node]) -> Iterator[tuple]:

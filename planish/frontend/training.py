@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from planish.frontend.accumulate import Accumulator, accumulating_graphs
 from planish.frontend.checkpoint import Snapshot, load_snapshot, save_snapshot
 from planish.frontend.data import (
     IGNORED,
@@ -54,6 +55,9 @@ Engine = Native | Interpreted
 class Trainer:
     """Trains a language model on random pieces of a text.
 
+    A step takes `accumulate` batches of `batch` pieces, one after the other, and makes one update
+    by their mean: that of a batch so many times as large, in the memory of one.
+
     `losses` has the loss of every step, `evaluations` has (steps done, validation loss),
     `grad_norm` is that of the last step, before clipping. `pipeline="train_bf16"` multiplies in
     bf16; weights, state and sums stay f32. `backend="interpret"` runs the same graph on the
@@ -63,8 +67,8 @@ class Trainer:
     def __init__(
         self, model: Any, optimizer: Optimizer | None = None,
         schedule: Callable[[int], float] | None = None, loss: Loss | None = None, *,
-        clip: float | None = 1.0, batch: int = 12, context: int | None = None, seed: int = 0,
-        tokenizer: CharTokenizer | None = None, pipeline: str | Pipeline = "train",
+        clip: float | None = 1.0, batch: int = 12, accumulate: int = 1, context: int | None = None,
+        seed: int = 0, tokenizer: CharTokenizer | None = None, pipeline: str | Pipeline = "train",
         threads: int | None = None, backend: str = "native", dtype: Any = None,
     ):  # fmt: skip
         if backend not in BACKENDS or (backend == "native" and dtype is not None):
@@ -76,7 +80,7 @@ class Trainer:
         self.optimizer = optimizer if optimizer is not None else AdamW()
         self.schedule = schedule
         self.loss, self.clip, self.seed = loss, clip, _whole("seed", seed, -math.inf)
-        self.batch = _whole("batch", batch, 1)
+        self.batch, self.accumulate = _whole("batch", batch, 1), _whole("accumulate", accumulate, 1)
         self._config: dict[str, Any] = getattr(model, "config", {})
         self.context = _whole("context", context or self._config.get("max_seq_len"), 1)
         self.vocab_size: int | None = self._config.get("vocab_size")
@@ -86,7 +90,12 @@ class Trainer:
         self.losses: list[float] = []
         self.evaluations: list[tuple[int, float]] = []
         self.grad_norm = math.nan
-        self.graph = training_graph(model, self.optimizer, self.batch, self.context, clip, loss)
+        made = model, self.optimizer, self.batch, self.context, clip, loss
+        self._adding: Graph | None = None  # what runs before `graph`, for each batch of a step
+        if self.accumulate > 1:
+            self._adding, self.graph = accumulating_graphs(*made)
+        else:
+            self.graph = training_graph(*made)
         self._parameters = dict(model.named_parameters())
         self._given: dict[str, object] = {}  # `source` of the parameters that hold our weights
         self.arrays = self._allocated()
@@ -100,9 +109,9 @@ class Trainer:
         return len(self.losses)
 
     def _allocated(self) -> dict[str, np.ndarray]:
-        """An array for each input of the graph, by name: they live as long as the trainer."""
-        arrays = {}
-        for x in self.graph.inputs:
+        """An array for each input of the graphs, by name: they live as long as the trainer."""
+        arrays: dict[str, np.ndarray] = {}
+        for x in (*(self._adding.inputs if self._adding else ()), *self.graph.inputs):
             wide = self.dtype if self.dtype is not None and x.dtype.is_float else x.dtype
             arrays[x.attrs["name"]] = np.zeros(x.shape, wide.numpy)
         if "key" in arrays:
@@ -154,8 +163,18 @@ class Trainer:
 
     @cached_property
     def engine(self) -> Engine:
-        """The step, compiled and bound to the trainer's arrays."""
-        return self._engine(self.graph, list(self.arrays.values()), self.pipeline)
+        """The step (the update, where batches accumulate), bound to the trainer's arrays."""
+        return self._engine(self.graph, self._arrays_of(self.graph), self.pipeline)
+
+    @cached_property
+    def _accumulator(self) -> Accumulator | None:
+        if self._adding is None:
+            return None
+        engine = self._engine(self._adding, self._arrays_of(self._adding), self.pipeline)
+        return Accumulator(engine, self.arrays, uniform=self.loss is not None)
+
+    def _arrays_of(self, graph: Graph) -> list[np.ndarray]:
+        return [self.arrays[x.attrs["name"]] for x in graph.inputs]
 
     @cached_property
     def _evaluator(self) -> tuple[Engine, np.ndarray, np.ndarray]:
@@ -175,6 +194,8 @@ class Trainer:
         rate = self._rate()
         if not math.isfinite(rate):
             raise DataError(f"the schedule gives {rate!r} for step {self.steps}")
+        if self._accumulator is not None:
+            self._accumulator.run(*self._batch, self.steps)
         self.arrays["lr"][...] = rate
         self.arrays["step"][...] = self.steps + 1
         engine = self.engine
@@ -196,17 +217,19 @@ class Trainer:
         self.losses.append(loss)
 
     def step(self, x: Any, y: Any, nan: str = "stop") -> float:
-        """One step on tokens x and targets y [batch, context]; the loss before the update."""
+        """One step on tokens x and targets y [batch, context]; the loss before the update.
+
+        Where batches accumulate, x and y have the rows of all of them.
+        """
         _check_nan(nan)
-        for name, given in (("tokens", x), ("targets", y)):
+        for name, given, whole in zip(("tokens", "targets"), (x, y), self._batch, strict=True):
             array = np.asarray(given)
-            if array.shape != (self.batch, self.context):
+            if array.shape != whole.shape:
                 raise ShapeError(
-                    f"{name} are [{self.batch}, {self.context}] (batch, context), "
-                    f"got {list(array.shape)}"
+                    f"{name} are {list(whole.shape)} (batch, context), got {list(array.shape)}"
                 )
             check_ids(array, self.vocab_size, IGNORED if name == "targets" else None)
-            self.arrays[name][...] = array
+            whole[...] = array
         self._take_weights()
         loss = self._run(nan)
         self._give_weights()
@@ -254,9 +277,13 @@ class Trainer:
                 self._give_weights()
         return self.losses[first:]
 
-    @property
+    @cached_property
     def _batch(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.arrays["tokens"], self.arrays["targets"]
+        """Tokens and targets of a whole step."""
+        if self._adding is None:
+            return self.arrays["tokens"], self.arrays["targets"]
+        x, y = np.zeros((2, self.accumulate * self.batch, self.context), np.int32)
+        return x, y
 
     def _tokens(self, text: Any, what: str = "the text", least: int = 0) -> np.ndarray:
         """Tokens of a str or of an array; refused where they are too few or not the model's."""
@@ -287,6 +314,7 @@ class Trainer:
             "optimizer": repr(self.optimizer),
             "clip": self.clip,
             "batch": self.batch,
+            "accumulate": self.accumulate,
             "context": self.context,
             "seed": self.seed,
         }

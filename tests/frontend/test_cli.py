@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import planish as pl
+from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.entry import COMMANDS, run
 from planish.frontend.pretrained import load_model
 from planish.frontend.text import CharTokenizer
@@ -115,6 +116,14 @@ def test_bad_options_of_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "num_heads=4 does not divide embed_dim=10" in wrong
     assert "threads must be a whole number" in failing(capsys, "train", "--out", out, *TINY,
                                                        "--threads", 0)  # fmt: skip
+
+
+def test_train_accumulates(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    wanted = ["train", "--text", str(text), "--out", str(out), "--steps", "2", *TINY]
+    assert run([*wanted, "--accumulate", "2"]) == 0
+    assert json.loads(read_file(out).metadata["planish.training"])["accumulate"] == 2
+    assert run([*wanted, "--accumulate", "0"]) == 2
 
 
 # generate

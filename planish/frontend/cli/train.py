@@ -55,6 +55,8 @@ def preset_options(function: Any) -> Any:
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="nano", show_default=True,
               help="Sizes, which the next options change (nano / baby / gpt2).")  # fmt: skip
 @preset_options
+@click.option("--accumulate", type=click.IntRange(1), default=1, metavar="N", show_default=True,
+              help="Batches of a step: one update by the mean of N of them.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides weights and batches.")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out.")
 @click.option("--evaluate-every", type=click.IntRange(0), default=0, metavar="N",
@@ -69,7 +71,8 @@ def preset_options(function: Any) -> Any:
 @threads_option
 def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, resume: bool,
             evaluate_every: int, checkpoint_every: int, errors: str, plot: Path | None,
-            bf16: bool, threads: int | None, **changes: Any) -> None:  # fmt: skip
+            bf16: bool, threads: int | None, accumulate: int,
+            **changes: Any) -> None:  # fmt: skip
     """Train a TinyGPT on a text, character by character.
 
     The last tenth of the text is kept apart for validation. Ctrl-C saves what has been learnt.
@@ -79,7 +82,8 @@ def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, re
     sizes = replace(PRESETS[preset], **{n: x for n, x in changes.items() if x is not None})
     tokenizer, learnt, held = prepared(words, sizes.context)
     pipeline = "train_bf16" if bf16 else "train"
-    trainer = trainer_for(sizes, tokenizer, steps, seed, threads, pipeline)
+    options = {"pipeline": pipeline, "threads": threads, "accumulate": accumulate}
+    trainer = trainer_for(sizes, tokenizer, steps, seed, **options)
     if resume:
         refuse_other_characters(out, tokenizer)
         trainer.resume(out)
@@ -109,15 +113,14 @@ def prepared(words: str, context: int) -> tuple[CharTokenizer, np.ndarray, np.nd
 
 
 def trainer_for(
-    sizes: Preset, tokenizer: CharTokenizer, steps: int, seed: int, threads: int | None,
-    pipeline: str = "train",
-) -> Trainer:  # fmt: skip
+    sizes: Preset, tokenizer: CharTokenizer, steps: int, seed: int, **options: Any
+) -> Trainer:
     """A trainer with nanoGPT's settings."""
     optimizer = AdamW(lr=sizes.lr, betas=(0.9, 0.99), weight_decay=0.1)
     schedule = cosine(sizes.lr, sizes.lr / 10, min(WARMUP, steps // 10), max(steps, 1))
     return Trainer(
         sizes.model(len(tokenizer), seed), optimizer, schedule, batch=sizes.batch, seed=seed,
-        tokenizer=tokenizer, threads=threads, pipeline=pipeline,
+        tokenizer=tokenizer, **options,
     )  # fmt: skip
 
 
