@@ -72,10 +72,10 @@ class Draft:
         self.temps.append(Slot("temp", len(self.temps), type, name))
         return self.temps[-1]
 
-    def result(self, node: Node, index: int, type: TensorType) -> Slot:
-        """The slot for a result: an output's where it is one, else a temporary."""
+    def result(self, node: Node, index: int, type: TensorType, over: Slot | None = None) -> Slot:
+        """The slot for a result: an output's where it is one, else `over` or a new temporary."""
         j = self.home.get((node, index))
-        made = self.temp(type, label(node)) if j is None else self.output_slot(j)
+        made = (over or self.temp(type, label(node))) if j is None else self.output_slot(j)
         self.slots[node, index] = made
         return made
 

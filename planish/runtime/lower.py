@@ -42,6 +42,7 @@ from planish.runtime.order import order_writes
 from planish.runtime.plan import Limit, Plan, Slot
 from planish.runtime.target import Target
 
+
 SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
     "attention": attention_kernel,
     "attention_grad": attention_grad_kernel,
@@ -55,10 +56,11 @@ SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
 
 def lower(graph: Graph, target: Target) -> Plan:
     """The plan of a graph whose composites have been expanded (but for those of `SPECIAL`)."""
-    work = Lowering(graph, target)
-    for node in run_order(graph):
-        if node.op.kind not in ("leaf", "get"):
-            work.add(node)
+    order = [n for n in run_order(graph) if n.op.kind not in ("leaf", "get")]
+    last = {source(x): node for node in order if not is_alias(node) for x in node.inputs}
+    work = Lowering(graph, target, last=last)
+    for node in order:
+        work.add(node)
     work.finish_outputs()
     inputs = tuple(work.input_slot(i) for i in range(len(graph.inputs)))
     return Plan(
@@ -76,8 +78,9 @@ def lower(graph: Graph, target: Target) -> Plan:
 
 @dataclass
 class Lowering(Operands):
-    """A plan being made from a graph, node by node."""
+    """A plan being made from a graph, node by node. `last` reads a value last."""
 
+    last: dict[tuple[Node, int], Node] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
 
     def add(self, node: Node) -> None:
@@ -92,7 +95,8 @@ class Lowering(Operands):
         if group.kind is None:
             raise UnsupportedError(f"no kernel for {label(node)}: {group.reason}")
         types = body.output_types
-        outs = tuple(self.result(node, k, x) for k, x in enumerate(types))
+        over = self.overwritten(node, body, operands, group)
+        outs = tuple(self.result(node, k, x, over) for k, x in enumerate(types))
         if all(x.size == 0 for x in types):
             return  # nothing to write
         self.step(node, body, operands, group, outs)
@@ -152,6 +156,24 @@ class Lowering(Operands):
         if in_place:
             return write_slice_kernel(body, body.outputs[0], name, self.target)
         return map_kernel(body, name, self.target)
+
+    def overwritten(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group
+    ) -> Slot | None:
+        """The memory of what a product is added to, and nobody reads later: the sum may lie there.
+
+        An element is read where it is written, just before.
+        """
+        if group.kind != "contraction" or len(body.outputs) > 1 or group.anchor is None:
+            return None
+        made_of = set(Graph("operands", (), group.anchor.inputs).nodes)
+        roots = list(map(source, operands))
+        for x, root in zip(body.inputs, roots, strict=True):
+            late = x not in made_of and all(u.op.kind == "elementwise" for u in body.users[x])
+            dies = self.last.get(root) is node and roots.count(root) == 1 and root in self.slots
+            if late and dies and x.type == body.outputs[0].type and self.slots[root].kind == "temp":
+                return self.slots[root]
+        return None
 
     def writes_in_place(
         self, body: Graph, operands: tuple[Node, ...], outs: tuple[Slot, ...]

@@ -14,19 +14,22 @@ def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) 
     The order given is kept where it may be. IRError, naming both readers, where no order works.
     """
     before: list[set[int]] = [set() for _ in steps]
-    writer: dict[tuple[str, int], int] = {}
+    first: dict[tuple[str, int], int] = {}  # slot -> the step that writes it first
+    last: dict[tuple[str, int], int] = {}  # and the latest one so far
     readers: dict[tuple[str, int], list[int]] = {}
     for k, step in enumerate(steps):
-        for slot in written(step):
-            writer.setdefault((slot.kind, slot.index), k)
-        for slot in read(step):
-            readers.setdefault((slot.kind, slot.index), []).append(k)
-            write = writer.get((slot.kind, slot.index), k)
-            if write != k:
-                before[k].add(write)
+        for place in ((s.kind, s.index) for s in read(step)):
+            readers.setdefault(place, []).append(k)
+            before[k].update({last[place]} if place in last else ())
+        for place in ((s.kind, s.index) for s in written(step)):
+            if place in last:  # a sum that lies where what it was added to lay
+                before[k].update((last[place], *readers.get(place, ())))
+            first.setdefault(place, k)
+            last[place] = k
+        before[k].discard(k)
     for i, j in aliases:
-        if ("output", j) in writer:
-            write = writer["output", j]
+        if ("output", j) in first:
+            write = first["output", j]
             before[write].update(k for k in readers.get(("input", i), ()) if k != write)
     return tuple(steps[k] for k in _topological(steps, before))
 

@@ -14,8 +14,10 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
 from planish.runtime.interpret import run_plan as interpreted
+from planish.passes.fuse import Fuse
 from planish.runtime.interpret import seen_as
 from planish.runtime.lower import lower
+from planish.runtime.order import read, written
 from planish.runtime.target import Target
 
 RNG = np.random.default_rng(0)
@@ -112,6 +114,34 @@ def test_a_computed_matrix_is_packed_where_long_panels_are_read_often() -> None:
         graph = Graph("f", (a, b), (OPS["matmul"](a, b),))
         steps.append(len(lower(graph, Target.parse("x86-64-v4")).steps))
     assert steps == [2, 1, 1]
+
+
+def test_a_sum_lies_where_its_first_term_was() -> None:
+    """Where nobody reads that later, nor at another place than its own."""
+    x, w = arg("x", 40, 24), arg("w", 24, 24)
+
+    def in_place(*outputs: Node) -> int:
+        """Steps that write what they read; the numbers are right."""
+        graph = Fuse()(Graph("f", (x, w), outputs))
+        arrays = [RNG.standard_normal(n.shape).astype(np.float32) for n in (x, w)]
+        target = Target.parse("x86-64-v3")
+        for got, want in zip(
+            run_plan(graph, arrays, target), evaluate(graph, *arrays), strict=True
+        ):
+            np.testing.assert_allclose(got, want, 1e-4, 1e-3)
+        steps = lower(graph, target).steps
+        return sum(not set(written(step)).isdisjoint(read(step)) for step in steps)
+
+    total = x @ w
+    for _ in range(3):
+        total = total + x @ (w * 2.0)
+    assert in_place(OPS["sum"](total, axes=(1,))) == 3
+    assert in_place(total) == 2  # the last one is a result
+    apart = total + OPS["flip"](total, axes=(0,)) @ w
+    assert in_place(OPS["sum"](apart, axes=(1,))) == 3
+    kept = total + x @ (w * 3.0)
+    later = OPS["sum"](total * OPS["flip"](kept, axes=(0,)), axes=(1,))
+    assert in_place(OPS["sum"](kept, axes=(1,)), later) == 3
 
 
 def test_symbolic_batch_and_length() -> None:

@@ -37,6 +37,7 @@ ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 ca
 PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
 PAYING = 256  # rows of A; packing B costs as much time as some 20
 PACK = 64  # rows of B that one parallel iteration packs
+SWAPPED = 512  # steps of k, at least: a swapped product writes its columns, an element to a line
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
 
 
@@ -78,7 +79,7 @@ class Roles:
         flat = a.type.rank == b.type.rank == 2
         sizes = (*a.shape, *b.shape)
         taller = flat and all(isinstance(s, int) for s in sizes) and a.shape[0] > b.shape[1]
-        if taller and is_turned(body, a):
+        if taller and b.shape[0] >= SWAPPED and is_turned(body, a):
             return Roles(swap_last(b), swap_last(a), True)
         return Roles(a, b, False)
 
