@@ -1,80 +1,83 @@
 """LLVM through llvmlite: text in, machine code out. The only file that drives it.
 
 Modules go through LLVM's O2 pipeline without its vectorisers: loop IR already says what is a
-vector. Every compilation has a context of its own, so that nothing outlives it but the code.
+vector. Every module has a context of its own, so that nothing outlives it but the code, and that
+several can be compiled at once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import tempfile
-import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 
 from planish.ir.errors import CompileError
-from planish.runtime.target import Target
+from planish.runtime.crew import Crew
+from planish.runtime.gate import Gate
+from planish.runtime.target import Target, thread_count
 
-# One thread compiles at a time, and no fork happens while one does or while llvmlite frees
-# something: a child would inherit LLVM's and llvmlite's locks in whatever state they are.
-_LOCK = threading.RLock()
-_LLVMLITE = llvm.ffi.lib._lock
-
-
-def _before_fork() -> None:
-    _LOCK.acquire()
-    _LLVMLITE.__enter__()
-
-
-def _after_fork() -> None:
-    _LLVMLITE.__exit__()
-    _LOCK.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
+# No fork happens while a thread is in LLVM or llvmlite frees something: a child would inherit
+# their locks in whatever state they are.
+_LLVM = Gate(llvm.ffi.lib._lock)
 
 # Bytes that LLVM may need: for itself, and for each byte of text
 _LEAST, _EACH = 64 << 20, 64
 
 _OURS = re.compile(r"planish[._]|k\d+_")  # symbols that a module defines itself
 
+
+def _unlocked(name: str) -> Callable[..., Any]:
+    """A function of llvmlite's library without the lock that lets in one thread at a time."""
+    function = getattr(llvm.ffi.lib, name)
+    return getattr(function, "_cfn", function)
+
+
+# All the time goes here. Modules that share no context do not know of each other.
+_OPTIMISE = _unlocked("LLVMPY_RunNewModulePassManager")
+_EMIT = _unlocked("LLVMPY_TargetMachineEmitToMemory")
+
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 
 
 class Library:
-    """Machine code loaded into this process; the code lives as long as this object."""
+    """Machine code loaded into this process; the code lives as long as this object.
 
-    def __init__(self, code: bytes, target: Target) -> None:
-        with _LOCK:
-            _need(len(code))
+    Objects may call functions of each other.
+    """
+
+    def __init__(self, codes: Iterable[bytes], target: Target) -> None:
+        with _LLVM:
             context = llvm.create_context()
             empty = llvm.parse_assembly("", context)
             self._engine = llvm.create_mcjit_compiler(empty, machine(target))
             # the engine must end before its context, whatever order a collector has in mind
             weakref.finalize(self, _close, self._engine, context).atexit = False
-            self._code = llvm.ObjectFileRef.from_data(code)
-            _check_symbols(self._code)
-            self._engine.add_object_file(self._code)
+            self._codes = []
+            for code in codes:
+                _need(len(code))
+                self._codes.append(llvm.ObjectFileRef.from_data(code))
+                _check_symbols(self._codes[-1])
+                self._engine.add_object_file(self._codes[-1])
             self._engine.finalize_object()
 
     def address(self, name: str) -> int:
         """Where the function `name` is."""
-        with _LOCK:
+        with _LLVM:
             return self._engine.get_function_address(name)
 
 
-def _need(size: int) -> None:
+def _need(size: int, modules: int = 1) -> None:
     """MemoryError unless LLVM will find memory for `size` bytes of input: else it would abort."""
-    most = _LEAST + _EACH * size
+    most = _LEAST + _EACH * size * modules
     try:
         np.empty(most, np.uint8)
     except MemoryError:
@@ -105,49 +108,109 @@ def machine(target: Target) -> llvm.TargetMachine:
     )
 
 
+class _Module:
+    """A module given as text. Its thread parses and ends it, any thread may compile it.
+
+    All but the two long calls stays with one thread: after each call of the library, another one
+    would wait for the interpreter lock, which the thread that makes the next text holds.
+    """
+
+    def __init__(self, text: str, target: Target) -> None:
+        self._code: Any = None
+        with _LLVM:
+            self._machine = machine(target)
+            layout = self._machine.target_data
+            text = f'target datalayout = "{layout}"\ntarget triple = "{target.triple}"\n{text}'
+            try:
+                self._module = llvm.parse_assembly(text, llvm.create_context())
+            except RuntimeError as error:
+                raise CompileError(_report(text, error)) from None
+            try:
+                self._module.verify()
+            except RuntimeError as error:
+                self._module.close()
+                raise CompileError(_report(text, error)) from None
+            options = llvm.create_pipeline_tuning_options(speed_level=2)
+            options.loop_vectorization = options.slp_vectorization = False
+            options.loop_interleaving = False
+            self._builder = llvm.create_pass_builder(self._machine, options)
+            self._passes = self._builder.getModulePassManager()
+            self._refusal = llvm.ffi.OutputString()
+
+    def __enter__(self) -> _Module:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _LLVM:
+            self._module.close()  # here: in a traceback, its context could end before it
+
+    def optimise(self) -> None:
+        """LLVM's passes."""
+        with _LLVM:
+            _OPTIMISE(self._passes, self._module, self._builder)
+
+    def compile(self) -> None:
+        """LLVM's passes, then machine code."""
+        self.optimise()
+        with _LLVM:
+            self._code = _EMIT(self._machine, self._module, 1, self._refusal)
+
+    def code(self) -> bytes:
+        """The object file, after `compile`."""
+        if not self._code:
+            raise CompileError(f"LLVM makes no code of a module: {self._refusal}")
+        library = llvm.ffi.lib
+        with _LLVM:
+            size = library.LLVMPY_GetBufferSize(self._code)
+            found = ctypes.string_at(library.LLVMPY_GetBufferStart(self._code), size)
+            library.LLVMPY_DisposeMemoryBuffer(self._code)
+        return found
+
+    def text(self) -> str:
+        """The module as it is now."""
+        with _LLVM:
+            return str(self._module)
+
+    def assembly(self) -> str:
+        """The module as assembly."""
+        with _LLVM:
+            return self._machine.emit_assembly(self._module)
+
+
 def compile_text(text: str, target: Target) -> bytes:
     """The object file of an LLVM module given as text."""
-    with _optimised(text, target) as (module, tm):
-        return tm.emit_object(module)
+    _need(len(text))
+    with _Module(text, target) as module:
+        module.compile()
+        return module.code()
+
+
+def compile_texts(texts: Iterable[str], target: Target) -> tuple[bytes, ...]:
+    """The object files of modules, which are compiled while `texts` makes the next one."""
+    threads = thread_count()
+    with ExitStack() as stack:
+        modules = []
+        with Crew(threads) as crew:  # it ends its work before the modules end
+            for text in texts:
+                _need(len(text), threads)
+                modules.append(stack.enter_context(_Module(text, target)))
+                crew.add(modules[-1].compile)
+            crew.finish()
+        return tuple(module.code() for module in modules)
 
 
 def optimised_text(text: str, target: Target) -> str:
     """The module after LLVM's passes."""
-    with _optimised(text, target) as (module, _):
-        return str(module)
+    with _Module(text, target) as module:
+        module.optimise()
+        return module.text()
 
 
 def assembly_text(text: str, target: Target) -> str:
     """The module as assembly."""
-    with _optimised(text, target) as (module, tm):
-        return tm.emit_assembly(module)
-
-
-@contextmanager
-def _optimised(text: str, target: Target) -> Iterator[tuple[llvm.ModuleRef, llvm.TargetMachine]]:
-    with _LOCK:
-        _need(len(text))
-        tm = machine(target)
-        header = f'target datalayout = "{tm.target_data}"\ntarget triple = "{target.triple}"\n'
-        try:
-            module = llvm.parse_assembly(header + text, llvm.create_context())
-        except RuntimeError as error:
-            raise CompileError(_report(header + text, error)) from None
-        with module:  # closed here: in a traceback, its context could end before it
-            _verify(module, header + text)
-            options = llvm.create_pipeline_tuning_options(speed_level=2)
-            options.loop_vectorization = options.slp_vectorization = False
-            options.loop_interleaving = False
-            builder = llvm.create_pass_builder(tm, options)
-            builder.getModulePassManager().run(module, builder)
-            yield module, tm
-
-
-def _verify(module: llvm.ModuleRef, text: str) -> None:
-    try:
-        module.verify()
-    except RuntimeError as error:
-        raise CompileError(_report(text, error)) from None
+    with _Module(text, target) as module:
+        module.optimise()
+        return module.assembly()
 
 
 def _report(text: str, error: Exception) -> str:

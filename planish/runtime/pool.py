@@ -100,7 +100,7 @@ class Pools:
         with self._lock:
             if self._library is None:
                 host = Target.host()
-                self._library = Library(compile_text(pool_text(host), host), host)
+                self._library = Library([compile_text(pool_text(host), host)], host)
             if threads not in self._pools:
                 self._pools[threads] = Pool(self._library, threads)
             return self._pools[threads]

@@ -14,9 +14,9 @@ from planish.ir.loops import Kernel
 from planish.runtime import report
 from planish.runtime.arguments import Arguments, address, bind_arguments, output_arrays
 from planish.runtime.codegen.kernel import scratch_buffers
-from planish.runtime.codegen.steps import program_module
+from planish.runtime.codegen.steps import Modules
 from planish.runtime.interpret import token_message
-from planish.runtime.llvm import Library, assembly_text, compile_text, optimised_text
+from planish.runtime.llvm import Library, assembly_text, compile_texts, optimised_text
 from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, storage
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.pool import POOLS, ProcessLock
@@ -29,7 +29,7 @@ from planish.runtime.target import Target, need_memory, thread_count
 class Program:
     """Native code for a plan. Calls from several threads wait for each other.
 
-    `memory` is the memory plan, `code` the object file, `dims` the symbolic sizes by name.
+    `memory` is the memory plan, `code` the object files, `dims` the symbolic sizes by name.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Program:
         self.threads = thread_count(threads)
         check_aliases(plan)
         self.memory = plan_memory(plan)
-        module = program_module(plan, self.target, self._place, self.memory.fixed)
-        self.dims, self.symbols, self.schedule = module.dims, module.symbols, module.schedule
-        self._text = module.text
-        self.code = compile_text(module.text, self.target)
+        modules = Modules(plan, self.target, self._place, self.memory.fixed)
+        self.dims, self.symbols, self.schedule = modules.dims, modules.symbols, modules.schedule
+        self.code = compile_texts(modules.texts(), self.target)
+        self._texts = modules.texts
         self._lock = ProcessLock()
         self._space: _Space | None = None
         self._library: Library | None = None
@@ -100,13 +100,13 @@ class Program:
 
     @property
     def llvm_ir(self) -> str:
-        """The module after LLVM's passes."""
-        return optimised_text(self._text, self.target)
+        """The modules after LLVM's passes."""
+        return "\n".join(optimised_text(text, self.target) for text in self._texts())
 
     @property
     def assembly(self) -> str:
-        """The module as assembly."""
-        return assembly_text(self._text, self.target)
+        """The modules as assembly."""
+        return "\n".join(assembly_text(text, self.target) for text in self._texts())
 
     def explain(self) -> str:
         """A table of the steps: label, kernel, what it writes, bytes it touches."""

@@ -63,7 +63,7 @@ def run_native(
     threads: int = 1,
 ) -> tuple[int, ...]:
     """Run on each thread's share in turn; returns the status."""
-    library = llvm.Library(llvm.compile_text(module_text(kernel, target), target), target)
+    library = llvm.Library([llvm.compile_text(module_text(kernel, target), target)], target)
     function = ctypes.CFUNCTYPE(None)(library.address("planish_entry"))
     scratch, status = aligned(SCRATCH), np.zeros(4, np.int64)
     for thread in range(threads):

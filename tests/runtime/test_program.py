@@ -328,7 +328,7 @@ def test_code_that_calls_unknown_functions_is_not_loaded() -> None:
         ret void }"""
     code = llvm.compile_text(text, Target.host())
     with pytest.raises(CompileError, match="code needs no_such_function"):
-        llvm.Library(code, Target.host())
+        llvm.Library([code], Target.host())
 
 
 @pytest.mark.parametrize(

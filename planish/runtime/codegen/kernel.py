@@ -64,14 +64,16 @@ def kernel_function(
     target: Target,
     declarations: dict[str, str],
     aliased: frozenset[int] = frozenset(),
+    alone: bool = False,
 ) -> str:
     """The LLVM function of `kernel`, whose dimensions are `dims`.
 
-    Params numbered in `aliased` may share memory.
+    Params numbered in `aliased` may share memory. `alone`: one thread does all, whatever the
+    arguments say; what then is constant saves time where there is little to do.
     """
     _check_dtypes(kernel, target)
     writer = Writer(declarations)
-    _Kernel(kernel, writer, target).function(dims)
+    _Kernel(kernel, writer, target, alone).function(dims)
     params = [
         _parameter(i, i not in aliased, buffer.name in kernel.writes)
         for i, buffer in enumerate(kernel.params)
@@ -80,7 +82,7 @@ def kernel_function(
     rest = ["i64 %thread", "i64 %threads", "ptr noalias %scratch", "ptr noalias %status"]
     signature = ", ".join(params + sizes + rest)
     # Without builtins LLVM makes no calls of memset and memcpy out of loops.
-    head = f'define internal void @{symbol}({signature}) noinline nounwind "no-builtins" {{'
+    head = f'define void @{symbol}({signature}) noinline nounwind "no-builtins" {{'
     return "\n".join([head, "entry:", *writer.body(), "  ret void", "}"])
 
 
@@ -98,9 +100,9 @@ def _check_dtypes(kernel: Kernel, target: Target) -> None:
 class _Kernel(Expressions):
     """Emits the statements of a kernel."""
 
-    def __init__(self, kernel: Kernel, writer: Writer, target: Target) -> None:
+    def __init__(self, kernel: Kernel, writer: Writer, target: Target, alone: bool) -> None:
         super().__init__(writer, target)
-        self.kernel, self.target = kernel, target
+        self.kernel, self.target, self.alone = kernel, target, alone
         self.matrices = Matrices(self)
         self.partials: Partials | None = None
 
@@ -222,6 +224,8 @@ class _Kernel(Expressions):
 
     def _share(self, extent: Linear) -> tuple[Linear, Linear]:
         """This thread's part of a parallel loop."""
+        if self.alone:
+            return Linear(), extent
         whole = self.registers.scalar(extent)
         below = self.writer.op(f"mul i64 {whole}, %thread")
         above = self.writer.op(f"add i64 {below}, {whole}")

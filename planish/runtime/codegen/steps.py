@@ -1,4 +1,5 @@
-"""The plan becomes one function that calls every kernel, with barriers where steps depend.
+"""The plan becomes modules: its kernels, and one function that calls them, with barriers where
+steps depend.
 
     void planish_main(ptr call, i64 thread, i64 threads)
 
@@ -9,13 +10,14 @@ all, or nothing; barriers stand where all must meet. `call` points to the words 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planish.ir.loop_text import kernel_text
 from planish.ir.loops import Const, Expr, Kernel, Var
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
-from planish.runtime.codegen.sync import sync_text
+from planish.runtime.codegen.sync import FAIL, sync_text
 from planish.runtime.codegen.text import Writer
 from planish.runtime.plan import Plan, Slot, Step
 from planish.runtime.schedule import PARALLEL_WORK, Schedule, Storage, overlap, schedule
@@ -26,14 +28,9 @@ from planish.runtime.target import Target
 CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barrier", "profile")
 
 
-@dataclass(frozen=True)
-class Module:
-    """LLVM text of a plan; `symbols` names the function of each step."""
-
-    text: str
-    dims: tuple[str, ...]
-    symbols: tuple[str, ...]
-    schedule: Schedule
+# Characters of a module: some kernels, 20 to 100 ms of LLVM's time. Smaller ones would share the
+# work among cores more evenly, and each takes 1 ms more.
+MODULE_TEXT = 32_000
 
 
 def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
@@ -49,54 +46,77 @@ class _Native:
     """The function of a kernel, its dimensions, and how much work it is."""
 
     symbol: str
+    kernel: Kernel
     dims: tuple[str, ...]
+    aliased: frozenset[int]
+    alone: bool
     work: Expr
 
-
-def program_module(plan: Plan, target: Target, storage: Storage, fixed: bool) -> Module:
-    """The module of a plan. `storage` gives a slot's memory as (space, begin, end)."""
-    functions: list[str] = []
-    declarations: dict[str, str] = {}
-    known: dict[object, _Native] = {}
-    natives = []
-    for step in plan.steps:
-        aliased = _aliased(step, storage)
-        key = (kernel_text(step.kernel, "kernel"), aliased)
-        if key not in known:
-            plain = re.sub(r"\W+", "_", step.kernel.name, flags=re.ASCII)
-            symbol = f"k{len(known)}_{plain}"
-            known[key] = _native(step.kernel, symbol)
-            dims = known[key].dims
-            text = kernel_function(step.kernel, dims, symbol, target, declarations, aliased)
-            functions.append(text)
-        natives.append(known[key])
-    dims = tuple(sorted({d for native in natives for d in native.dims}))
-    plan_of_threads = schedule(plan, storage, fixed)
-    main = _main(plan, target, natives, dims, plan_of_threads, declarations)
-    text = "\n".join([*functions, main, *declarations.values(), sync_text(target)])
-    return Module(text, dims, tuple(n.symbol for n in natives), plan_of_threads)
+    def function(self, target: Target, declarations: dict[str, str]) -> str:
+        """Its LLVM text."""
+        given = self.dims, self.symbol, target, declarations, self.aliased, self.alone
+        return kernel_function(self.kernel, *given)
 
 
-def _native(kernel: Kernel, symbol: str) -> _Native:
-    return _Native(symbol, kernel.dims, work(kernel, kernel.dims))
+class Modules:
+    """A plan as LLVM modules. `symbols` names the function of each step, `dims` are the sizes that
+    a caller hands in, `schedule` says which threads do what.
 
+    `storage` gives a slot's memory as (space, begin, end).
+    """
 
-def _main(
-    plan: Plan, target: Target, natives: list[_Native], dims: tuple[str, ...],
-    schedule: Schedule, declarations: dict[str, str],
-) -> str:  # fmt: skip
-    main = _Main(Writer(declarations), target, plan, dims, schedule)
-    main.begin_call()
-    for number, (step, native) in enumerate(zip(plan.steps, natives, strict=True)):
-        if schedule.meets[number]:
-            main.barrier()
-        main.step(step, native, schedule.runs[number])
-        main.tick(number)
-    main.end_call()
-    # There is nothing to optimise in a list of calls, and the list is long.
-    signature = "ptr %call, i64 %thread, i64 %threads"
-    head = f"define void @planish_main({signature}) noinline optnone nounwind {{"
-    return "\n".join([head, "entry:", *main.writer.body(), "}"])
+    def __init__(self, plan: Plan, target: Target, storage: Storage, fixed: bool) -> None:
+        self.plan, self.target = plan, target
+        self._known: dict[object, _Native] = {}
+        self._keys: dict[int, str] = {}  # of a kernel that is the same object in many steps
+        self.schedule = schedule(plan, storage, fixed)
+        steps = zip(plan.steps, self.schedule.runs, strict=True)
+        self._natives = [
+            self._native(step.kernel, _aliased(step, storage), run != "shared")
+            for step, run in steps
+        ]
+        self.symbols = tuple(native.symbol for native in self._natives)
+        self.dims = tuple(sorted({d for native in self._natives for d in native.dims}))
+
+    def _native(self, kernel: Kernel, aliased: frozenset[int], alone: bool) -> _Native:
+        if id(kernel) not in self._keys:
+            self._keys[id(kernel)] = kernel_text(kernel, "kernel")
+        key = (self._keys[id(kernel)], aliased, alone)
+        if key not in self._known:
+            plain = re.sub(r"\W+", "_", kernel.name, flags=re.ASCII)
+            symbol, dims = f"k{len(self._known)}_{plain}", kernel.dims
+            amount = work(kernel, dims)
+            self._known[key] = _Native(symbol, kernel, dims, aliased, alone, amount)
+        return self._known[key]
+
+    def texts(self) -> Iterator[str]:
+        """The modules: kernels, some in each, then the main function."""
+        functions: list[str] = []
+        declarations: dict[str, str] = {}
+        for native in self._known.values():
+            functions.append(native.function(self.target, declarations))
+            if sum(map(len, functions)) >= MODULE_TEXT:
+                yield "\n".join([*functions, *declarations.values(), FAIL])
+                functions, declarations = [], {}
+        if functions:
+            yield "\n".join([*functions, *declarations.values(), FAIL])
+        yield self._main()
+
+    def _main(self) -> str:
+        declarations: dict[str, str] = {}
+        main = _Main(Writer(declarations), self.target, self.plan, self.dims, self.schedule)
+        main.begin_call()
+        for number, (step, native) in enumerate(zip(self.plan.steps, self._natives, strict=True)):
+            if self.schedule.meets[number]:
+                main.barrier()
+            main.step(step, native, self.schedule.runs[number])
+            main.tick(number)
+        main.end_call()
+        # There is nothing to optimise in a list of calls, and the list is long.
+        signature = "ptr %call, i64 %thread, i64 %threads"
+        head = f"define void @planish_main({signature}) noinline optnone nounwind {{"
+        body = [head, "entry:", *main.writer.body(), "}"]
+        return "\n".join([*body, *declarations.values(), sync_text(self.target)])
 
 
 class _Main(Expressions):
@@ -176,12 +196,10 @@ class _Main(Expressions):
 
     def _call(self, step: Step, native: _Native, thread: str, threads: str) -> None:
         w = self.writer
-        given = []
-        for slot in step.args:
-            given.append(f"ptr {self._pointer(slot)}")
-        given += [f"i64 {self.registers.scalar(self.uniform(Var(d)))}" for d in native.dims]
-        given += [f"i64 {thread}", f"i64 {threads}", "ptr %my_scratch", "ptr %status"]
-        w.do(f"call void @{native.symbol}({', '.join(given)})")
+        given = [("ptr", self._pointer(slot)) for slot in step.args]
+        given += [("i64", self.registers.scalar(self.uniform(Var(d)))) for d in native.dims]
+        given += [("i64", thread), ("i64", threads), ("ptr", "%my_scratch"), ("ptr", "%status")]
+        w.call(native.symbol, "void", *given)
 
     def _pointer(self, slot: Slot) -> str:
         """Where a slot lies; that of a private temporary on this thread."""

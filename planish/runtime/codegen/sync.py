@@ -68,7 +68,7 @@ def sync_text(target: Target) -> str:
         + _WAKE.format(wake=wake)
         + _BARRIER
         + _TICK.format(now=now)
-        + _FAIL
+        + FAIL
     )
 
 
@@ -215,7 +215,8 @@ done:
 }}
 """
 
-_FAIL = """
+# Each module that has kernels has its own.
+FAIL = """
 define internal void @planish.fail(ptr %status, i64 %site, i64 %index, i64 %bound) cold noinline {
 entry:
   %pair = cmpxchg ptr %status, i64 0, i64 1 acq_rel monotonic

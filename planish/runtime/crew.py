@@ -1,0 +1,86 @@
+"""Helpers that run jobs beside the thread that makes them: native calls, or NumPy on large arrays.
+
+with Crew(threads) as crew:
+    for part in parts:
+        crew.add(lambda: work(part))
+    crew.finish()
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import TracebackType
+
+Job = Callable[[], object]
+
+
+class Crew:
+    """`threads` - 1 helpers, started with the first jobs, and the caller once it has made all.
+
+    Where the system has no room for a thread, fewer do the work.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._most = threads - 1
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._helpers: list[threading.Thread] = []
+        self._error: BaseException | None = None
+
+    def add(self, job: Job) -> None:
+        """Run `job` soon, in any order, on any thread."""
+        self._jobs.put(job)
+        if len(self._helpers) < self._most:
+            helper = threading.Thread(target=self._help, name="planish-helper", daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # no memory for its stack, or Python is ending
+                self._most = 0
+            else:
+                self._helpers.append(helper)
+
+    def finish(self) -> None:
+        """Help with what is left, and wait for the others; raises what a job raised."""
+        while self._error is None and (job := self._next()):
+            self._run(job)
+        self._end()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        while self._next():  # nobody wants them any more
+            pass
+        self._end()
+
+    def _next(self) -> Job | None:
+        try:
+            return self._jobs.get_nowait()
+        except Empty:
+            return None
+
+    def _help(self) -> None:
+        for job in iter(self._jobs.get, None):
+            if self._error is None:
+                self._run(job)
+
+    def _run(self, job: Job) -> None:
+        try:
+            job()
+        except BaseException as error:  # it is raised where `finish` is called
+            self._error = error
+
+    def _end(self) -> None:
+        for _ in self._helpers:
+            self._jobs.put(None)
+        while self._helpers:
+            self._helpers[-1].join()
+            self._helpers.pop()
