@@ -20,7 +20,6 @@ from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
-from planish.ir.text import graph_text
 from planish.runtime.draft import is_inline, label, source
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.attention_grad import attention_grad_kernel
@@ -41,7 +40,6 @@ from planish.runtime.operands import Operands
 from planish.runtime.order import order_writes
 from planish.runtime.plan import Limit, Plan, Slot
 from planish.runtime.target import Target
-
 
 SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
     "attention": attention_kernel,
@@ -81,7 +79,6 @@ class Lowering(Operands):
     """A plan being made from a graph, node by node. `last` reads a value last."""
 
     last: dict[tuple[Node, int], Node] = field(default_factory=dict)
-    made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
 
     def add(self, node: Node) -> None:
         """Add the step(s) that compute `node`."""
@@ -122,11 +119,10 @@ class Lowering(Operands):
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
+        options = in_place, extra is not None
         swapped = roles is not None and roles.swapped
-        key = (graph_text(replace(body, name="body")), in_place, swapped, extra is not None)
-        if key not in self.made:
-            self.made[key] = self.kernel(body, group, roles, in_place, extra is not None)
-        self.enter(self.made[key], operands, outs, label(node), extra, flops)
+        made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, swapped)
+        self.enter(made, operands, outs, label(node), extra, flops)
 
     def in_parts(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,
@@ -198,7 +194,7 @@ class Lowering(Operands):
                 i = self.graph.inputs.index(root[0])
                 if (i, j) in self.graph.aliases:
                     continue
-            body, operands = body_of((node,), (node,), "copy") if is_inline(node) else copy_of(node)
+            body, operands = body_of((node,) if is_inline(node) else (), (node,), "copy")
             self.enter(
                 map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}"
             )

@@ -172,18 +172,24 @@ def check_aliases(plan: Plan) -> None:
 
     The writing step itself may read the old values at the elements that it writes.
     """
+    steps: dict[tuple[str, int], dict[int, None]] = {}  # that touch a slot, in order
+    for number, step in enumerate(plan.steps):
+        for slot in step.args:
+            steps.setdefault((slot.kind, slot.index), {})[number] = None
     for i, j in plan.aliases:
         if plan.inputs[i].type != plan.outputs[j].type:
             raise IRError(
                 f"{plan.outputs[j].name}: {plan.outputs[j].type} cannot be written over "
                 f"{plan.inputs[i].name}: {plan.inputs[i].type}"
             )
-        _check_alias(plan, plan.inputs[i], ("output", j))
+        touching = {**steps.get(("input", i), {}), **steps.get(("output", j), {})}
+        _check_alias(plan, plan.inputs[i], ("output", j), sorted(touching))
 
 
-def _check_alias(plan: Plan, given: Slot, target: tuple[str, int]) -> None:
+def _check_alias(plan: Plan, given: Slot, target: tuple[str, int], steps: list[int]) -> None:
     writer = -1
-    for number, step in enumerate(plan.steps):
+    for number in steps:
+        step = plan.steps[number]
         reads = any((s.kind, s.index) == ("input", given.index) for s in step.args)
         writes = any((s.kind, s.index) == target for s in written(step))
         if reads and writer >= 0:

@@ -6,6 +6,7 @@ once for all matmuls that read it the same way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from planish.ir.dims import product
@@ -13,9 +14,11 @@ from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.ops.linalg import sums_in, swap_last
+from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.draft import Draft, label, source
 from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, is_turned, pack_kernel
+from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.words import (
     as_words,
@@ -35,7 +38,15 @@ class Operands(Draft):
     """Adds the steps that operands of matmuls need."""
 
     packed: dict[tuple, Slot] = field(default_factory=dict)
+    made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
     room: Room = field(default_factory=Room)
+
+    def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
+        """The kernel of a body; that of an equal one, where there was one."""
+        key = (graph_text(replace(body, name="body")), *rest)
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
     def of_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles
@@ -70,7 +81,8 @@ class Operands(Draft):
         key = (*origin(body, operands, a), "rows")
         if key not in self.packed:
             slot = self.packed[key] = self.temp(a.type, f"{label(node)} rows")
-            made = map_kernel(Graph("rows", body.inputs, (a,)), "rows", self.target)
+            rows = Graph("rows", body.inputs, (a,))
+            made = self.once(rows, lambda: map_kernel(rows, "rows", self.target), "rows")
             self.enter(made, operands, (slot,), f"{label(node)} rows")
         operand = input_(name="rows", type=a.type)
         self.slots[operand, 0] = self.packed[key]
@@ -119,7 +131,8 @@ class Operands(Draft):
         """A step that packs a computed B into panels."""
         key = (*origin(body, operands, b), nr)
         if key not in self.packed:
-            made = pack_kernel(Graph("pack", body.inputs, (b,)), b, nr, "pack")
+            pack = Graph("pack", body.inputs, (b,))
+            made = self.once(pack, lambda: pack_kernel(pack, b, nr, "pack"), "pack", nr)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
             slot = self.temp(type_, f"{label(node)} panels")

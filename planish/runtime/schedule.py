@@ -62,9 +62,8 @@ class Schedule:
 class Job:
     """What there is to know of a step's kernel."""
 
-    def __init__(self, step: Step):
-        self.step, self.kernel = step, step.kernel
-        self.work = work(step.kernel, step.kernel.dims)
+    def __init__(self, step: Step, work: Expr):
+        self.step, self.kernel, self.work = step, step.kernel, work
         loops = (s for s in step.kernel.body if isinstance(s, For) and s.kind == "parallel")
         self.loop = next((s for s in loops if s.extent != Const(1, t.i64)), None)
 
@@ -85,9 +84,19 @@ class Job:
 
     def slots(self, written: bool) -> list[Slot]:
         """What the step writes, or what it reads."""
-        names = self.kernel.writes
-        pairs = zip(self.step.args, self.kernel.params, strict=True)
-        return [slot for slot, buffer in pairs if (buffer.name in names) == written]
+        return self._written if written else self._read
+
+    @cached_property
+    def _written(self) -> list[Slot]:
+        return [slot for slot, name in self._named if name in self.kernel.writes]
+
+    @cached_property
+    def _read(self) -> list[Slot]:
+        return [slot for slot, name in self._named if name not in self.kernel.writes]
+
+    @property
+    def _named(self) -> list[tuple[Slot, str]]:
+        return [(s, b.name) for s, b in zip(self.step.args, self.kernel.params, strict=True)]
 
     @cached_property
     def pieces(self) -> frozenset[Slot]:
@@ -108,7 +117,10 @@ class Job:
 def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:
     """The schedule of a plan. `storage` gives a slot's memory as (space, begin, end), which are
     right for all sizes where `fixed`."""
-    jobs = [Job(step) for step in plan.steps]
+    kernels = {id(step.kernel): step.kernel for step in plan.steps}  # the same in many steps
+    works = {key: work(kernel, kernel.dims) for key, kernel in kernels.items()}
+    jobs = [Job(step, works[id(step.kernel)]) for step in plan.steps]
+    storage = _remembered(storage)
     runs = ["one" if job.loop is None or job.small else "shared" for job in jobs]
     readers = _readers(jobs, storage)
     for k in reversed(range(len(jobs))):
@@ -202,13 +214,28 @@ def _conflict(
         (b.slots(True), a.slots(False), b, a),
     ):
         for x in wrote:
+            here = storage(x)
             for y in other:
-                if x in private or y in private or not overlap(storage(x), storage(y)):
+                there = storage(y)
+                if not overlap(here, there) or x in private or y in private:
                     continue
-                same = storage(x) == storage(y)
+                same = here == there
                 if not (both_shared and same and first.splits_like(second, x, y)):
                     return True
     return False
+
+
+def _remembered(storage: Storage) -> Storage:
+    """`storage`, asked once for each slot."""
+    known: dict[tuple[str, int], Place] = {}
+
+    def place(slot: Slot) -> Place:
+        key = (slot.kind, slot.index)
+        if key not in known:
+            known[key] = storage(slot)
+        return known[key]
+
+    return place
 
 
 def overlap(x: Place, y: Place) -> bool:

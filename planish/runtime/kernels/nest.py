@@ -59,6 +59,7 @@ class Nest:
         self.levels = [Level()]
         self._level_of: dict[str, int] = {}
         self._lets = 0
+        self._simple: dict[int, Expr] = {}  # indices that `simple` has made, by identity
         self.divisions: dict[str, int] = {}  # loop variable -> divisor left in an index
 
     def param(self, name: str, type: TensorType, shape: Shape | None = None) -> Buffer:
@@ -130,16 +131,24 @@ class Nest:
         loads = (x for x in walk((value,)) if isinstance(x, Load))  # type: ignore[arg-type]
         return any(x.buffer.name in changing for x in loads)
 
+    def simple(self, index: Expr) -> Expr:
+        """An index simplified; what was simplified before is known to be so."""
+        if isinstance(index, (Const, Var)) or id(index) in self._simple:
+            return index
+        found = simplify_index(index, self.ranges)
+        self._simple[id(found)] = found
+        return found
+
     def load(self, buffer: Buffer, *index: object) -> Load:
         """An element of a buffer, its index simplified; divisions that stay are recorded."""
-        found = tuple(simplify_index(as_index(i), self.ranges) for i in index)
+        found = tuple(self.simple(as_index(i)) for i in index)
         for i in found:
             self.divisions.update(divided_by(i))
         return Load(buffer, found)
 
     def store(self, buffer: Buffer, index: Index, value: Expr) -> None:
         """Write one element."""
-        self.emit(Store(buffer, tuple(simplify_index(i, self.ranges) for i in index), value))
+        self.emit(Store(buffer, tuple(map(self.simple, index)), value))
 
     def accumulate(self, buffer: Buffer, index: Index, op: str, value: Expr) -> None:
         """Combine into one element."""
@@ -187,7 +196,7 @@ class Pull:
 
     def __call__(self, node: Node, index: Index) -> Expr:
         """The element of `node` at `index`."""
-        index = tuple(simplify_index(i, self.nest.ranges) for i in index)
+        index = tuple(map(self.nest.simple, index))
         if node in self.bound:
             return self.bound[node](index)
         if node in self.buffers:
