@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from planish.ir.later import later
+
+rich = later("rich.progress")
 
 Report = Callable[[int, str], None]  # (steps done, a few words)
 INTERVAL = 0.1  # seconds between two pictures of the bar
@@ -37,16 +38,20 @@ def uninterrupted() -> Iterator[None]:
 @contextmanager
 def progress_bar(title: str, total: int, wanted: bool | None = None) -> Iterator[Report]:
     """A bar on standard error; without `wanted`, only where that is a terminal."""
-    console = Console(stderr=True)
-    if not (console.is_terminal and sys.stderr.isatty() if wanted is None else wanted):
+    console = rich.Console(stderr=True) if wanted or sys.stderr.isatty() else None
+    if console is None or not (console.is_terminal if wanted is None else wanted):
         yield lambda done, words: None
         return
     columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[words]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.TextColumn("{task.completed}/{task.total}"),
+        rich.TextColumn("{task.fields[words]}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+    )
     # no thread of its own: it would take time from the threads that compute
-    with Progress(*columns, console=console, auto_refresh=False) as bar:
+    with rich.Progress(*columns, console=console, auto_refresh=False) as bar:
         task = bar.add_task(title, total=total, words="")
         last = 0.0
 

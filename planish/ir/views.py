@@ -9,13 +9,17 @@ construction), no view is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
-
-import networkx as nx
+from typing import TYPE_CHECKING, TypeVar
 
 from planish.ir.errors import IRError
 from planish.ir.graph import Graph
+from planish.ir.later import later
 from planish.ir.node import Node
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = later("networkx")
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -225,6 +225,12 @@ def test_imports_are_light() -> None:
         code = f"import sys, {module}; print([x for x in ({heavy}) if x in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout == ("['click']\n" if allowed else "[]\n"), done.stderr
+    code = f"""
+import sys, numpy as np, planish as pl
+pl.TinyGPT(9, 8, 1, 1, 8).generate(np.zeros(2, np.int32), 3)
+print([x for x in ({heavy}) if x in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['numpy', 'llvmlite']\n", done.stderr
     code = (
         "import sys, planish.frontend.cli.profile, planish.frontend.cli.bench; "
         "print('matplotlib' in sys.modules)"

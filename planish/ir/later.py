@@ -1,0 +1,21 @@
+"""Modules that are imported when something of them is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+class later:
+    """The module of this name, as soon as an attribute of it is asked for.
+
+        nx = later("networkx")
+
+    For what takes long to import, or much memory, and is not needed by everybody.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._name), name)
