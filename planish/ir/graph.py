@@ -97,14 +97,12 @@ class Graph:
         new: dict[Node, Node] = {x: x for x in self.inputs}
         for node in self.nodes:
             if node not in new:
-                new[node] = fn(node.with_inputs(tuple(new[x] for x in node.inputs)))
-        return self.with_outputs(tuple(new[x] for x in self.outputs))
+                new[node] = fn(node.with_inputs(tuple([new[x] for x in node.inputs])))
+        return self.with_outputs(tuple([new[x] for x in self.outputs]))
 
     def with_outputs(self, outputs: tuple[Node, ...]) -> Graph:
         """The same signature with other outputs; itself where nothing changed."""
-        if len(outputs) == len(self.outputs) and all(
-            a is b for a, b in zip(outputs, self.outputs, strict=True)
-        ):
+        if outputs == self.outputs:  # nodes are equal only to themselves
             return self
         return replace(self, outputs=outputs)
 

@@ -60,9 +60,10 @@ def to_poly(index: Expr, ranges: Ranges) -> Poly:
 def to_expr(poly: Poly) -> Expr:
     """A polynomial as an expression: terms in a fixed order, constants last."""
     total: Expr = Const(0, t.i64)
-    for term, coefficient in sorted(
-        poly.items(), key=lambda item: (item[0] == (), _order(item[0]))
-    ):
+    terms = list(poly.items())
+    if len(terms) > 1:
+        terms.sort(key=lambda item: (item[0] == (), _order(item[0])))
+    for term, coefficient in terms:
         product: Expr = Const(1, t.i64)
         for atom in term:
             product = product * atom
@@ -115,9 +116,13 @@ def _mul(a: Poly, b: Poly) -> Poly:
     total: Poly = {}
     for m, c in a.items():
         for n, d in b.items():
-            term = tuple(sorted(m + n, key=repr))
+            term = _sorted(m + n)
             total[term] = total.get(term, 0) + c * d
     return _join({term: c for term, c in total.items() if c})
+
+
+def _sorted(term: Term) -> Term:
+    return tuple(sorted(term, key=repr)) if len(term) > 1 else term
 
 
 def _join(poly: Poly) -> Poly:
@@ -129,7 +134,7 @@ def _join(poly: Poly) -> Poly:
             x, n = atom.args
             rest = list(term)
             rest.remove(atom)
-            quotient = {tuple(sorted((*rest, _quotient(x, n)), key=repr)): 1}
+            quotient = {_sorted((*rest, _quotient(x, n))): 1}
             partner = _mul_plain(quotient, to_poly(n, {}))
             if all(poly.get(m, 0) == coefficient * c for m, c in partner.items()):
                 left = {m: c for m, c in poly.items() if m != term and m not in partner}
@@ -150,7 +155,7 @@ def _mul_plain(a: Poly, b: Poly) -> Poly:
     total: Poly = {}
     for m, c in a.items():
         for n, d in b.items():
-            term = tuple(sorted(m + n, key=repr))
+            term = _sorted(m + n)
             total[term] = total.get(term, 0) + c * d
     return total
 

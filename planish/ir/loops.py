@@ -302,16 +302,15 @@ def scalar(op: str, *operands: Operand, dtype: DType | None = None) -> Expr:
     if len(operands) != arity:
         raise IRError(f"{op} takes {arity} operands, got {len(operands)}")
     # `select`'s condition says nothing about the dtype of its other operands
-    like = next((x.type for x in operands[op == "select" :] if isinstance(x, Expr)), t.i64)
-    first = as_expr(operands[0], t.boolean if op == "select" else like)
-    args = (first, *(as_expr(x, like) for x in operands[1:]))
+    like = next((x.type for x in operands[result == "second" :] if isinstance(x, Expr)), t.i64)
+    kinds = [t.boolean if result == "second" else like, *[like] * (arity - 1)]
+    args = tuple(map(as_expr, operands, kinds))
     if like == t.i64 and (folded := fold_index(op, args)) is not None:
         return folded
-    kinds = {"same": first.type, "bool": t.boolean, "explicit": dtype, "second": like}
-    found = kinds[result]
-    if found is None:
+    kind = {"same": args[0].type, "bool": t.boolean, "explicit": dtype, "second": like}[result]
+    if kind is None:
         raise IRError(f"{op} needs a dtype")
-    return Scalar(op, args, found)
+    return Scalar(op, args, kind)
 
 
 _FOLDS: dict[str, Callable[[int, int], int]] = {
@@ -329,6 +328,8 @@ def fold_index(op: str, args: tuple[Expr, ...]) -> Expr | None:
     if op not in _FOLDS:
         return None
     a, b = args
+    if not (isinstance(a, Const) or isinstance(b, Const)):
+        return None
     if isinstance(a, Const) and isinstance(b, Const):
         return Const(_FOLDS[op](int(a.value), int(b.value)), t.i64)
     match op, a, b:
@@ -358,20 +359,19 @@ def bitcast(x: Expr, dtype: DType) -> Expr:
 
 def children(item: Expr | Stmt) -> tuple[Expr, ...]:
     """The expressions directly inside an expression or a statement."""
-    match item:
-        case Load(_, index):
-            return index
-        case Scalar(_, args):
-            return args
-        case For(_, extent):
-            return (extent,)
-        case If(cond):
-            return (cond,)
-        case Let(_, value):
-            return (value,)
-        case Store(_, index, value) | Accumulate(_, index, _, value):
-            return (*index, value)
-    return ()
+    found = _CHILDREN.get(type(item))
+    return found(item) if found is not None else ()
+
+
+_CHILDREN: dict[type, Callable[..., tuple[Expr, ...]]] = {
+    Load: lambda x: x.index,
+    Scalar: lambda x: x.args,
+    For: lambda x: (x.extent,),
+    If: lambda x: (x.cond,),
+    Let: lambda x: (x.value,),
+    Store: lambda x: (*x.index, x.value),
+    Accumulate: lambda x: (*x.index, x.value),
+}
 
 
 def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt | Expr]:
@@ -382,7 +382,8 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt | Expr]:
         yield item
         if isinstance(item, (For, If)):
             stack.extend(reversed(item.body))
-        stack.extend(children(item))
+        if (inside := _CHILDREN.get(type(item))) is not None:
+            stack.extend(inside(item))
 
 
 def free_vars(kernel: Kernel) -> set[str]:
@@ -390,10 +391,10 @@ def free_vars(kernel: Kernel) -> set[str]:
     used: set[str] = set()
     bound: set[str] = set()
     for item in walk(kernel.body):
-        if isinstance(item, (For, Let)):
-            bound.add(item.var.name)
-        elif isinstance(item, Var):
+        if isinstance(item, Var):
             used.add(item.name)
+        elif isinstance(item, (For, Let)):
+            bound.add(item.var.name)
     for buffer in (*kernel.params, *kernel.locals):
         for size in buffer.shape:
             used |= {x.name for x in walk((size,)) if isinstance(x, Var)}  # type: ignore[arg-type]

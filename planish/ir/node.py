@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from planish.ir import attributes
@@ -62,7 +62,9 @@ class Attrs(Mapping[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         # repr tells 1, 1.0, True, 0.0 and -0.0 apart, which == does not; nan equals itself
-        return isinstance(other, Attrs) and repr(self._items) == repr(other._items)
+        if not isinstance(other, Attrs) or self is other:
+            return self is other
+        return self._hash == other._hash and repr(self._items) == repr(other._items)
 
     def __repr__(self) -> str:
         return repr(self._items)
@@ -99,9 +101,7 @@ class Node:
 
     def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
         """The same op on other inputs; itself where nothing changed."""
-        if len(inputs) == len(self.inputs) and all(
-            a is b for a, b in zip(inputs, self.inputs, strict=True)
-        ):
+        if inputs == self.inputs:  # nodes are equal only to themselves
             return self
         types = tuple(x.type for x in inputs)
         same = types == tuple(x.type for x in self.inputs)  # so the result's type is, too
@@ -207,6 +207,13 @@ class Op:
         self.check_arity(len(types))
         if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
             raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
+        # a fused op's attributes hold graphs, which hold weights: they must not be kept
+        if isinstance(attrs, Attrs) and self.kind not in ("get", "fused"):
+            return _inferred(self, types, attrs)
+        return self.checked_type(types, attrs)
+
+    def checked_type(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
+        """`infer`, with attribute names and values checked."""
         unknown = [n for n in attrs if n not in self.attr_names]
         missing = [n for n in self.required_attrs if n not in attrs]
         if unknown or missing:
@@ -233,6 +240,12 @@ class Op:
     def element(self, out_index, reads, in_types, out_type, **attrs):
         """One element of the result, in loop IR."""
         raise NotImplementedError(self.name)
+
+
+@lru_cache(maxsize=1 << 13)
+def _inferred(op: Op, types: tuple[Type, ...], attrs: Attrs) -> Type:
+    """Passes infer the same types again and again: of each new node, and to verify it."""
+    return op.checked_type(types, attrs)
 
 
 def refuse_oversize(name: str, found: TensorType) -> None:

@@ -212,11 +212,12 @@ def _header(graph: Graph, names: dict[Node, str]) -> str:
 
 def used_symbols(graph: Graph) -> list[Symbol]:
     """The symbols in the types and attributes of a graph, sorted; bodies declare their own."""
-    found: set[Symbol] = set()
+    sizes: set[Size] = set()
     for node in graph.nodes:
-        found.update(symbols(*_sizes(node.type)))
+        sizes.update(_sizes(node.type))
         for value in node.attrs.values():
-            found.update(symbols(*_sizes(value)))
+            sizes.update(_sizes(value))
+    found = {s for size in sizes for monomial, _ in size.terms for s in monomial}
     return sorted(found, key=lambda s: (s.name, s.max is not None, s.max or 0))
 
 

@@ -19,9 +19,12 @@ from planish.ir.dims import AnySize, Shape, product
 from planish.ir.errors import DTypeError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class DType:
-    """An element type. `kind` is "f" float, "i" signed, "u" unsigned, "b" bool."""
+    """An element type. `kind` is "f" float, "i" signed, "u" unsigned, "b" bool.
+
+    There is one object for each, which copies share, so that comparing them costs nothing.
+    """
 
     name: str
     kind: str
@@ -32,6 +35,9 @@ class DType:
         return self.name
 
     __repr__ = __str__
+
+    def __reduce__(self) -> tuple:
+        return dtype, (self.name,)
 
     @property
     def is_float(self) -> bool:
