@@ -15,8 +15,7 @@ Meaning is sequential: run every loop from 0 up to its extent, in order, and you
 split over threads, and write disjoint places), `vector` (SIMD, `width` lanes; an Accumulate whose
 index does not depend on the loop variable is a reduction over lanes, whose order is fixed by
 `width` alone), `unroll` (constant extent, fully unrolled), `matrix` (one shape of loops, see
-`loop_matrix`), `turn` (transposes, see `loop_turn`). A kernel without a parallel loop runs on one
-thread.
+`loop_matrix`), `turn` (transposes, see `loop_turn`). Without a parallel loop, one thread runs.
 
 Buffers are row-major and contiguous. A *param* is memory handed in; a *local* is private to a
 thread: a register tile where every index is constant after unrolling, scratch memory otherwise.

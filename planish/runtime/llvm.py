@@ -22,7 +22,7 @@ import numpy as np
 from planish.ir.errors import CompileError
 from planish.runtime.crew import Crew
 from planish.runtime.gate import Gate
-from planish.runtime.target import Target, thread_count
+from planish.runtime.target import Target, available_cores
 
 # No fork happens while a thread is in LLVM or llvmlite frees something: a child would inherit
 # their locks in whatever state they are.
@@ -187,7 +187,7 @@ def compile_text(text: str, target: Target) -> bytes:
 
 def compile_texts(texts: Iterable[str], target: Target) -> tuple[bytes, ...]:
     """The object files of modules, which are compiled while `texts` makes the next one."""
-    threads = thread_count()
+    threads = available_cores()
     with ExitStack() as stack:
         modules = []
         with Crew(threads) as crew:  # it ends its work before the modules end

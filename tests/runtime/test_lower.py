@@ -13,8 +13,8 @@ from planish.ir.loop_eval import run_kernel
 from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
-from planish.runtime.interpret import run_plan as interpreted
 from planish.passes.fuse import Fuse
+from planish.runtime.interpret import run_plan as interpreted
 from planish.runtime.interpret import seen_as
 from planish.runtime.lower import lower
 from planish.runtime.order import read, written

@@ -38,9 +38,7 @@ from planish.runtime.codegen.turn import turn_block
 from planish.runtime.codegen.value import Linear, Operand, Value
 from planish.runtime.target import Target
 
-# Locals up to this size are on the stack, where LLVM makes registers of them; larger ones are in
-# the thread's scratch memory.
-STACK_BYTES = 8192
+STACK_BYTES = 8192  # locals up to this size may become registers, larger ones are scratch memory
 
 
 def scratch_buffers(kernel: Kernel) -> tuple[Buffer, ...]:
@@ -68,8 +66,7 @@ def kernel_function(
 ) -> str:
     """The LLVM function of `kernel`, whose dimensions are `dims`.
 
-    Params numbered in `aliased` may share memory. `alone`: one thread does all, whatever the
-    arguments say; what then is constant saves time where there is little to do.
+    Params numbered in `aliased` may share memory. `alone`: one thread does all; then more is known.
     """
     _check_dtypes(kernel, target)
     writer = Writer(declarations)
@@ -177,8 +174,8 @@ class _Kernel(Expressions):
             case "unroll":
                 self._unroll(loop, extent)
             case "parallel":
-                begin, end = self._share(extent)
-                self._counted(loop, begin, end)
+                if extent.constant != 0:  # a loop of constant bounds runs once before it asks
+                    self._counted(loop, *self._share(extent))
             case "vector" if loop.width > 1 and not self.lanes:
                 self._vector(loop, extent)
             case "turn" if (turn := turn_parts(loop)) is not None:
