@@ -10,13 +10,14 @@ import math
 import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planish.ir.dims import symbols, upper, value
 from planish.ir.errors import IRError
-from planish.ir.loops import Load, Store, walk
+from planish.ir.index import to_poly
+from planish.ir.loops import Expr, Let, Load, Scalar, Store, Var, as_index, walk
 from planish.runtime import arena
 from planish.runtime.plan import Plan, Slot, Step
 
@@ -207,7 +208,7 @@ def _check_alias(plan: Plan, given: Slot, target: tuple[str, int], steps: list[i
 
 
 def _elementwise(step: Step, given: Slot, target: tuple[str, int]) -> bool:
-    """Whether the kernel reads `given` only at the indexes where it writes `target`."""
+    """Whether the kernel reads `given` only at the places where it writes `target`."""
     names: dict[str, set[str]] = {"read": set(), "write": set()}
     for slot, buffer in zip(step.args, step.kernel.params, strict=True):
         if (slot.kind, slot.index) == ("input", given.index):
@@ -215,6 +216,24 @@ def _elementwise(step: Step, given: Slot, target: tuple[str, int]) -> bool:
         if (slot.kind, slot.index) == target:
             names["write"].add(buffer.name)
     items = list(walk(step.kernel.body))
-    reads = {x.index for x in items if isinstance(x, Load) and x.buffer.name in names["read"]}
-    writes = {x.index for x in items if isinstance(x, Store) and x.buffer.name in names["write"]}
-    return reads <= writes
+    lets = {x.var: x.value for x in items if isinstance(x, Let)}
+    reads = [x for x in items if isinstance(x, Load) and x.buffer.name in names["read"]]
+    writes = [x for x in items if isinstance(x, Store) and x.buffer.name in names["write"]]
+    return {_place(x, lets) for x in reads} <= {_place(x, lets) for x in writes}
+
+
+def _place(x: Load | Store, lets: Mapping[Var, Expr]) -> frozenset:
+    """Where an element is in its array, which one may see as [4, 8] and another as [32]."""
+    place: Expr = as_index(0)
+    for i, size in zip(x.index, x.buffer.shape, strict=True):
+        place = place * size + _in_full(i, lets)
+    return frozenset(to_poly(place, {}).items())
+
+
+def _in_full(x: Expr, lets: Mapping[Var, Expr]) -> Expr:
+    """An index without names."""
+    if isinstance(x, Var):
+        return _in_full(lets[x], lets) if x in lets else x
+    if isinstance(x, Scalar):
+        return replace(x, args=tuple(_in_full(a, lets) for a in x.args))
+    return x
