@@ -148,6 +148,8 @@ FUNCTIONS = [
     sample("tan", ANGLES * 0.2),
     *(sample(op, ints(4, low=1)) for op in ("exp2", "log", "sqrt", "reciprocal", "sin")),
     *(sample(op, halves(4), rtol=0.01, atol=0.01) for op in ("exp", "tanh", "sigmoid", "erf")),
+    sample("after", floats(2, 3), floats(4, seed=1), ints(2), **EXACT),
+    sample("after", bools(2), **EXACT),
     *(sample("again", x, **EXACT) for x in (floats(2, 3), bools(2))),
     *(sample("stop_gradient", x, **EXACT) for x in (floats(2, 3), bools(2), ints(2))),
 ]

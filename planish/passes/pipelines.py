@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from planish.ir.errors import IRError, ParseError
 from planish.passes.bf16 import Bf16
+from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
@@ -19,14 +20,15 @@ from planish.passes.simplify import simplify
 
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
 NARROW = Pipeline(Bf16(), fold, simplify)
-FAST = Pipeline(pushup, cse, Fuse())
+FAST = Pipeline(pushup, cse, Chunk(), Fuse())
+TRAIN = Pipeline(Chunk(), Remat(), Fuse())
 
 PIPELINES = {
     "O0": Pipeline(Expand()),  # one kernel per node: what every other pipeline is compared with
     "O1": CLEAN,
     "O2": CLEAN + FAST,
-    "train": CLEAN + Pipeline(Remat(), Fuse()),  # for graphs with gradients; weights are inputs
-    "train_bf16": CLEAN + Pipeline(mixed, simplify, cse, Remat(), Fuse()),  # products of bf16
+    "train": CLEAN + TRAIN,  # for graphs with gradients; weights are inputs
+    "train_bf16": CLEAN + Pipeline(mixed, simplify, cse) + TRAIN,  # products of bf16
     "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
     # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
 }
@@ -73,7 +75,12 @@ ORDER = (
     Not("bf16", "fuse"),  # nor rounded
     Before("expand", "mixed"),  # as for bf16
     Then("mixed", "simplify"),
-    Before("mixed", "remat"),  # what is kept is smaller then
+    Before("mixed", "chunk"),  # what all chunks read is rounded once
+    Before("bf16", "chunk"),
+    Before("expand", "chunk"),  # softmax and loss are rows then
+    Before("chunk", "remat"),  # what is kept is smaller then
+    Not("pushup", "chunk"),  # the slices stay where they are
+    Not("chunk", "fuse"),
     Not("mixed", "fuse"),
     Not("grad", "mixed"),  # it is gradients that are to be computed in bf16
     Not("grad", "bf16"),  # gradients of rounded weights are none of the weights

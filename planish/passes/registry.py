@@ -8,6 +8,7 @@ from typing import TypeAlias
 from planish.ir.graph import Graph
 from planish.passes.autodiff import Grad
 from planish.passes.bf16 import Bf16
+from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
@@ -28,6 +29,7 @@ PASSES: dict[str, Pass | type] = {
     "cse": cse,
     "expand": Expand,
     "pushup": pushup,
+    "chunk": Chunk,
     "remat": Remat,
     "bf16": Bf16,
     "mixed": mixed,

@@ -41,7 +41,14 @@ from planish.runtime.order import order_writes
 from planish.runtime.plan import Limit, Plan, Slot
 from planish.runtime.target import Target
 
+
+def copy_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """The kernel of `after`: the order of steps is all else."""
+    return map_kernel(replace(body, outputs=anchor.inputs[:1]), name, target)
+
+
 SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
+    "after": copy_kernel,
     "attention": attention_kernel,
     "attention_grad": attention_grad_kernel,
     "argmax": arg_kernel,

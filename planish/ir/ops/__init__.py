@@ -16,5 +16,6 @@ from planish.ir.ops import (  # noqa: F401  # noqa: F401  # noqa: F401  # noqa: 
     rope,
     sampling,
     softmax,
+    timing,
     view,
 )
