@@ -15,7 +15,6 @@ short enough for Ctrl-C and for streaming. A row whose context is full is read a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import chain
@@ -45,7 +44,6 @@ from planish.runtime.target import thread_count
 PIECE = 32e9  # operations of one native call on a prompt, some tenths of a second
 PAUSE = 0.08  # seconds between two looks for Ctrl-C
 FLOW = 0.02  # the same where somebody reads along
-FASTER = 8  # times as many tokens in the next native call, at most
 KEPT = 4  # generators that a model keeps
 
 Stream = Callable[[Any], object]
@@ -145,7 +143,7 @@ class Generator:
         for row, prompt in enumerate(rows.prompts):
             self.read(state, row, prompt)
         tokens, pos = state[:2]
-        drawn = repeat = 1
+        drawn = 1
         while True:
             starts = pos + 1 - drawn
             yield np.stack([x[at : at + drawn] for x, at in zip(tokens, starts, strict=True)])
@@ -162,11 +160,8 @@ class Generator:
                     self.read(state, row, prompt)
                 drawn = 1
                 continue
-            drawn = min(repeat, count, int(self.context - 1 - pos.max()))
-            started = time.perf_counter()
+            drawn = min(bound.within(pause), count, int(self.context - 1 - pos.max()))
             bound.run(repeat=drawn)
-            quick = int(drawn * pause / max(time.perf_counter() - started, 1e-9))
-            repeat = max(1, min(FASTER * drawn, quick))
 
     def begin(
         self, prompts: Sequence[np.ndarray] | np.ndarray, operands: tuple

@@ -45,6 +45,7 @@ class Program:
         self.code = compile_texts(modules.texts(), self.target)
         self._texts = modules.texts
         self._lock = ProcessLock()
+        self._pace: dict[tuple[int, ...], float] = {}  # sizes -> seconds of a run, of the last call
         self._space: _Space | None = None
         self._library: Library | None = None
         self._entry: tuple[int, Callable[[int, int, int], None]] | None = None
@@ -164,7 +165,7 @@ class Bound:
             ctypes.addressof(space.status), address(space.barrier), 0,
         )  # fmt: skip
         self._address = ctypes.addressof(self._call)
-        self._most = 1  # runs in one native call; the last one tells how many are quick enough
+        self._key = tuple(self._dims.tolist())
 
     def _pointers(self, places: list[int]) -> np.ndarray:
         program, plan = self.program, self.program.plan
@@ -184,16 +185,21 @@ class Bound:
         self._run(repeat)
         return self.outputs[0] if len(self.outputs) == 1 else self.outputs
 
+    def within(self, seconds: float) -> int:
+        """How many runs take so long, at least 1: by the last call with these sizes, if any."""
+        pace = self.program._pace.get(self._key)
+        return max(1, int(seconds / pace)) if pace else 1
+
     def _run(self, repeat: int) -> None:
         _check_repeat(repeat)
         with self.program._lock:
             while repeat > 0:
-                chunk = min(repeat, self._most)
+                chunk = min(repeat, self.within(NATIVE_SECONDS))
                 start = time.perf_counter()
                 self._native(chunk)
                 repeat -= chunk
                 spent = max(time.perf_counter() - start, 1e-7)
-                self._most = max(1, int(chunk * NATIVE_SECONDS / spent))
+                self.program._pace[self._key] = spent / chunk
 
     def _native(self, repeat: int) -> None:
         self._call[2] = repeat
