@@ -70,7 +70,8 @@ def prefill(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
 
 def decode(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
     """Greedy tokens; those after the first are timed."""
-    generator, ids = Generator(model, pipeline=pipeline, threads=case.threads), case.ids
+    generator = Generator(model, pipeline=pipeline, threads=case.threads, greedy=True)
+    ids = case.ids
 
     def run() -> object:
         pieces = generator.stream(ids, case.c.new, Sampling(0.0))

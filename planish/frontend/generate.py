@@ -53,6 +53,7 @@ class Generator:
     """A model compiled for generation, for `batch` prompts at a time.
 
     `options` are those of `min_p` and `repetition_penalty` that may be used; others cost nothing.
+    A `greedy` one always takes the likeliest token, and spends no time on what a draw needs.
     It has the weights of the moment when it was made, see `is_current`. Calls from several threads
     are independent of each other.
     """
@@ -64,7 +65,9 @@ class Generator:
         threads: int | None = None,
         batch: int = 1,
         options: Sequence[str] = (),
+        greedy: bool = False,
     ):
+        self.greedy = greedy
         self.model, self.pipeline = model, pipeline_named(pipeline)
         self.threads, self.batch = thread_count(threads), need_whole("batch", batch)
         if self.batch < 1:
@@ -76,9 +79,8 @@ class Generator:
         self.vocab_size: int = model.config["vocab_size"]
         self.piece = max(1, min(self.context, int(PIECE / (2 * model.count_parameters()))))
         self._weights = weights(model)
-        self._graphs = graphs(
-            model, self.batch, self.piece, self.options
-        )  # now: weights may change later
+        # now: weights may change later
+        self._graphs = graphs(model, self.batch, self.piece, self.options, greedy)
 
     def is_current(self) -> bool:
         """Whether the model's weights are still those that were compiled."""
@@ -121,8 +123,10 @@ class Generator:
             raise DataError(f"{len(prompts)} prompts for a generator of batch {self.batch}")
         if missing := [x for x in settings.options if x not in self.options]:
             raise DataError(f"{missing[0]} needs a Generator made with options=({missing[0]!r},)")
+        if self.greedy and not settings.greedy:
+            raise DataError(f"a greedy Generator has temperature 0, not {settings.temperature}")
         keys = row_keys(seed, self.batch)
-        operands = settings.operands(self.vocab_size, self.options)
+        operands = settings.operands(self.vocab_size, self.options, self.greedy)
         if sliding_window and self.context < 2:
             raise DataError("a context of 1 has no room for a new token")
         for row, prompt in enumerate(prompts):
@@ -226,14 +230,14 @@ class Kept(dict):
 
 def generator_for(
     model: Any, pipeline: str | Pipeline = "O2", threads: int | None = None, batch: int = 1,
-    options: Sequence[str] = (),
+    options: Sequence[str] = (), greedy: bool = False,
 ) -> Generator:  # fmt: skip
     """The model's generator; compiled when first needed, and again where weights have changed."""
     kept = model.__dict__.setdefault("_generators", Kept())
-    key = (str(pipeline_named(pipeline)), thread_count(threads), tuple(options), batch)
+    key = (str(pipeline_named(pipeline)), thread_count(threads), tuple(options), greedy, batch)
     found = kept.pop(key, None)
     if found is None or not found.is_current():
-        found = Generator(model, pipeline, threads, batch, options)
+        found = Generator(model, pipeline, threads, batch, options, greedy)
     kept[key] = found  # the latest stands last
     for old in list(kept)[:-KEPT]:
         kept.pop(old, None)
@@ -263,7 +267,7 @@ def generate(
     if stream is not None and not callable(stream):
         raise DTypeError(f"stream is a function of a token, got {type(stream).__name__}")
     alone = not is_list(ids) and np.ndim(ids) == 1
-    maker = generator_for(model, pipeline, threads, len(prompts), settings.options)
+    maker = generator_for(model, pipeline, threads, len(prompts), settings.options, settings.greedy)
     pause = PAUSE if stream is None else FLOW
     pieces = [np.empty((len(prompts), 0), np.int32)]
     for piece in maker.stream(
@@ -296,7 +300,7 @@ def generate_text(
         raise DataError(f"stop strings are texts of at least 1 character, got {stops!r}")
     settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     ids = tokenizer.encode(prompt)
-    maker = generator_for(model, pipeline, threads, 1, settings.options)
+    maker = generator_for(model, pipeline, threads, 1, settings.options, settings.greedy)
     pause = PAUSE if stream is None else FLOW
     walk = maker.stream(ids, max_new_tokens, settings, seed, True, sliding_window, pause)
     text, told, done = "", 0, False

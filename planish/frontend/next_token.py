@@ -3,7 +3,8 @@
     tokens [B, S], pos [B], caches, keys [B, 2], temperature, top_k, top_p, options, [seen]
         -> tokens with one more in each row, pos + 1, caches, [seen]
 
-Options that are off are not traced. With `repetition_penalty` there is `seen`, bool [B, V]: which
+Options that are off are not traced; a `greedy` graph takes the likeliest token, so it has none of
+temperature, top_k and top_p. With `repetition_penalty` there is `seen`, bool [B, V]: which
 tokens the text of each row has. Who reads a prompt has marked its tokens; decode marks what it
 reads.
 """
@@ -13,16 +14,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from planish.frontend import random
 from planish.frontend.array.creation import ones
 from planish.frontend.array.manipulation import update_slice
 from planish.frontend.tensor import apply
 from planish.frontend.trace import spec, trace
+from planish.ir import types as t
 from planish.ir.dims import Dim
 from planish.ir.graph import Graph
 
 
-def graphs(model: Any, batch: int, piece: int, options: Sequence[str] = ()) -> dict[str, Graph]:
+def graphs(
+    model: Any, batch: int, piece: int, options: Sequence[str] = (), greedy: bool = False
+) -> dict[str, Graph]:
     """The graphs of generation: decode for `batch` rows; for one, prefill of pieces, recompute."""
     context = model.config["max_seq_len"]
     prompt = spec((1, Dim("T", max=piece)), "i32", "prompt")
@@ -33,10 +39,11 @@ def graphs(model: Any, batch: int, piece: int, options: Sequence[str] = ()) -> d
 
     def settings(rows: int) -> tuple:
         seen = [spec((rows, model.config["vocab_size"]), "bool", "seen")]
+        chosen = {"temperature": "f32", "top_k": "i32", "top_p": "f32"}
+        scalars = {**({} if greedy else chosen), **dict.fromkeys(options, "f32")}
         return (
-            {"keys": spec((rows, 2), "u32", "keys"), "temperature": spec((), "f32", "temperature"),
-             "top_k": spec((), "i32", "top_k"), "top_p": spec((), "f32", "top_p"),
-             **{name: spec((), "f32", name) for name in options}},
+            {"keys": spec((rows, 2), "u32", "keys"),
+             **{name: spec((), dtype, name) for name, dtype in scalars.items()}},
             *(seen if "repetition_penalty" in options else ()),
         )  # fmt: skip
 
@@ -80,9 +87,18 @@ def draw(logits: Any, place: Any, settings: dict[str, Any], *seen: Any) -> Any:
     """The token at `place` of each row, an integer or [B]."""
     for mask in seen:
         logits = penalised(logits, mask, settings["repetition_penalty"])
+    if "temperature" not in settings:
+        return likeliest(logits)
     keys = random.fold_in(settings["keys"], place)
     names = ("temperature", "top_k", "top_p", "min_p")
     return apply("sample", logits, keys, *(settings[x] for x in names if x in settings))
+
+
+def likeliest(logits: Any) -> Any:
+    """The likeliest token of each row [B, V], the lowest of equal ones; -1 where none is finite."""
+    finite = apply("isfinite", apply("max", logits, axes=(1,), keep=False))
+    ids = apply("cast", apply("argmax", logits, axis=1), dtype=t.i32)
+    return apply("select", finite, ids, np.int32(-1))
 
 
 def penalised(logits: Any, seen: Any, penalty: Any) -> Any:

@@ -19,6 +19,7 @@ from planish.frontend import random
 from planish.frontend.data import check_ids
 from planish.ir.errors import DataError, DTypeError, PlanishError, ShapeError
 from planish.ir.ops.random import fold_in
+from planish.ir.ops.sampling import GREEDY_BELOW
 
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
 LARGEST = float(np.finfo(np.float32).max)
@@ -73,13 +74,24 @@ class Sampling:
             name for name, off in OPTIONS.items() if getattr(self, name) not in (None, off)
         )
 
-    def operands(self, vocab_size: int, options: Sequence[str] = ()) -> tuple[np.generic, ...]:
-        """Temperature, top-k and top-p as the op `sample` takes them, and these options."""
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, whatever the key."""
+        return self.temperature < GREEDY_BELOW
+
+    def operands(
+        self, vocab_size: int, options: Sequence[str] = (), greedy: bool = False
+    ) -> tuple[np.generic, ...]:
+        """Temperature, top-k and top-p as the op `sample` takes them, and these options.
+
+        A greedy program has only the options.
+        """
         k = vocab_size if self.top_k is None else min(int(self.top_k), vocab_size)
         p = EVERYTHING if self.top_p is None else self.top_p
         given = ((getattr(self, name), OPTIONS[name]) for name in options)
         more = (np.float32(off if x is None else x) for x, off in given)
-        return np.float32(self.temperature), np.int32(k), np.float32(p), *more
+        draw = () if greedy else (np.float32(self.temperature), np.int32(k), np.float32(p))
+        return *draw, *more
 
 
 def need_number(name: str, x: object) -> None:

@@ -9,6 +9,7 @@ import planish as pl
 from planish.frontend.generate import Generator, generate_text, generator_for
 from planish.frontend.sampling import Sampling
 from planish.frontend.text import CharTokenizer
+from planish.ir.errors import DataError
 from tests.frontend.test_generate import PROMPT, VOCAB, small
 
 ROWS = [[1, 2, 3, 4], [7], [9, 9, 0]]
@@ -120,3 +121,18 @@ def test_text_takes_them_too(model: pl.TinyGPT) -> None:
     text = generate_text(model, tokenizer, "bcde", 18, **options)
     assert text == tokenizer.decode(model.generate(PROMPT, 18, **options))
     assert len(tokenizer) == VOCAB
+
+
+def test_the_likeliest_token_by_a_program_of_its_own() -> None:
+    model = small()
+    greedy, any_ = Generator(model, greedy=True), Generator(model)
+    assert len(greedy.decode.plan.steps) < len(any_.decode.plan.steps)
+    found = [np.concatenate(list(g.stream([[1, 2]], 4, Sampling(0.0))), 1) for g in (greedy, any_)]
+    assert (found[0] == found[1]).all()
+    assert (model.generate([1, 2], 4, temperature=0) == found[0][0]).all()
+    with pytest.raises(DataError, match="a greedy Generator has temperature 0, not 0.5"):
+        greedy.stream([[1, 2]], 4, Sampling(0.5))
+    state = model.state_dict()
+    model.load_state_dict({**state, "ln_f.weight": state["ln_f.weight"] * np.float32(np.nan)})
+    with pytest.raises(DataError, match="NaN logits at step 1"):
+        model.generate([1, 2], 4, temperature=0)

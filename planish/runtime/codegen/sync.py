@@ -7,7 +7,7 @@ words that threads wait for are i32, each followed by its number of sleepers and
 line.
 
     planish.wait(word, old)    returns when *word is no longer `old`
-    planish.wake(word)         call after changing *word
+    planish.wake(word)         call after changing *word by a seq_cst operation
     planish.barrier(memory, threads)   memory: two words, generation and arrived
     planish.tick(profile, n, barrier, thread, threads)   profile[n] += time since the last tick,
                                if profile is not null
@@ -25,6 +25,7 @@ LINE = 64  # bytes between words, so that they do not share a cache line
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
 _SPIN = {"x86_64": 150_000, "aarch64": 2_000}
 _SPIN_ROUNDS = 10_000
+_EAGER = 64  # rounds without a pause, some 50 ns: most meetings are over by then
 _ALONE = {"x86_64": 6_000, "aarch64": 80}  # the same, before others are let in
 _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
     "x86_64": ("llvm.x86.sse2.pause", "", ""),
@@ -61,6 +62,7 @@ def sync_text(target: Target) -> str:
             pause=pause,
             limit=limit,
             rounds=_SPIN_ROUNDS,
+            eager=_EAGER,
             sleep=sleep,
             alone=_ALONE.get(target.arch, 0),
             lend=lend,
@@ -110,6 +112,10 @@ spin:
   %same = icmp eq i32 %new, %old
   br i1 %same, label %check, label %done
 check:
+  %next = add i64 %round, 1
+  %early = icmp ult i64 %round, {eager}
+  br i1 %early, label %again, label %patient
+patient:
   {pause}
   %time = {now}
   %spent = sub i64 %time, %start
@@ -117,7 +123,6 @@ check:
   %many = icmp ugt i64 %round, {rounds}
   %counted = icmp eq i64 {limit}, 0
   %tired = select i1 %counted, i1 %many, i1 %late
-  %next = add i64 %round, 1
   br i1 %tired, label %sleep, label %more
 more:
   %long = icmp ugt i64 %spent, {alone}
@@ -146,7 +151,6 @@ done:
 _WAKE = """
 define internal void @planish.wake(ptr %word) nounwind {{
 entry:
-  fence seq_cst
   %sleepers = getelementptr i8, ptr %word, i64 4
   %count = load atomic i32, ptr %sleepers seq_cst, align 4
   %some = icmp ne i32 %count, 0
