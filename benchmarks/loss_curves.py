@@ -10,7 +10,6 @@ losses on the last tenth of the text, which neither has seen.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +72,10 @@ def main() -> None:
     options = parser.parse_args()
     found = {}
     for name, pipeline in PIPELINES.items():
-        started = time.perf_counter()
         found[name] = trained(options, pipeline)
-        spent, losses = time.perf_counter() - started, found[name].losses
-        print(
-            f"{name:8} {spent:5.0f} s   training {np.mean(losses[-SMOOTH:]):.4f}   "
-            f"validation {found[name].evaluations[-1][1]:.4f}",
-            flush=True,
-        )
+        last = np.mean(found[name].losses[-SMOOTH:])
+        held = found[name].evaluations[-1][1]
+        print(f"{name:8} training {last:.4f}   validation {held:.4f}", flush=True)
     draw(found, f"{options.preset}, {options.text.stem}, {options.steps:,} steps", options.out)
 
 
