@@ -30,6 +30,7 @@ from planish.frontend.step import training_graph
 from planish.ir.graph import Graph
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime import lower as lowering
+from planish.runtime import operands
 from planish.runtime.program import Program
 from planish.runtime.target import Target, thread_count
 
@@ -83,8 +84,8 @@ def measure(config: str, name: str) -> dict[str, float]:
     model = model_of(CONFIGS[config])
     target = Target.host()
     clock = Clock()
-    pack = lowering.packed
-    lowering.packed = lambda *given: clock.call("pack", pack, *given)
+    pack = operands.packed
+    operands.packed = lambda *given: clock.call("pack", pack, *given)
     started = time.perf_counter()
     found, passes = clock.call("trace", traced, name, model, CONFIGS[config])
     for graph in found:

@@ -27,7 +27,9 @@ def trained(options: argparse.Namespace, pipeline: str) -> pl.Trainer:
     """A finished training."""
     sizes = PRESETS[options.preset]
     tokenizer, learnt, held = prepared(options.text.read_text("utf-8"), sizes.context)
-    trainer = trainer_for(sizes, tokenizer, options.steps, options.seed, options.threads, pipeline)
+    trainer = trainer_for(
+        sizes, tokenizer, options.steps, options.seed, threads=options.threads, pipeline=pipeline
+    )
     trainer.fit(learnt, options.steps, validation=held, evaluate_every=options.every)
     return trainer
 
