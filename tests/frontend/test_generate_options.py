@@ -130,7 +130,7 @@ def test_the_likeliest_token_by_a_program_of_its_own() -> None:
     found = [np.concatenate(list(g.stream([[1, 2]], 4, Sampling(0.0))), 1) for g in (greedy, any_)]
     assert (found[0] == found[1]).all()
     assert (model.generate([1, 2], 4, temperature=0) == found[0][0]).all()
-    with pytest.raises(DataError, match="a greedy Generator has temperature 0, not 0.5"):
+    with pytest.raises(DataError, match=r"a greedy Generator has temperature 0, not 0\.5"):
         greedy.stream([[1, 2]], 4, Sampling(0.5))
     state = model.state_dict()
     model.load_state_dict({**state, "ln_f.weight": state["ln_f.weight"] * np.float32(np.nan)})
