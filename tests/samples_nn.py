@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from planish.ir import types as t
@@ -75,6 +77,22 @@ MATMUL = [
     sample("matmul", halves(2, 0), halves(0, 3), rtol=0, atol=0),
     sample("matmul", ints(3, 4), ints(4, 2, seed=1), rtol=0, atol=0),
     sample("matmul", BYTES, BYTES[:, :3], out=t.i32, rtol=0, atol=0),
+    sample(
+        "matmul",
+        BYTES,
+        ints(3, 4, 70, low=-128, high=128, dtype=np.int8),
+        out=t.i32,
+        rtol=0,
+        atol=0,
+    ),
+    sample(
+        "matmul",
+        np.full((2, 9), -128, np.int8),
+        np.full((9, 3), -128, np.int8),
+        out=t.i32,
+        rtol=0,
+        atol=0,
+    ),
     sample("matmul", halves(3, 7), halves(7, 20, seed=1), out=t.f32, grad=False),
     sample("matmul", halves(2, 5, 4), halves(4, 3, seed=1), rtol=1e-2),
 ]
@@ -217,6 +235,33 @@ ATTENTION = [
     ),
 ]
 
+TIES = np.array([[0.5, 1.5, -2.5, 3.49, 126.5], [-127.4, 300.0, -1e9, 0.0, -0.5]], np.float32)
+STRANGE = np.array([[np.nan, np.inf, -np.inf, 1e-40, -0.0]], np.float32)
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 0}
+
+QUANTIZING = [
+    sample("quantize", TIES, np.float32(1.0), dtype=t.i8, **EXACT),
+    sample("quantize", TIES, np.float32(1.0), dtype=t.i4, **EXACT),
+    sample("quantize", floats(3, 70), floats(3, 1, low=0.01, high=0.02), dtype=t.i8, **EXACT),
+    sample("quantize", floats(5, 4), floats(4, low=0.1, high=0.4), dtype=t.i4, **EXACT),
+    sample(
+        "quantize",
+        floats(2, 3, 4),
+        floats(2, 1, 4, low=0.01, high=0.02),
+        dtype=t.i8,
+        **EXACT,
+        note=" in groups",
+    ),
+    sample("quantize", halves(2, 5), halves(2, 1) + 2, dtype=t.i8, **EXACT),
+    sample("quantize", STRANGE, np.float32([[0.5], [np.nan], [np.inf]])[:1], dtype=t.i8, **EXACT),
+    sample("quantize", STRANGE, np.float32(np.nan), dtype=t.i8, **EXACT, note=" scale of nan"),
+    sample("quantize", STRANGE, np.float32(np.inf), dtype=t.i8, **EXACT, note=" infinite scale"),
+    sample("dequantize", BYTES, floats(4, 1), **EXACT),
+    sample("dequantize", ints(2, 3, low=-8, high=8).astype(t.i4.numpy), floats(3), **EXACT),
+    sample("dequantize", ints(3, low=-(10**9), high=10**9), np.float32(0.25), **EXACT),
+    sample("dequantize", BYTES, halves(4), **EXACT),
+]
+
 PROBS = np.array([[0.5, 0.125, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]], np.float32)
 
 SAMPLING = [
@@ -241,4 +286,12 @@ SAMPLING = [
     sample("sample", floats(9), KEY, np.float32(0.0), i32(9), np.float32(1.0), rtol=0, atol=0),
 ]
 
-NN_SAMPLES: list[Sample] = [*INDEXING, *GATHER, *MATMUL, *COMPOSITES, *ATTENTION, *SAMPLING]
+NN_SAMPLES: list[Sample] = [
+    *INDEXING,
+    *GATHER,
+    *MATMUL,
+    *QUANTIZING,
+    *COMPOSITES,
+    *ATTENTION,
+    *SAMPLING,
+]

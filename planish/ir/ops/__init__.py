@@ -11,6 +11,7 @@ from planish.ir.ops import (  # noqa: F401  # noqa: F401  # noqa: F401  # noqa: 
     linalg,
     loss,
     norm,
+    quantize,
     random,
     reduction,
     rope,

@@ -1,0 +1,99 @@
+"""Integers for floats: quantize, dequantize, and the scales between them.
+
+Symmetric: x is about q * scale, and 0 is 0. What a scale counts for follows from its shape, which
+broadcasts to that of x: one for the tensor [], for each row [..., M, 1], for each channel [N], or
+for groups of a reshaped x.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from planish.ir import types as t
+from planish.ir.errors import DTypeError, ShapeError
+from planish.ir.loops import Const, Expr, scalar
+from planish.ir.loops import cast as cast_expr
+from planish.ir.node import OPS, Node, register
+from planish.ir.ops.base import Elementwise, broadcast_shapes, promoted
+from planish.ir.types import DType, TensorType
+
+QUANTIZED = (t.i8, t.i4)
+
+
+class Quantize(Elementwise):
+    """x * (1 / scale), rounded half to even, as integers between -most and most of `dtype`.
+
+    NaN becomes 0. The product is formed in f32, that of f64 in f64.
+    """
+
+    name, arity, domain = "quantize", 2, "float"
+    no_vjp = "it is constant between its steps"
+
+    def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
+        operands, attrs = super().prepare(operands, attrs)
+        return operands, {**attrs, "dtype": t.dtype(attrs.get("dtype", t.i8))}
+
+    def infer(self, x: TensorType, scale: TensorType, *, dtype: DType) -> TensorType:
+        """The shape of x."""
+        if dtype not in QUANTIZED:
+            raise DTypeError(f"quantize gives i8 or i4, not {dtype}")
+        found = self.joined((x, scale))
+        if found.shape != x.shape:
+            raise ShapeError(f"quantize({x}, {scale}): the scale has not the shape of x, or of 1s")
+        return found.with_dtype(dtype)
+
+    @staticmethod
+    def function(x: np.ndarray, scale: np.ndarray, *, dtype: DType) -> np.ndarray:
+        """By NumPy, clipped before the cast."""
+        wide = np.float64 if x.dtype == np.float64 else np.float32
+        scaled = np.rint(x.astype(wide) * (wide(1) / scale.astype(wide)))
+        kept = np.clip(np.where(np.isnan(scaled), 0, scaled), -dtype.most, dtype.most)
+        return kept.astype(np.int8).astype(dtype.numpy)
+
+    def scalar(self, x: Expr, scale: Expr, *, dtype: DType) -> Expr:
+        wide = x.type if x.type == t.f64 else t.f32
+        most, one = Const(float(dtype.most), wide), Const(1.0, wide)
+        scaled = scalar("round", cast_expr(x, wide) * (one / cast_expr(scale, wide)))
+        return cast_expr(scalar("max", scalar("min", scaled, most), -float(dtype.most)), dtype)
+
+
+class Dequantize(Elementwise):
+    """q * scale, in the dtype of the scale."""
+
+    name, arity = "dequantize", 2
+
+    def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
+        q, scale = operands
+        return (q, promoted((scale,))[0]), attrs
+
+    def infer(self, q: TensorType, scale: TensorType) -> TensorType:
+        """The broadcast of both."""
+        if not q.dtype.is_int or not scale.dtype.is_float:
+            raise DTypeError(f"dequantize takes integers and a float scale, got {q} and {scale}")
+        return scale.with_shape(broadcast_shapes(self.name, q.shape, scale.shape))
+
+    @staticmethod
+    def function(q: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """By NumPy."""
+        return q.astype(scale.dtype) * scale
+
+    def scalar(self, q: Expr, scale: Expr) -> Expr:
+        return cast_expr(q, scale.type) * scale
+
+    def vjp(self, y: Node, dy: Node, q: Node, scale: Node) -> tuple[Node | None, ...]:
+        return None, dy * OPS["cast"](q, dtype=scale.dtype)
+
+
+quantize = register(Quantize)
+dequantize = register(Dequantize)
+
+
+def scale_of(x: Node, axes: tuple[int, ...], dtype: DType = t.i8) -> Node:
+    """The scale at which the largest magnitude along `axes` becomes the largest integer.
+
+    1 where all is 0. The axes are kept.
+    """
+    largest = OPS["max"](OPS["abs"](x), axes=axes, keep=True)
+    return OPS["select"](OPS["eq"](largest, 0.0), 1.0, largest / float(dtype.most))
