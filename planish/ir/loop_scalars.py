@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,14 @@ def dot_pairs(total: Value, a: Value, b: Value) -> Value:
     return fma(lower[0], lower[1], fma(upper[0], upper[1], total))
 
 
+def dot_bytes(total: Value, a: Value, b: Value, kind: type[np.number]) -> Value:
+    """total + the sum of a's bytes, of this kind, by b's signed ones, where words are four."""
+    for shift in range(0, 32, 8):
+        x, y = ((np.asarray(w) >> np.uint32(shift)).astype(np.uint8) for w in (a, b))
+        total = total + x.view(kind).astype(np.int32) * y.view(np.int8).astype(np.int32)
+    return total
+
+
 def high_product(a: Value, b: Value) -> Value:
     """The upper half of the unsigned product of two integers."""
     dtype = np.asarray(a).dtype
@@ -130,6 +139,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "gt": np.greater, "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
     "umulhi": high_product, "select": select, "dpbf16": dot_pairs,
+    "dpbusd": partial(dot_bytes, kind=np.uint8), "dpbssd": partial(dot_bytes, kind=np.int8),
 }  # fmt: skip
 
 # What the functions of planish.ir.math approximate.

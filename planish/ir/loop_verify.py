@@ -41,6 +41,7 @@ KINDS = ("serial", "parallel", "vector", "unroll", "matrix", "turn")
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
 _INTEGERS = {"shl", "shr", "umulhi", "guard", "threefry"}
+DOTS = {"dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32}  # of words, and what they add to
 _ANY_NUMBER = {
     "add", "sub", "mul", "floor_div", "mod", "neg", "fma", "min", "max", "abs", "sign",
 }  # fmt: skip
@@ -218,9 +219,9 @@ def scalar_fault(expr: Scalar) -> str:
     if len(args) != arity:
         return f"{op} takes {arity} operands, got {len(args)}"
     first, *others = [x.type for x in args]
-    if op == "dpbf16":
-        good = (first, *others, dtype) == (t.f32, t.u32, t.u32, t.f32)
-        return "" if good else "dpbf16 adds to f32 a product of two words u32"
+    if op in DOTS:
+        good = (first, *others, dtype) == (DOTS[op], t.u32, t.u32, DOTS[op])
+        return "" if good else f"{op} adds to {DOTS[op]} a product of two words u32"
     if op == "select":
         if first != t.boolean:
             return f"the condition is {first}, not bool"

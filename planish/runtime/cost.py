@@ -38,7 +38,11 @@ UNKNOWN_EXTENT = 64  # of a loop whose extent is data that nobody has
 _GOLDEN = 0.6180339887498949  # steps of this fraction fall evenly, whatever period a loop has
 
 # operations of one scalar; others of floats are 1 where they compute and 0 where they choose
-DOTS = {"dpbf16": 4}  # dot products of narrow numbers, which have a roof of their own
+DOTS = {
+    "dpbf16": 4,
+    "dpbusd": 8,
+    "dpbssd": 8,
+}  # dot products of narrow numbers, which have a roof of their own
 _OPERATIONS = {"fma": 2, **DOTS, "select": 0, "cast": 0, "bitcast": 0, "guard": 0}
 
 Read = Callable[[str, tuple[int, ...]], int | None]  # an element of a param: its name, the index

@@ -144,6 +144,11 @@ class Target:
         return self.has("avx512bf16") and not self.has("amx-bf16")
 
     @property
+    def has_byte_dot(self) -> bool:
+        """Whether vpdpbusd is there, which multiplies unsigned by signed bytes."""
+        return self.has("avx512vnni") or self.has("avxvnni")
+
+    @property
     def has_matrix(self) -> bool:
         """Whether there is a matrix unit for bf16 (AMX)."""
         return self.has("amx-bf16")

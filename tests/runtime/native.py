@@ -10,6 +10,7 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.errors import TargetError
 from planish.ir.loop_eval import run_kernel
+from planish.ir.loop_verify import DOTS
 from planish.ir.loops import Kernel, Scalar, walk
 from planish.runtime import llvm
 from planish.runtime.codegen.kernel import kernel_function
@@ -24,8 +25,9 @@ def targets(kernel: Kernel) -> list[Target]:
     """This machine, and the older ones that it can be and that know the kernel's dtypes."""
     found = [Target.host()]
     older = ["x86-64-v3", "x86-64-v2"]
-    if any(isinstance(x, Scalar) and x.op == "dpbf16" for x in walk(kernel.body)):
-        older.append("znver4")  # spells it as one instruction
+    dots = {x.op for x in walk(kernel.body) if isinstance(x, Scalar) and x.op in DOTS}
+    if dots:
+        older += ["znver4", "x86-64-v4"]  # as one instruction, and as others of 512 bits
     if any(b.dtype == t.f16 for b in kernel.params):
         older.remove("x86-64-v2")
     for name in older:

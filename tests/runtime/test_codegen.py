@@ -358,24 +358,3 @@ def test_impossible_kernels_are_refused(body: object, message: str) -> None:
     k = kernel((buffer("x", 16), buffer("y", 16)), body)
     with pytest.raises(IRError, match=message):
         kernel_function(k, k.dims, "k0_", Target.host(), {})
-
-
-@pytest.mark.parametrize("width", [1, 4, 16, 32, 48, 64])
-def test_dot_of_bf16_pairs(width: int) -> None:
-    """As rounded by the interpreter, in every spelling that runs here."""
-    total, a, b = buffer("total", 100), buffer("a", 100, dtype=t.u32), buffer("b", 1, dtype=t.u32)
-    value = scalar("dpbf16", total[J], a[J], b[0])
-    k = kernel((a, b, total), vec(J, 100, Store(total, (J,), value), width=width))
-    words = RNG.standard_normal((101, 2)).astype(t.bf16.numpy).view(np.uint32)[:, 0]
-    check(k, words[:100], words[100:], rand(100), rtol=0)
-
-
-def test_dot_of_bf16_pairs_in_one_instruction() -> None:
-    a, total = buffer("a", 256, dtype=t.u32), buffer("total", 256)
-    b = buffer("b", 1, dtype=t.u32)
-    value = scalar("dpbf16", total[J], a[J], b[0])
-    k = kernel((a, b, total), vec(J, 256, Store(total, (J,), value), width=64))
-    for name, wanted in (("znver4", True), ("x86-64-v4", False)):
-        lines = assembly(k, Target.parse(name))
-        assert any("vdpbf16ps" in line for line in lines) == wanted
-        assert not any("rsp" in line for line in lines)

@@ -7,6 +7,7 @@ mean what they mean: no `nnan`, no `ninf`. Integer division never traps: x // 0 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from planish.ir import types as t
 from planish.ir.errors import IRError
 from planish.ir.loop_scalars import integer_range
 from planish.ir.types import DType
+from planish.runtime.codegen.dots import dot_bytes, dot_pairs
 from planish.runtime.codegen.text import (
     Writer,
     literal,
@@ -31,7 +33,6 @@ _INTEGER = {"add", "sub", "mul", "and", "or", "xor"}
 _ROUNDING = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven"}
 _ORDERED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _NARROW = (t.f16, t.bf16)
-DOT_LANES = 16  # of vdpbf16ps on whole registers
 _AS_BITS = ("select", "cast", "bitcast")  # need no arithmetic on narrow floats
 
 
@@ -56,7 +57,7 @@ class Scalars:
         if op == "cast":
             return self.cast(args[0], dtype)
         if op == "bitcast":
-            return self._new(f"bitcast {args[0].typed} to", args[0], dtype, suffix=True)
+            return self.bits(args[0], dtype)
         family = self._float if args[0].dtype.is_float else self._integer
         return family(op, args)
 
@@ -187,31 +188,9 @@ class Scalars:
             return shifted
         return self._wrapped(self.select(inside, shifted, self.const(0, x)))
 
-    def _dot_pairs(self, total: Value, a: Value, b: Value) -> Value:
-        """vdpbf16ps on pieces of 16 lanes; elsewhere fma on the upper, then on the lower halves."""
-        if self.target.has_bf16_dot and total.lanes and total.lanes % DOT_LANES == 0:
-            return self._dots(total, a, b)
-        for half in (self._upper_half, self._lower_half):
-            total = self._float("fma", [half(a), half(b), total])
-        return total
-
-    def _upper_half(self, words: Value) -> Value:
-        upper = self.binary("and", words, self.const(0xFFFF0000, words))
-        return self._new(f"bitcast {upper.typed} to", upper, t.f32, suffix=True)
-
-    def _lower_half(self, words: Value) -> Value:
-        lower = self.binary("shl", words, self.const(16, words))
-        return self._new(f"bitcast {lower.typed} to", lower, t.f32, suffix=True)
-
-    def _dots(self, total: Value, a: Value, b: Value) -> Value:
-        pairs = f"<{2 * DOT_LANES} x bfloat>"
-        for start in range(0, total.lanes, DOT_LANES):
-            part, *words = (self.part(x, start, DOT_LANES) for x in (total, a, b))
-            given = [(pairs, self.writer.op(f"bitcast {x.typed} to {pairs}")) for x in words]
-            name = "llvm.x86.avx512bf16.dpbf16ps.512"
-            ref = self.writer.call(name, part.type, (part.type, part.ref), *given)
-            total = self._with_part(total, Value(ref, t.f32, DOT_LANES), start)
-        return total
+    def bits(self, x: Value, dtype: DType) -> Value:
+        """The bits of `x` as another dtype."""
+        return self._new(f"bitcast {x.typed} to", x, dtype, suffix=True)
 
     def part(self, x: Value, start: int, count: int) -> Value:
         """`count` lanes of `x` from `start` on."""
@@ -220,13 +199,6 @@ class Scalars:
         numbers = ", ".join(f"i32 {start + i}" for i in range(count))
         text = f"shufflevector {x.typed}, {x.type} poison, <{count} x i32> <{numbers}>"
         return Value(self.writer.op(text), x.dtype, count)
-
-    def _with_part(self, x: Value, part: Value, start: int) -> Value:
-        if part.lanes == x.lanes:
-            return part
-        name = f"llvm.vector.insert.{mangled(x.type)}.{mangled(part.type)}"
-        given = (x.type, x.ref), (part.type, part.ref), ("i64", str(start))
-        return Value(self.writer.call(name, x.type, *given), x.dtype, x.lanes)
 
     def _high_product(self, a: Value, b: Value) -> Value:
         wide = vector_type(f"i{2 * a.dtype.bits}", a.lanes)
@@ -380,7 +352,9 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
     "shl": lambda self, x, by: self._shift("shl", x, by),
     "shr": lambda self, x, by: self._shift("shr", x, by),
     "umulhi": Scalars._high_product,
-    "dpbf16": Scalars._dot_pairs,
+    "dpbf16": dot_pairs,
+    "dpbusd": partial(dot_bytes, signed=False),
+    "dpbssd": partial(dot_bytes, signed=True),
 }
 
 # What `Scalars.emit` knows; other scalars have a definition in planish.ir.math.

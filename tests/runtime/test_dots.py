@@ -1,0 +1,71 @@
+"""Dot products of bf16 and of bytes: every spelling, and where it is one instruction."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from planish.ir import types as t
+from planish.ir.loop_scalars import OPERATIONS
+from planish.ir.loops import For, Kernel, Store, scalar
+from planish.runtime.target import Target
+from tests.ir.nests import J, buffer, n
+from tests.runtime.native import assembly, check
+
+RNG = np.random.default_rng(0)
+WIDTHS = (1, 4, 8, 16, 32, 48, 64)
+
+
+def dot_kernel(op: str, size: int, width: int) -> Kernel:
+    """total[j] += a[j] . b, with one word b."""
+    total = buffer("total", size, dtype=t.f32 if op == "dpbf16" else t.i32)
+    a, b = buffer("a", size, dtype=t.u32), buffer("b", 1, dtype=t.u32)
+    body = For(J, n(size), "vector", (Store(total, (J,), scalar(op, total[J], a[J], b[0])),), width)
+    return Kernel("test", (a, b, total), ("total",), (), (body,))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_dot_of_bf16_pairs(width: int) -> None:
+    """As rounded by the interpreter, in every spelling that runs here."""
+    words = RNG.standard_normal((101, 2)).astype(t.bf16.numpy).view(np.uint32)[:, 0]
+    total = RNG.standard_normal(100).astype(np.float32)
+    check(dot_kernel("dpbf16", 100, width), words[:100], words[100:], total, rtol=0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("op", ["dpbusd", "dpbssd"])
+def test_dot_of_bytes(op: str, width: int) -> None:
+    """Exact, with no sum that saturates on the way, and wrapping at the end."""
+    words = RNG.integers(0, 1 << 32, 101, np.uint32)
+    words[:4], words[100] = [0xFFFFFFFF, 0x80808080, 0x7F7F7F7F, 0x80017F00], 0x80808080
+    total = RNG.integers(-(1 << 31), 1 << 31, 100).astype(np.int32)
+    check(dot_kernel(op, 100, width), words[:100], words[100:], total, rtol=0)
+
+
+def test_what_dots_of_bytes_mean() -> None:
+    a, b = np.uint32([0x04030201, 0xFF000080]), np.uint32([0x01010101, 0x80000080])
+    for op, want in (("dpbusd", [110, 100 + 255 * -128 + 128 * -128]), ("dpbssd", [110, 16612])):
+        np.testing.assert_array_equal(OPERATIONS[op](np.int32([100, 100]), a, b), want)
+
+
+@pytest.mark.parametrize(
+    "op, name, wanted",
+    [
+        ("dpbf16", "znver4", "vdpbf16ps"),
+        ("dpbf16", "x86-64-v4", "vfmadd"),
+        ("dpbusd", "znver4", "vpdpbusd.*zmm"),
+        ("dpbusd", "sapphirerapids", "vpdpbusd.*zmm"),
+        ("dpbusd", "x86-64-v4", "vpmaddwd.*zmm"),
+        ("dpbssd", "znver4", "vpmaddwd.*zmm"),
+        ("dpbusd", "x86-64-v3", "vpmaddwd.*ymm"),
+        ("dpbssd", "x86-64-v2", "pmaddwd.*xmm"),
+        ("dpbssd", "aarch64:neoverse-n1", "sdot"),
+        ("dpbusd", "aarch64:neoverse-v1", "usdot"),
+    ],
+)
+def test_dots_in_one_instruction(op: str, name: str, wanted: str) -> None:
+    lines = assembly(dot_kernel(op, 256, 16), Target.parse(name))
+    assert any(re.search(wanted, line) for line in lines)
+    assert not any("rsp" in line for line in lines)
