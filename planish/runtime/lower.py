@@ -127,8 +127,8 @@ class Lowering(Operands):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
         options = in_place, extra is not None
-        swapped = roles is not None and roles.swapped
-        made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, swapped)
+        chosen = None if roles is None else (roles.swapped, roles.shifted)
+        made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
         self.enter(made, operands, outs, label(node), extra, flops)
 
     def in_parts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.node import Node
@@ -29,7 +30,7 @@ from planish.runtime.kernels.words import (
     words_in,
 )
 from planish.runtime.memory import Room
-from planish.runtime.packing import computed, packed
+from planish.runtime.packing import computed, packed, unsigned_start
 from planish.runtime.plan import Slot
 
 
@@ -51,9 +52,9 @@ class Operands(Draft):
     def of_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles
     ) -> tuple[Graph, tuple[Node, ...], Node, Roles]:
-        """A matmul of bf16 as one of words; rows that are no words in memory are copied.
+        """A matmul of bf16 or i8 as one of words; rows that are no words in memory are copied.
 
-        Of an A that is the transpose of a stored matrix, two rows of that become one of words.
+        Of an A that is the transpose of a stored matrix, rows of that become one of words.
         """
         empty = anchor.inputs[0].shape[-1] == 0  # sums over nothing
         if empty or not takes_words(anchor):
@@ -74,7 +75,9 @@ class Operands(Draft):
         dot = Node(anchor.op, sides, anchor.attrs, anchor.type, anchor.loc)
         body = replace(body, inputs=(*body.inputs, leaf))
         body = body.map(lambda x: dot if x is anchor else x)
-        return body, (*operands, operand), dot, Roles(words, b, roles.swapped)
+        bytewise = anchor.dtype == t.i32 and self.target.has_byte_dot
+        shifted = bytewise and self.weight_of(body, operands, b) is not None
+        return body, (*operands, operand), dot, Roles(words, b, roles.swapped, shifted)
 
     def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
         """A step that copies the rows of a matmul's A, as an operand to read."""
@@ -94,25 +97,27 @@ class Operands(Draft):
         """The slot of B's panels; None where the kernel reads B as it lies."""
         b = roles.b
         _, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
-        slot = self.packed_param(body, operands, b, nr)
+        slot = self.packed_param(body, operands, roles, nr)
         if slot is None and not is_direct(body, roles, nr):
             slot = self.packed_now(node, body, operands, b, nr)
         return slot
 
     def packed_param(
-        self, body: Graph, operands: tuple[Node, ...], b: Node, nr: int
+        self, body: Graph, operands: tuple[Node, ...], roles: Roles, nr: int
     ) -> Slot | None:
         """The panels of a B that is a weight, packed here and now; None where it is computed."""
+        b = roles.b
         leaf = self.weight_of(body, operands, b)
         if leaf is None:
             return None
         weight = operands[body.inputs.index(leaf)]
         chain = tuple((n.op.name, n.attrs) for n in Graph("b", (), (b,)).nodes[1:])
-        key = (weight.attrs["name"], chain, nr)
+        key = (weight.attrs["name"], chain, nr, roles.shifted)
         if key not in self.packed:
             array = self.graph.params[weight.attrs["name"]]
             matrix = computed(b, leaf, array)
-            panels = packed(matrix, nr, self.room)
+            first = unsigned_start(matrix) if roles.shifted else None
+            panels = packed(matrix, nr, self.room, first)
             type_ = TensorType(b.dtype, panels.shape)
             self.packed[key] = self.constant(panels, type_, f"{weight.attrs['name']} (packed)")
         return self.packed[key]

@@ -48,7 +48,7 @@ class Quantize(Elementwise):
     def function(x: np.ndarray, scale: np.ndarray, *, dtype: DType) -> np.ndarray:
         """By NumPy, clipped before the cast."""
         wide = np.float64 if x.dtype == np.float64 else np.float32
-        scaled = np.rint(x.astype(wide) * (wide(1) / scale.astype(wide)))
+        scaled = np.rint(x.astype(wide) * np.reciprocal(scale.astype(wide)))
         kept = np.clip(np.where(np.isnan(scaled), 0, scaled), -dtype.most, dtype.most)
         return kept.astype(np.int8).astype(dtype.numpy)
 

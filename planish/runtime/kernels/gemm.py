@@ -7,8 +7,10 @@ strided A cost nothing). B is read as rows of NR contiguous elements: either B a
 a kernel of its own. The tile then goes through a small scratch tile to the epilogue, where row and
 column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
 
-Operands of bf16 come as words, each two steps of k: see `words`. A matrix unit, where there is one,
-takes tiles of them.
+Operands of bf16 and i8 come as words, two or four steps of k in each: see `words`. A matrix unit,
+where there is one, takes tiles of those of bf16. Processors that multiply unsigned by signed bytes
+get a `shifted` A, with 128 added to each; what that adds to the sums, 128 times the sum of a column
+of B, is taken away beforehand: sums start with the first row of a panel, which is made for that.
 
 Leading axes of A beyond B's batch are rows: x[B, T, K] @ w[K, N] has M = B * T.
 """
@@ -22,7 +24,7 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
 from planish.ir.loop_matrix import SIDE, matrix_step
-from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, size_expr
+from planish.ir.loops import Buffer, Const, Expr, as_index, bitcast, cast, scalar, size_expr
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in, swap_last
@@ -30,7 +32,7 @@ from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
 from planish.runtime.kernels.tiles import HIGHEST, quickest
-from planish.runtime.kernels.words import is_dot
+from planish.runtime.kernels.words import dot_of
 from planish.runtime.target import Target
 
 ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
@@ -38,6 +40,7 @@ PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
 PAYING = 256  # rows of A; packing B costs as much time as some 20
 PACK = 64  # rows of B that one parallel iteration packs
 SWAPPED = 512  # steps of k, at least: a swapped product writes its columns, an element to a line
+UNSIGNED = 0x80808080  # the sign bits of four bytes: each becomes 128 more, unsigned
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
 
 
@@ -64,6 +67,7 @@ class Roles:
     a: Node
     b: Node
     swapped: bool
+    shifted: bool = False  # bytes of A are made unsigned
 
     @staticmethod
     def of(body: Graph, anchor: Node, ready: bool = False) -> Roles:
@@ -101,7 +105,7 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     holds MR useful elements."""
     a, b, p = roles.a, roles.b, roles.product
     lanes, rows = target.lanes(dtype), product(p.rows)
-    if takes_matrix(body, roles, target):
+    if takes_matrix(body, roles, target, dtype):
         return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
     turned = a.type.rank == b.type.rank == 2 and is_turned(body, a)
     most = HIGHEST if turned else None
@@ -109,10 +113,10 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     return height, vectors * lanes
 
 
-def takes_matrix(body: Graph, roles: Roles, target: Target) -> bool:
+def takes_matrix(body: Graph, roles: Roles, target: Target, dtype: DType) -> bool:
     """Whether a matmul of words is one for the matrix unit: its rows lie evenly spaced."""
-    depth = roles.product.depth
-    deep = roles.a.dtype == t.u32 and isinstance(depth, int) and depth >= SIDE
+    depth, words = roles.product.depth, (roles.a.dtype, dtype) == (t.u32, t.f32)
+    deep = words and isinstance(depth, int) and depth >= SIDE
     return target.has_matrix and deep and not roles.swapped and are_even(body, roles)
 
 
@@ -187,7 +191,8 @@ class Gemm:
         self.a, self.b, self.swapped, self.product = roles.a, roles.b, roles.swapped, roles.product
         self.dtype = sums_in(anchor.dtype)
         self.mr, self.nr = choose_tile(body, roles, target, self.dtype)
-        self.matrix = takes_matrix(body, roles, target)
+        self.matrix = takes_matrix(body, roles, target, self.dtype)
+        self.shifted, self.dot = roles.shifted, dot_of(anchor, roles.shifted)
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -197,7 +202,8 @@ class Gemm:
         if packed:
             *batch, k, n = self.b.shape
             count = (size_expr(n) + (self.nr - 1)) // self.nr
-            sizes = (*(size_expr(s) for s in batch), count, size_expr(k), Const(self.nr, t.i64))
+            deep = size_expr(k) + int(self.shifted)
+            sizes = (*(size_expr(s) for s in batch), count, deep, Const(self.nr, t.i64))
             self.panel = Buffer("packed", self.b.dtype, sizes)
             self.nest.params.append(self.panel)
 
@@ -236,11 +242,10 @@ class Gemm:
         nest, dtype = self.nest, self.dtype
         acc = nest.local("acc", dtype, self.mr, self.nr)
         self.tile = nest.local("tile", dtype, self.mr, self.nr)
-        zero = Const(0.0 if dtype.is_float else 0, dtype)
         places = [nest.let(minimum(first + i, rows - 1)) for i in range(self.mr)]
         if self.mr == 1:
             places = [first]
-        self._tile(lambda i, j: nest.store(acc, (i, j), zero))
+        self._tile(lambda i, j: nest.store(acc, (i, j), self._start(batch, panel, j)))
         depth = self.product.depth
         if self.split > 1 and isinstance(depth, int):
             with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
@@ -282,13 +287,14 @@ class Gemm:
         nest = self.nest
         for i, row in enumerate(places):
             a = self.pull(self.a, self._a_index(batch, row, k))
+            a = nest.let(a ^ UNSIGNED) if self.shifted else a
             with nest.loop("j", self.nr, "vector", self.nr) as j:
                 b = self._b(batch, panel, k, j)
                 nest.store(acc, (as_index(i), j), self._sum(a, b, nest.load(acc, i, j)))
 
     def _sum(self, a: Expr, b: Expr, total: Expr) -> Expr:
-        if is_dot(self.anchor):
-            return scalar("dpbf16", total, a, b)
+        if self.dot is not None:
+            return scalar(self.dot, total, a, b)
         return scalar("fma", cast(a, self.dtype), cast(b, self.dtype), total)
 
     def _a_index(self, batch: Index, row: Expr, k: Expr) -> Index:
@@ -297,14 +303,24 @@ class Gemm:
         zero = as_index(0)
         return tuple(zero if s == 1 else i for i, s in zip(kept, self.a.shape, strict=True))
 
+    def _start(self, batch: Index, panel: Expr, j: Expr) -> Expr:
+        if self.shifted and self.panel is not None:
+            first = self.nest.load(self.panel, *self._lead(batch), panel, 0, j)
+            return bitcast(first, self.dtype)
+        return Const(0.0 if self.dtype.is_float else 0, self.dtype)
+
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
+        if self.panel is not None:
+            row = k + int(self.shifted)
+            return self.nest.load(self.panel, *self._lead(batch), panel, row, j)
+        return self.pull(self.b, (*self._lead(batch), k, panel * self.nr + j))
+
+    def _lead(self, batch: Index) -> Index:
+        """The index of B without its last two axes."""
         kept = batch[len(batch) - (self.b.type.rank - 2) :] if self.b.type.rank > 2 else ()
-        lead = tuple(
+        return tuple(
             as_index(0) if s == 1 else i for i, s in zip(kept, self.b.shape[:-2], strict=True)
         )
-        if self.panel is not None:
-            return self.nest.load(self.panel, *lead, panel, k, j)
-        return self.pull(self.b, (*lead, k, panel * self.nr + j))
 
     def finish(self, batch: Index, panel: Expr, first: Expr, rows: Expr, columns: Expr) -> None:
         """Epilogue and stores, from the scratch tile, without what lies outside."""

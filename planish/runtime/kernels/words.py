@@ -1,14 +1,17 @@
-"""Pairs of bf16 as 32-bit words: how a matmul of bf16 reads its operands, two steps of k at a time.
+"""Pairs of bf16 and quads of bytes as 32-bit words: how a matmul reads them, a word of k at a time.
 
     a[m, k], b[k, n] of bf16  ->  a[m, w], b[w, n] of u32, where w is k // 2; dpbf16 multiplies them
+    a[m, k], b[k, n] of i8    ->  a[m, w], b[w, n] of u32, where w is k // 4; dpbssd or dpbusd
 
-Rows of A are words already, where k is contiguous and even: the same memory is seen as u32. Words
-of B are made when it is packed into panels. An odd k is padded with a zero.
+Rows of A are words already, where k is contiguous and makes whole words: the same memory is seen as
+u32. Words of B are made when it is packed into panels. A k that makes no whole words is padded with
+zeros.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from planish.ir.loops import Expr, bitcast, cast
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import Elementwise
 from planish.ir.ops.leaf import input_
-from planish.ir.types import TensorType
+from planish.ir.types import DType, TensorType
 
 
 def word(low: Expr, high: Expr) -> Expr:
@@ -28,38 +31,50 @@ def word(low: Expr, high: Expr) -> Expr:
     return upper | lower >> 16
 
 
-class Pair(Elementwise):
-    """The word that two bf16 make, the first one in its lower half. Only lowering makes it."""
+class Word(Elementwise):
+    """The word that neighbours make, the first one in its lowest bits. Only lowering makes it."""
 
-    name, arity = "pair", 2
+    def __init__(self, name: str, arity: int):
+        self.name, self.arity = name, arity
 
     def infer(self, *types: TensorType) -> TensorType:
         """Words."""
         return types[0].with_dtype(t.u32)
 
     @staticmethod
-    def function(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """By their bits; where the pairs lie side by side, they are the words already."""
-        if (words := _in_place(low, high)) is not None:
+    def function(*parts: np.ndarray) -> np.ndarray:
+        """By their bits; where the parts lie side by side, they are the words already."""
+        if (words := _in_place(parts)) is not None:
             return words
-        lower, upper = (np.ascontiguousarray(x).view(np.uint16) for x in (low, high))
-        return lower | upper.astype(np.uint32) << np.uint32(16)
+        bits = f"u{parts[0].dtype.itemsize}"
+        found = np.zeros(parts[0].shape, np.uint32)
+        for i, part in enumerate(parts):
+            one = np.ascontiguousarray(part).view(bits).astype(np.uint32)
+            found |= one << np.uint32(32 // len(parts) * i)
+        return found
 
-    def scalar(self, low: Expr, high: Expr, **attrs: Any) -> Expr:
-        return word(low, high)
+    def scalar(self, *parts: Expr, **attrs: Any) -> Expr:
+        if len(parts) == 2:
+            return word(*parts)
+        first, *others = (cast(bitcast(x, t.u8), t.u32) for x in parts)
+        for i, x in enumerate(others, 1):
+            first = first | x << 8 * i
+        return first
 
 
-def _in_place(low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
-    """The memory of two interleaved views of one array, seen as words."""
-    given, (start, _) = low.__array_interface__, low.__array_interface__["data"]
-    apart = high.__array_interface__["data"][0] - start
-    even = start % 4 == 0 and all(step % 4 == 0 for step in low.strides)
-    if apart != 2 or low.strides != high.strides or not even or sys.byteorder != "little":
+def _in_place(parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The memory of interleaved views of one array, seen as words."""
+    low, size = parts[0], parts[0].dtype.itemsize
+    starts = [x.__array_interface__["data"][0] for x in parts]
+    apart = starts != [starts[0] + size * i for i in range(len(parts))]
+    even = starts[0] % 4 == 0 and all(step % 4 == 0 for step in low.strides)
+    alike = all(x.strides == low.strides for x in parts)
+    if apart or not alike or not even or sys.byteorder != "little":
         return None
 
     class View:
         __array_interface__ = {
-            **given,
+            **low.__array_interface__,
             "typestr": "<u4",
             "descr": [("", "<u4")],
             "strides": low.strides,
@@ -69,89 +84,104 @@ def _in_place(low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
     return np.asarray(View())
 
 
-pair = Pair()
+WORDS = {2: Word("pair", 2), 4: Word("quad", 4)}
 
 
 def takes_words(anchor: Node) -> bool:
-    """Whether a matmul reads words: operands of bf16, whose depth is known now."""
-    return anchor.inputs[0].dtype == t.bf16 and isinstance(anchor.inputs[0].shape[-1], int)
+    """Whether a matmul reads words: operands of bf16 or i8, whose depth is known now."""
+    narrow = anchor.inputs[0].dtype
+    fits = narrow == t.bf16 or (narrow, anchor.dtype) == (t.i8, t.i32)
+    return fits and isinstance(anchor.inputs[0].shape[-1], int)
 
 
-def is_dot(anchor: Node) -> bool:
-    """Whether a matmul's operands are words."""
-    return anchor.inputs[0].dtype == t.u32 and anchor.dtype.is_float
+def in_word(dtype: DType) -> int:
+    """How many elements make a word."""
+    return 4 // dtype.itemsize
+
+
+def dot_of(anchor: Node, shifted: bool) -> str | None:
+    """The scalar that multiplies words; None where a matmul's operands are none.
+
+    Bytes of a `shifted` A are unsigned, 128 more than they were.
+    """
+    if anchor.inputs[0].dtype != t.u32 or anchor.dtype == t.u32:
+        return None
+    return "dpbf16" if anchor.dtype.is_float else "dpbusd" if shifted else "dpbssd"
 
 
 def padded(x: Node, axis: int) -> Node:
-    """`x` with an even size along `axis`, counted from the end."""
-    if x.shape[axis] % 2 == 0:
+    """`x` with a size along `axis`, counted from the end, that makes whole words."""
+    rest = -x.shape[axis] % in_word(x.dtype)
+    if rest == 0:
         return x
     high = [0] * x.type.rank
-    high[axis] = 1
-    return OPS["pad"](x, low=(0,) * x.type.rank, high=tuple(high), value=0.0)
+    high[axis] = rest
+    return OPS["pad"](x, low=(0,) * x.type.rank, high=tuple(high), value=0)
 
 
 def column_words(b: Node) -> Node:
     """Neighbours along the last but one axis as words."""
-    halves = []
-    for start in (0, 1):
+    count, parts = in_word(b.dtype), []
+    for start in range(count):
         starts, steps = [0] * b.type.rank, [1] * b.type.rank
-        starts[-2], steps[-2] = start, 2
-        halves.append(OPS["slice"](b, starts=tuple(starts), stops=b.shape, steps=tuple(steps)))
-    return pair(*halves)
+        starts[-2], steps[-2] = start, count
+        parts.append(OPS["slice"](b, starts=tuple(starts), stops=b.shape, steps=tuple(steps)))
+    return WORDS[count](*parts)
 
 
 def words_in(a: Node) -> Node | None:
     """The leaf in whose memory the rows of `a` are words; None where they are in none."""
+    count = in_word(a.dtype)
     while a.op.kind != "leaf":
-        if not _keeps_pairs(a):
+        if not _keeps_words(a, count):
             return None
         a = a.inputs[0]
-    return a if _has_pairs(a.shape) else None
+    return a if _has_words(a.shape, count) else None
 
 
 def as_words(leaf: Node) -> Node:
     """An input that is the memory of `leaf` as words."""
-    return input_(name="words", type=TensorType(t.u32, _halved(leaf.shape)))
+    return input_(name="words", type=TensorType(t.u32, _fewer(leaf.shape, in_word(leaf.dtype))))
 
 
 def seen_through(a: Node, leaf: Node) -> Node:
     """Words of `leaf` through the views that `a` is of its own leaf."""
     views: list[Node] = []
+    count = in_word(a.dtype)
     while a.op.kind != "leaf":
         views.append(a)
         a = a.inputs[0]
     for view in reversed(views):
-        leaf = view.op(leaf, **_of_words(view))
+        leaf = view.op(leaf, **_of_words(view, count))
     return leaf
 
 
-def _has_pairs(shape: Shape) -> bool:
-    return bool(shape) and isinstance(shape[-1], int) and shape[-1] % 2 == 0
+def _has_words(shape: Shape, count: int) -> bool:
+    return bool(shape) and isinstance(shape[-1], int) and shape[-1] % count == 0
 
 
-def _halved(shape: Shape) -> Shape:
-    return (*shape[:-1], shape[-1] // 2)
+def _fewer(shape: Shape, count: int) -> Shape:
+    return (*shape[:-1], shape[-1] // count)
 
 
-def _keeps_pairs(view: Node) -> bool:
-    """Whether neighbours along the last axis of a view are neighbours in its operand."""
+def _keeps_words(view: Node, count: int) -> bool:
+    """Whether words along the last axis of a view are words of its operand."""
     before, after = view.inputs[0].shape, view.shape
-    if not _has_pairs(before) or not _has_pairs(after):
+    if not _has_words(before, count) or not _has_words(after, count):
         return False
     if view.op.name == "slice":
         starts, steps = view.attrs["starts"], view.attrs["steps"]
-        return isinstance(starts[-1], int) and starts[-1] % 2 == 0 and steps[-1] == 1
+        return isinstance(starts[-1], int) and starts[-1] % count == 0 and steps[-1] == 1
     last = len(after) - 1
     return view.op.name == "reshape" or (
         view.op.name == "transpose" and view.attrs["perm"][last] == last
     )
 
 
-def _of_words(view: Node) -> dict[str, Any]:
+def _of_words(view: Node, count: int) -> dict[str, Any]:
     """The attributes of a view that does the same with words."""
     attrs = dict(view.attrs)
     for name in ("shape", "starts", "stops"):
         if name in attrs:
-            attrs[name] = _halved(attrs[name])
+            attrs[name] = _fewer(attrs[name], count)
     return attrs

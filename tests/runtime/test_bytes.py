@@ -1,0 +1,128 @@
+"""Products of bytes: kernels against `ref`, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from planish.ir import types as t
+from planish.ir.errors import TargetError
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.ir.node import OPS, Node
+from planish.ir.types import TensorType
+from planish.passes.pipelines import FAST
+from planish.runtime.interpret import run_plan
+from planish.runtime.lower import lower
+from planish.runtime.plan import Plan
+from planish.runtime.program import Program
+from planish.runtime.target import Target
+
+RNG = np.random.default_rng(0)
+TARGETS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")  # vpdpbusd here; vpmaddwd of 3 widths
+SIZES = [
+    (1, 1, 1), (1, 40, 130), (1, 384, 65), (2, 2, 15), (5, 31, 16), (6, 32, 17), (7, 33, 64),
+    (13, 64, 65), (16, 63, 32), (17, 65, 31), (31, 128, 33), (33, 96, 48), (64, 34, 129),
+]  # fmt: skip
+
+
+def bytes_of(*shape: int) -> np.ndarray:
+    """All values of i8, the ends often: sums of their products saturate 16 bits."""
+    found = RNG.integers(-128, 128, shape, np.int8)
+    ends = RNG.choice(np.array([-128, 127], np.int8), shape)
+    return np.where(RNG.random(shape) < 0.5, ends, found)
+
+
+def leaf(op: str, name: str, *shape: int) -> Node:
+    return OPS[op](name=name, type=TensorType(t.i8, shape))
+
+
+def turned(x: Node) -> Node:
+    return OPS["transpose"](x, perm=(1, 0))
+
+
+def product(a: Node, b: Node) -> Node:
+    return OPS["matmul"](a, b, out=t.i32)
+
+
+def here(name: str) -> Target:
+    target = Target.parse(name)
+    try:
+        target.require_host()
+    except TargetError:
+        pytest.skip(f"no {name}")
+    return target
+
+
+def run(graph: Graph, target: Target, *arrays: np.ndarray) -> Plan:
+    """Native code at 1 and 2 threads has the bits of `ref`; the plan."""
+    plan, want = lower(FAST.run(graph), target), evaluate(graph, *arrays)
+    for threads in (1, 2):
+        got = Program(plan, target, threads=threads)(*arrays)
+        for x, y in zip(got if isinstance(got, tuple) else (got,), want, strict=True):
+            np.testing.assert_array_equal(x, y)
+    return plan
+
+
+def labels(plan: Plan) -> list[str]:
+    return [step.label.split(".")[-1] for step in plan.steps]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("weights", [True, False])
+def test_products_of_all_sizes(name: str, weights: bool) -> None:
+    """Tails of rows, columns and depth; weights packed ahead or B packed now."""
+    inputs, outputs, arrays, params = [], [], [], {}
+    for i, (m, k, n) in enumerate(SIZES):
+        a, w = leaf("input", f"a{i}", m, k), leaf("param" if weights else "input", f"w{i}", n, k)
+        inputs.append(a)
+        arrays.append(bytes_of(m, k))
+        if weights:
+            params[f"w{i}"] = bytes_of(n, k)
+        else:
+            inputs.append(w)
+            arrays.append(bytes_of(n, k))
+        outputs.append(product(a, turned(w)))
+    run(Graph("many", tuple(inputs), tuple(outputs), params), here(name), *arrays)
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "znver4", "aarch64:neoverse-n1"])
+@pytest.mark.parametrize("m, k, n", [(1, 6, 33), (7, 36, 20), (17, 34, 16)])
+def test_kernels_by_the_loop_interpreter(name: str, m: int, k: int, n: int) -> None:
+    a, w = leaf("input", "a", m, k), leaf("param", "w", n, k)
+    graph = Graph("f", (a,), (product(a, turned(w)),), {"w": bytes_of(n, k)})
+    x = bytes_of(m, k)
+    got, want = run_plan(lower(FAST.run(graph), Target.parse(name)), x), evaluate(graph, x)
+    np.testing.assert_array_equal(got[0], want[0])
+
+
+def test_batches_and_orders_of_operands() -> None:
+    a, b = leaf("input", "a", 2, 3, 9, 20), leaf("input", "b", 3, 20, 17)
+    w, c = leaf("param", "w", 20, 33), leaf("input", "c", 40, 20)
+    outs = (
+        product(a, b),
+        product(a, w),
+        product(turned(w), turned(c)),
+        product(turned(turned(c)), w),
+    )
+    arrays = bytes_of(2, 3, 9, 20), bytes_of(3, 20, 17), bytes_of(40, 20)
+    run(Graph("f", (a, b, c), outs, {"w": bytes_of(20, 33)}), Target.host(), *arrays)
+
+
+def test_rows_are_read_where_words_lie_side_by_side() -> None:
+    """Whole rows and parts of them from a multiple of four; else they are copied first."""
+    b, w, v = leaf("input", "b", 64, 80), leaf("param", "w", 64, 20), bytes_of(64, 80)
+    for start, copied in ((0, False), (4, False), (2, True)):
+        part = OPS["slice"](b, starts=(0, start), stops=(64, start + 64), steps=(1, 1))
+        graph = Graph("f", (b,), (product(part, w),), {"w": bytes_of(64, 20)})
+        assert labels(run(graph, Target.host(), v)) == ["matmul rows", "matmul"][not copied :]
+
+
+def test_a_weight_is_stored_once_as_bytes() -> None:
+    """In panels of words, with one row more where sums start with what unsigned bytes add."""
+    a, w = leaf("input", "a", 9, 40), leaf("param", "w", 128, 40)
+    graph = Graph("f", (a,), (product(a, turned(w)),), {"w": bytes_of(128, 40)})
+    for name, rows in (("znver4", 11), ("x86-64-v4", 10), ("aarch64:neoverse-n1", 10)):
+        plan = lower(FAST.run(graph), Target.parse(name))
+        (panels,) = plan.params
+        assert panels.dtype == np.uint32 and panels.shape[1] == rows and labels(plan) == ["matmul"]
