@@ -262,10 +262,8 @@ SCALARS: dict[str, tuple[int, str]] = {
     # guard(i, n, site): i where 0 <= i < n; otherwise report (site, i, n) to the runtime, and 0
     "guard": (3, "same"),
     # dpbf16(f32 sum, u32 a, u32 b): sum + upper(a) * upper(b) + lower(a) * lower(b), of bf16 pairs
-    "dpbf16": (3, "same"),
-    # dpbusd(i32 sum, u32 a, u32 b): sum + four products of bytes, unsigned ones of a by signed ones
-    # of b; in dpbssd those of a are signed, too
-    "dpbusd": (3, "same"), "dpbssd": (3, "same"),
+    # dpbusd(i32 sum, u32 a, u32 b): sum + 4 products of bytes, a's unsigned (signed in dpbssd)
+    "dpbf16": (3, "same"), "dpbusd": (3, "same"), "dpbssd": (3, "same"),
 }  # fmt: skip
 
 

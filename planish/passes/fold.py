@@ -10,7 +10,8 @@ becomes
 
 Scalars become constants, arrays new params. What a kernel computes as fast as it would load it
 stays: views of weights, masks made from iota. An array larger by `GROWTH` bytes than what it is
-made from stays too, so that one number broadcast to a terabyte is never computed.
+made from stays too, so that one number broadcast to a terabyte is never computed; and what is kept
+narrow is not made wide: casts of weights to wider numbers, and `dequantize`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def constants(graph: Graph) -> set[Node]:
     found: set[Node] = set()
     for node in graph.nodes:
         known = known_leaf(graph, node) or (node.inputs and found.issuperset(node.inputs))
-        if known and node.op.kind not in ("fused", "get", "random") and fits(node):
+        foldable = node.op.kind not in ("fused", "get", "random") and not widens(node)
+        if known and foldable and fits(node):
             found.add(node)
     return found
 
@@ -68,6 +70,16 @@ def known_leaf(graph: Graph, node: Node) -> bool:
     if node.op.name == "param":
         return node.attrs["name"] in graph.params
     return node.op.name in ("const", "iota")
+
+
+def widens(node: Node) -> bool:
+    """Whether a node makes wider numbers of an array that is stored."""
+    narrow = node.op.name in ("cast", "dequantize") and node.inputs[0]
+    if not narrow or not node.shape or narrow.dtype.bits >= node.dtype.bits:
+        return False
+    while narrow.op.kind == "view":
+        narrow = narrow.inputs[0]
+    return narrow.op.name in ("param", "quantize")
 
 
 def fits(node: Node) -> bool:

@@ -14,12 +14,14 @@ from planish.passes.fuse import Fuse
 from planish.passes.mixed import mixed
 from planish.passes.pipeline import Pipeline, pass_name, unknown
 from planish.passes.pushup import pushup
+from planish.passes.quantize import Quantize
 from planish.passes.registry import PASSES
 from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
 
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
 NARROW = Pipeline(Bf16(), fold, simplify)
+SMALL = Pipeline(Quantize(), cse, fold, simplify)
 FAST = Pipeline(pushup, cse, Chunk(), Fuse())
 TRAIN = Pipeline(Chunk(), Remat(), Fuse())
 
@@ -30,7 +32,8 @@ PIPELINES = {
     "train": CLEAN + TRAIN,  # for graphs with gradients; weights are inputs
     "train_bf16": CLEAN + Pipeline(mixed, simplify, cse) + TRAIN,  # products of bf16
     "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
-    # "int8" and "sparse" will be CLEAN + Pipeline(quantize or prune) + FAST
+    "int8": CLEAN + SMALL + FAST,  # weights stored as i8, products of i8
+    # "sparse" will be CLEAN + Pipeline(prune) + FAST
 }
 
 
@@ -73,10 +76,17 @@ ORDER = (
     Not("simplify", "fuse"),  # nor is it rewritten
     Not("grad", "fuse"),  # nor differentiated
     Not("bf16", "fuse"),  # nor rounded
+    Before("expand", "quantize"),  # as for bf16
+    Then("quantize", "fold"),  # weights are rounded, and their scales found, once
+    Then("quantize", "cse"),  # what several weights multiply is quantized once
+    Not("quantize", "fuse"),
+    Not("grad", "quantize"),  # integers have none
+    Before("quantize", "bf16"),  # what is left may become bf16; the other way round nothing is f32
     Before("expand", "mixed"),  # as for bf16
     Then("mixed", "simplify"),
     Before("mixed", "chunk"),  # what all chunks read is rounded once
     Before("bf16", "chunk"),
+    Before("quantize", "chunk"),
     Before("expand", "chunk"),  # softmax and loss are rows then
     Before("chunk", "remat"),  # what is kept is smaller then
     Not("pushup", "chunk"),  # the slices stay where they are

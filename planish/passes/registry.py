@@ -16,6 +16,7 @@ from planish.passes.fuse import Fuse
 from planish.passes.lift import LiftParams
 from planish.passes.mixed import mixed
 from planish.passes.pushup import pushup
+from planish.passes.quantize import Quantize
 from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
 
@@ -33,5 +34,6 @@ PASSES: dict[str, Pass | type] = {
     "remat": Remat,
     "bf16": Bf16,
     "mixed": mixed,
+    "quantize": Quantize,
     "fuse": Fuse,
 }

@@ -79,7 +79,7 @@ class Roles:
         """
         a, b = anchor.inputs
         if ready:
-            return Roles(a, b, False)
+            return Roles(a, narrow(b), False)
         flat = a.type.rank == b.type.rank == 2
         sizes = (*a.shape, *b.shape)
         taller = flat and all(isinstance(s, int) for s in sizes) and a.shape[0] > b.shape[1]
@@ -93,6 +93,12 @@ class Roles:
         a, b = self.a.type, self.b.type
         batch = broadcast_shapes("matmul", a.shape[:-2], b.shape[:-2])
         return Product.of(a, b, a.with_shape((*batch, a.shape[-2], b.shape[-1])))
+
+
+def narrow(b: Node) -> Node:
+    """What `b` was before a cast that widened it: panels are stored so, and cast when read."""
+    widened = b.op.name == "cast" and b.inputs[0].dtype.bits < b.dtype.bits
+    return b.inputs[0] if widened else b
 
 
 def is_turned(body: Graph, a: Node) -> bool:

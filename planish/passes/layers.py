@@ -1,0 +1,144 @@
+"""What quantization does to each weight, and why: one line each, none left out.
+
+found = Layers()
+pipeline.run(graph, observe=(found,))
+print(found)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.ir.ops.quantize import dequantize
+from planish.passes.bf16 import viewed_of
+from planish.passes.pipeline import Pipeline, Step
+from planish.passes.quantize import Quantize
+
+VIEWS = ("transpose", "reshape")  # through which a weight is multiplied
+HEAD = ("layer", "shape", "bits", "scales", "SQNR dB", "bytes", "of f32", "why")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight: how it is stored, and why so.
+
+    `sqnr` is the power of the weight over that of its error, in dB; None where it is exact, or
+    where the weight is not known yet. `bytes` include the scales.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    granularity: str
+    sqnr: float | None
+    bytes: int
+    bytes_before: int
+    reason: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the weight stays as it was."""
+        return self.bytes == self.bytes_before
+
+    def cells(self) -> tuple[str, ...]:
+        """As they print."""
+        return (
+            self.name,
+            "x".join(map(str, self.shape)),
+            str(self.bits),
+            self.granularity,
+            "-" if self.sqnr is None else f"{self.sqnr:.1f}",
+            f"{self.bytes:,}",
+            f"{self.bytes / max(1, self.bytes_before):.3f}",
+            self.reason,
+        )
+
+
+def layers(graph: Graph, options: Quantize) -> tuple[Layer, ...]:
+    """The weights of a graph, as a pass with these options will store them."""
+    reasons, made = options.reasons(graph), integers(options(graph))
+    return tuple(
+        quantized(graph, node, made[name])
+        if reasons.get(name, "no") == ""
+        else kept(node, reasons.get(name, f"it has {node.type.rank} axes, not 2"))
+        for name, node in graph.param_nodes.items()
+        if node.dtype.is_float
+    )
+
+
+def integers(graph: Graph) -> dict[str, Node]:
+    """The quantize nodes of weights, by the names of those."""
+    nodes = (x for x in graph.nodes if x.op.name == "quantize")
+    pairs = ((viewed_of(x.inputs[0]), x) for x in nodes)
+    return {x.attrs["name"]: node for x, node in pairs if x.op.name == "param"}
+
+
+def kept(node: Node, reason: str) -> Layer:
+    """A weight that stays."""
+    size = math.prod(node.shape) * node.dtype.itemsize
+    name, bits = node.attrs["name"], node.dtype.bits
+    return Layer(name, node.shape, bits, "-", None, size, size, f"stays: {reason}")
+
+
+def quantized(graph: Graph, node: Node, made: Node) -> Layer:
+    """A weight that becomes integers."""
+    name, scale, bits = node.attrs["name"], made.inputs[1], made.dtype.bits
+    size, scales = math.prod(node.shape), math.prod(scale.shape)
+    after = size * bits // 8 + scales * scale.dtype.itemsize
+    found = sqnr(made, graph) if name in graph.params else None
+    granularity = "tensor" if scales == 1 else "channel"
+    kinds = {"product" if x.op.name in (*VIEWS, "matmul") else "rows" for x in graph.users[node]}
+    before = size * node.dtype.itemsize
+    reason = " and ".join(sorted(kinds))
+    return Layer(name, node.shape, bits, granularity, found, after, before, reason)
+
+
+def sqnr(made: Node, graph: Graph) -> float | None:
+    """The power of what is quantized over that of the error, in dB; None where there is none."""
+    x, scale = made.inputs
+    part = Graph("error", (), (x, dequantize(made, scale)), graph.params)
+    exact, rounded = (y.astype(np.float64) for y in evaluate(part))
+    signal, noise = np.square(exact).sum(), np.square(exact - rounded).sum()
+    return 10 * math.log10(signal / noise) if noise and signal else None
+
+
+@dataclass
+class Layers:
+    """An observer of pipelines that collects `layers` of each quantization; prints as a table."""
+
+    found: list[Layer] = field(default_factory=list)
+
+    def __call__(self, step: Step) -> None:
+        (ran,) = Pipeline.parse(step.name).passes if step.name.startswith("quantize") else (None,)
+        if isinstance(ran, Quantize):
+            self.found.extend(layers(step.before, ran))
+
+    def records(self) -> list[dict[str, Any]]:
+        """For JSON."""
+        return [asdict(layer) for layer in self.found]
+
+    def __str__(self) -> str:
+        return layers_text(self.found)
+
+
+def layers_text(found: Sequence[Layer]) -> str:
+    """A table with a line for each layer, and their sum."""
+    before, after = (sum(x) for x in zip(*((y.bytes_before, y.bytes) for y in found), strict=True))
+    total = ("all", "", "", "", "", f"{after:,}", f"{after / max(1, before):.3f}", "")
+    lines = [HEAD, *(x.cells() for x in found), total]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i in (0, len(HEAD) - 1) else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,216 @@
+"""Multiply integers: weights as 8-bit integers, activations too, or weights alone.
+
+    %w = param : f32[4, 8]
+    %0 = matmul(%x, %w) : f32[2, 8]
+becomes
+    %0 = quantize(%x, %scale_of_each_row_of_x, dtype=i8) : i8[2, 4]
+    %1 = quantize(%w, %scale_of_each_column_of_w, dtype=i8) : i8[4, 8]
+    %2 = matmul(%0, %1, out=i32) : i32[2, 8]
+    %3 = dequantize(%2, %scale_of_each_row_of_x) : f32[2, 8]
+    %4 = mul(%3, %scale_of_each_column_of_w) : f32[2, 8]
+
+A scale is the largest magnitude over 127: that of a weight is known when a program is compiled,
+that of an activation (mode "dynamic") is found for each row while it runs, in the kernel that makes
+the row if that is a norm. Sums are exact. `fold` then stores the weight as i8; fusion makes the
+scales part of the kernels around.
+
+In mode "weights" activations stay as they are, and weights become floats again where they are read.
+
+Rows of a table that is a head, too, are taken from the integers, so that there is one array; so are
+rows of tables that nothing multiplies by. What stays, and why, says `layers`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from planish.ir import types as t
+from planish.ir.errors import DataError
+from planish.ir.graph import Graph
+from planish.ir.node import OPS, Node
+from planish.ir.ops.arithmetic import cast
+from planish.ir.ops.linalg import matmul
+from planish.ir.ops.quantize import dequantize, quantize, scale_of
+from planish.passes.bf16 import viewed_of, weight
+from planish.passes.rewrite import rewritten
+
+MODES = ("dynamic", "weights")
+ROWS = ("take", "slice", "add")  # what reads rows of a table: some of them, or all of them
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Quantize f32 products by a weight, and tables; those whose name matches `skip` stay.
+
+    Each output channel of a weight has a scale, or (`per_channel=False`) each weight.
+    """
+
+    bits: int = 8
+    mode: str = "dynamic"
+    per_channel: bool = True
+    skip: str = ""
+
+    def __post_init__(self) -> None:
+        if self.bits != 8 or isinstance(self.bits, bool):
+            raise DataError(f"quantize: bits is 8, got {self.bits!r}")
+        if self.mode not in MODES:
+            raise DataError(f"quantize: mode is one of {', '.join(MODES)}, got {self.mode!r}")
+
+    def __call__(self, graph: Graph) -> Graph:
+        chosen = {name for name, reason in self.reasons(graph).items() if not reason}
+        check_finite(graph, chosen)
+        work = _Rewriting(self, chosen)
+        return rewritten(graph, work.step) if chosen else graph
+
+    def reasons(self, graph: Graph) -> dict[str, str]:
+        """For each weight of two axes or more why it stays as it is; "" where it does not."""
+        found = {
+            name: _reason(node, graph)
+            for name, node in graph.param_nodes.items()
+            if node.type.rank > 1 and node.dtype.is_float
+        }
+        if self.skip:
+            skipped = [name for name in found if self.skips(name)]
+            if not skipped:
+                listed = ", ".join(found) or "none"
+                raise DataError(f"quantize: skip={self.skip!r} matches no weight of {listed}")
+            found.update(dict.fromkeys(skipped, f"its name matches {self.skip!r}"))
+        return found
+
+    def skips(self, name: str) -> bool:
+        """Whether the option names this weight, with or without ".weight"."""
+        return any(fnmatchcase(x, self.skip) for x in (name, name.removesuffix(".weight")))
+
+
+def _reason(param: Node, graph: Graph) -> str:
+    """Why a weight cannot become integers."""
+    if param.dtype != t.f32:
+        return f"it is {param.dtype}, not f32"
+    if param.type.rank != 2:
+        return f"it has {param.type.rank} axes, not 2"
+    products = False
+    for x in _readers(param, graph):
+        if x.op.name == "matmul":
+            products |= is_product(x) and viewed_of(x.inputs[1]) is param
+            if not is_product(x) or viewed_of(x.inputs[0]) is param:
+                return "a product other than of activations by this weight reads it"
+        elif x in graph.outputs or not reads_rows(x):
+            return f"{x.op.name} reads it, too"
+    parts = any(x.op.name in ("slice", "add") for x in graph.users[param])
+    return "a part of it is a weight, or it is added, too" if products and parts else ""
+
+
+def _readers(param: Node, graph: Graph) -> list[Node]:
+    """What reads a weight, directly or through views of it all; rows of it count as they are."""
+    found, stack = [], [param]
+    while stack:
+        x = stack.pop()
+        if x in graph.outputs:
+            found.append(x)
+        for user in graph.users[x]:
+            if user.op.kind == "view" and not reads_rows(user):
+                stack.append(user)
+            else:
+                found.append(user)
+    return found
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node multiplies f32 by a matrix that is a view of a weight."""
+    if node.op.name != "matmul" or {x.dtype for x in (node, *node.inputs)} != {t.f32}:
+        return False
+    return node.inputs[1].type.rank == 2 and weight(node.inputs[1]) is not None
+
+
+def reads_rows(node: Node) -> bool:
+    """Whether a node takes whole rows of a stored table."""
+    if node.op.name == "add":
+        return True
+    if node.op.name not in ROWS or node.inputs[0].op.name != "param":
+        return False
+    if node.op.name == "take":
+        return node.attrs["axis"] == 0
+    return (node.attrs["starts"][1], node.attrs["stops"][1]) == (0, node.inputs[0].shape[1])
+
+
+def check_finite(graph: Graph, names: set[str]) -> None:
+    """Refuse NaN and infinity: they have no integers, and would take their channel with them."""
+    for name in sorted(names & graph.params.keys()):
+        array = graph.params[name]
+        if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+            at = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+            raise DataError(
+                f"quantize: {name} has {array[at]} at {list(at)}, which no integer stands for; "
+                f"repair the weight, or leave it as it is with skip={name!r}"
+            )
+
+
+@dataclass
+class _Rewriting:
+    """The integers made so far, each value's once."""
+
+    options: Quantize
+    chosen: set[str]
+    made: dict[tuple[Node, int], tuple[Node, Node]] = field(default_factory=dict)
+
+    def step(self, node: Node) -> Node:
+        """A product or some rows in integers; other nodes as they are."""
+        if is_product(node) and self.is_chosen(node.inputs[1]):
+            return self.product(*node.inputs)
+        if node.op.name == "add":
+            return node.with_inputs(tuple(self.whole(x) for x in node.inputs))
+        if reads_rows(node) and self.is_chosen(node.inputs[0]):
+            q, scale = self.integers(node.inputs[0], 1)
+            return dequantize(node.with_inputs((q, *node.inputs[1:])), self.rows_of(node, scale))
+        return node
+
+    def whole(self, x: Node) -> Node:
+        """A table as floats again, if it is one of the chosen."""
+        is_table = x.op.name == "param" and self.is_chosen(x)
+        return dequantize(*self.integers(x, 1)) if is_table else x
+
+    def is_chosen(self, x: Node) -> bool:
+        """Whether `x` is a view of a weight to be quantized."""
+        return viewed_of(x).attrs.get("name") in self.chosen
+
+    def integers(self, x: Node, axis: int) -> tuple[Node, Node]:
+        """`x` as i8, and its scales along `axis`."""
+        key = x, axis
+        if key not in self.made:
+            is_weight = x.op.name == "param"
+            whole = is_weight and not self.options.per_channel
+            scale = scale_of(x, tuple(range(x.type.rank)) if whole else (axis,))
+            self.made[key] = quantize(x, scale, dtype=t.i8), scale
+        return self.made[key]
+
+    def product(self, a: Node, b: Node) -> Node:
+        """a @ b by integers."""
+        columns, scale = self.columns(b)
+        if self.options.mode == "weights":
+            return matmul(a, cast(columns, dtype=t.f32)) * scale
+        rows, row_scale = self.integers(a, a.type.rank - 1)
+        return dequantize(matmul(rows, columns, out=t.i32), row_scale) * scale
+
+    def columns(self, b: Node) -> tuple[Node, Node]:
+        """The matrix `b` as i8, and a scale for each column, or one.
+
+        Of a weight that is read transposed, its rows are quantized, as where rows are taken.
+        """
+        if b.op.name == "transpose" and b.inputs[0].op.name == "param":
+            q, scale = self.integers(b.inputs[0], 1)
+            q = b.with_inputs((q,))
+        else:
+            q, scale = self.integers(b, 0)
+        return q, OPS["reshape"](scale, shape=(scale.type.size,) if scale.type.size != 1 else ())
+
+    def rows_of(self, node: Node, scale: Node) -> Node:
+        """The scales of the rows that a node reads."""
+        if scale.shape[0] == 1 != node.inputs[0].shape[0]:
+            return OPS["reshape"](scale, shape=())
+        if node.op.name == "take":
+            return node.with_inputs((scale, *node.inputs[1:]))
+        stops = (node.attrs["stops"][0], 1)
+        return OPS["slice"](scale, **{**node.attrs, "stops": stops})
