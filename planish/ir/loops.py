@@ -261,8 +261,7 @@ SCALARS: dict[str, tuple[int, str]] = {
     "threefry": (4, "same"),  # random bits: key0, key1, counter0, counter1, all u32
     # guard(i, n, site): i where 0 <= i < n; otherwise report (site, i, n) to the runtime, and 0
     "guard": (3, "same"),
-    # dpbf16(f32 sum, u32 a, u32 b): sum + upper(a) * upper(b) + lower(a) * lower(b), of bf16 pairs
-    # dpbusd(i32 sum, u32 a, u32 b): sum + 4 products of bytes, a's unsigned (signed in dpbssd)
+    # (sum, u32, u32): sum + two products of bf16; four of bytes, unsigned by signed, or all signed
     "dpbf16": (3, "same"), "dpbusd": (3, "same"), "dpbssd": (3, "same"),
 }  # fmt: skip
 
