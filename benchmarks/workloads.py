@@ -45,7 +45,9 @@ CONFIGS = {
 }
 
 WORKLOADS = ("prefill", "decode", "train")
-DTYPES = ("f32", "bf16")  # bf16: inference on weights of bf16, training with float32 masters
+# bf16: inference on weights of bf16, training with float32 masters. int8: inference on weights of
+# i8, multiplied by activations of i8 where the system has that
+DTYPES = ("f32", "bf16", "int8")
 RATE, DECAY, CLIP = 1e-3, 0.01, 1.0  # AdamW; weights of fewer than two axes do not decay
 BETAS, EPS = (0.9, 0.999), 1e-8
 CHECKED_STEPS = 3  # training steps whose losses are compared: the update is part of the third

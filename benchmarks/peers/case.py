@@ -25,7 +25,7 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A workload ("prefill", "decode", "train") in a dtype ("f32", "bf16") on a model."""
+    """A workload ("prefill", "decode", "train") in a dtype of `workloads.DTYPES` on a model."""
 
     workload: str
     dtype: str

@@ -27,6 +27,7 @@ def version() -> str:
 
 def contestant(case: Case, variant: str) -> Prepare:
     """On the CPU; XLA takes as many threads as there are cores that the process may use."""
+    case.need("prefill", "decode", "train")
     jax.config.update("jax_platforms", "cpu")
     narrow = case.workload != "train"
     w = {

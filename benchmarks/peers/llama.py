@@ -1,6 +1,7 @@
 """llama.cpp, built for this machine; the model is written as a GGUF file without a vocabulary.
 
-Weights of matrices, keys and values are bf16; norms and biases are float32.
+Weights of matrices, keys and values are bf16, for int8 Q8_0 (a scale for 32 integers; activations,
+too, while it runs), whose keys and values are f16; norms and biases are float32.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ NAMES = {
     "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "ln_2": "ffn_norm",
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
+KINDS = {"bf16": Kind.BF16, "int8": Kind.Q8_0}
+CACHES = {"bf16": Kind.BF16, "int8": Kind.F16}
 
 
 def version() -> str:
@@ -29,8 +32,8 @@ def version() -> str:
 
 
 def contestant(case: Case, variant: str) -> Prepare:
-    """Inference in bf16."""
-    case.need("prefill", "decode")
+    """Inference in bf16 and int8."""
+    case.need("prefill", "decode", dtypes=("f32", "bf16", "int8"))
     if case.dtype == "f32":
         raise Unsupported("its float32 has a GELU from a table of half precision: off by 2e-3")
     folder = tempfile.TemporaryDirectory()
@@ -61,7 +64,7 @@ def write(case: Case, path: Path) -> None:
         layer, _, part = module.removeprefix("h.").partition(".")
         known = f"blk.{layer}.{NAMES[part]}" if part and layer.isdigit() else NAMES[module]
         narrow = x.ndim == 2 and module != "wpe"
-        kind = Kind.BF16 if narrow else Kind.F32
+        kind = KINDS[case.dtype] if narrow else Kind.F32
         data = gguf.quantize(x, kind) if narrow else np.ascontiguousarray(x)
         writer.add_tensor(f"{known}.{which}", data, raw_dtype=kind)
     writer.write_header_to_file()
@@ -83,7 +86,7 @@ class Session:
         settings.n_ctx = length + (case.c.new if case.workload == "decode" else 0)
         settings.n_batch = settings.n_ubatch = length
         settings.n_threads = settings.n_threads_batch = case.threads
-        settings.type_k = settings.type_v = int(Kind.BF16)
+        settings.type_k = settings.type_v = int(CACHES[case.dtype])
         self.context = llama.llama_init_from_model(self.model, settings)
         if not self.model or not self.context:
             raise RuntimeError("llama.cpp does not load the model")

@@ -1,8 +1,9 @@
 """The model as an ONNX graph, as the exporters of generation libraries write it.
 
 Activations are matrices [T, W], so that linear layers are Gemm with the bias in it, on constant
-weights stored as [in, out]. Attention is one node: for a prefill the standard's own, for decoding
-GroupQueryAttention, the operator of onnxruntime-genai, which writes caches of fixed size in place.
+weights stored as [in, out]; or MatMul and Add, which the quantizer takes. Attention is one node:
+for a prefill the standard's own, for decoding GroupQueryAttention, the operator of
+onnxruntime-genai, which writes caches of fixed size in place.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ CONTRIB = "com.microsoft"
 class Builder:
     """Nodes and constants of a graph being written; values are names."""
 
-    def __init__(self, c: Config, weights: dict[str, np.ndarray]):
-        self.c = c
+    def __init__(self, c: Config, weights: dict[str, np.ndarray], fused: bool):
+        self.c, self.fused = c, fused
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.weights = weights
@@ -53,8 +54,10 @@ class Builder:
 
     def linear(self, x: str, name: str) -> str:
         """x @ W + b."""
-        w = self.weight(f"{name}.weight", transposed=True)
-        return self.op("Gemm", x, w, self.weight(f"{name}.bias"))
+        w, b = self.weight(f"{name}.weight", transposed=True), self.weight(f"{name}.bias")
+        return (
+            self.op("Gemm", x, w, b) if self.fused else self.op("Add", self.op("MatMul", x, w), b)
+        )
 
     def gelu(self, x: str) -> str:
         """GELU by tanh, one node."""
@@ -109,9 +112,9 @@ class Builder:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def prefill_graph(c: Config, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+def prefill_graph(c: Config, weights: dict[str, np.ndarray], fused: bool) -> onnx.ModelProto:
     """(ids [T], places [T]) -> logits of the last position."""
-    b = Builder(c, weights)
+    b = Builder(c, weights, fused)
     x = b.embedded()
     for i in range(c.layers):
         x = b.block(x, i, b.whole)
@@ -119,9 +122,11 @@ def prefill_graph(c: Config, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
     return b.model([sequence("ids"), sequence("places")], [logits])
 
 
-def decode_graph(c: Config, weights: dict[str, np.ndarray], size: int) -> onnx.ModelProto:
+def decode_graph(
+    c: Config, weights: dict[str, np.ndarray], size: int, fused: bool
+) -> onnx.ModelProto:
     """(ids, places, seqlens, total, caches) -> (next token, caches): prompts and single tokens."""
-    b = Builder(c, weights)
+    b = Builder(c, weights, fused)
     x = b.embedded()
     for i in range(c.layers):
         x = b.block(x, i, b.cached)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from peers.case import Case, Prepare, Run
 from peers.onnx_graph import cache_names, decode_graph, prefill_graph
 
@@ -16,14 +20,30 @@ def version() -> str:
 
 
 def contestant(case: Case, variant: str) -> Prepare:
-    """Inference in float32: there are no kernels for bf16 on x86."""
-    case.need("prefill", "decode", dtypes=("f32",))
+    """Inference in float32 and int8: there are no kernels for bf16 on x86."""
+    case.need("prefill", "decode", dtypes=("f32", "int8"))
+    fused = case.dtype == "f32"  # it quantizes no Gemm
     if case.workload == "prefill":
-        model = prefill_graph(case.c, case.weights)
+        model = prefill_graph(case.c, case.weights, fused)
     else:
-        model = decode_graph(case.c, case.weights, case.c.prompt + case.steps)
+        model = decode_graph(case.c, case.weights, case.c.prompt + case.steps, fused)
+    if case.dtype == "int8":
+        model = quantized(model)
     text = model.SerializeToString()
     return lambda: {"prefill": prefill, "decode": decode}[case.workload](case, session(case, text))
+
+
+def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Dynamic int8: weights of i8 with a scale for each channel, activations with one for each
+    tensor; products become MatMulIntegerToFloat and DynamicQuantizeMatMul."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "int8.onnx"
+        quantize_dynamic(
+            model, out, op_types_to_quantize=["MatMul"], per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )  # fmt: skip
+        return onnx.load(out)
 
 
 def session(case: Case, model: bytes) -> ort.InferenceSession:

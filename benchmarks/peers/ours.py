@@ -15,7 +15,7 @@ from planish.frontend.generate import Generator
 from planish.frontend.sampling import Sampling
 
 # dtype -> the pipeline of inference, and of training
-PIPELINES = {"f32": ("O2", "train"), "bf16": ("bf16", "train_bf16")}
+PIPELINES = {"f32": ("O2", "train"), "bf16": ("bf16", "train_bf16"), "int8": ("int8", "")}
 
 
 def version() -> str:
@@ -49,7 +49,7 @@ def contestant(case: Case, variant: str) -> Prepare:
     """Whole programs by the public functions."""
     name = PIPELINES[case.dtype][case.workload == "train"]
     if name not in pl.PIPELINES:
-        raise Unsupported(f"no pipeline {name}")
+        raise Unsupported(f"no {case.workload} in {case.dtype}")
     model = model_of(case.c, case.weights)
     return {
         "prefill": lambda: prefill(case, model, name),

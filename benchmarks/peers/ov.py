@@ -2,7 +2,9 @@
 
 Decoding keeps keys and values as state: ReadValue, Concat, ScaledDotProductAttention and Assign are
 one kernel with a cache that grows in place. `beam` is what makes the runtime see that pattern.
-bf16 is a hint to the runtime, which rounds weights and activations itself.
+bf16 is a hint to the runtime, which rounds weights and activations itself. For int8, weights are
+constants of i8 that are converted and multiplied by a scale for each channel, as its compression
+leaves them; the runtime then quantizes activations while it runs, in groups along the row.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from peers.case import Case, Prepare, Run
 from workloads import Config
 
 Node = Any  # openvino.Node
+GROUP = "128"  # integers of a row that share a scale
 
 
 def version() -> str:
@@ -28,22 +31,23 @@ def version() -> str:
 
 
 def contestant(case: Case, variant: str) -> Prepare:
-    """Inference in both dtypes."""
-    case.need("prefill", "decode")
-    model = Builder(case.c, case.weights).model(case)
+    """Inference in all dtypes."""
+    case.need("prefill", "decode", dtypes=("f32", "bf16", "int8"))
+    model = Builder(case.c, case.weights, case.dtype == "int8").model(case)
     run = {"prefill": prefill, "decode": decode}[case.workload]
     return lambda: run(case, compiled(case, model))
 
 
 def compiled(case: Case, model: ov.Model) -> ov.InferRequest:
     """A request of the model, compiled for the shortest time of one call."""
+    floats = "f32" if case.dtype == "int8" else case.dtype
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": case.threads,
-        "INFERENCE_PRECISION_HINT": case.dtype,
-        "KV_CACHE_PRECISION": case.dtype,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        "INFERENCE_PRECISION_HINT": floats,
+        "KV_CACHE_PRECISION": floats,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if case.dtype == "int8" else "0",
     }
     return ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
@@ -51,8 +55,8 @@ def compiled(case: Case, model: ov.Model) -> ov.InferRequest:
 class Builder:
     """The graph being written."""
 
-    def __init__(self, c: Config, weights: dict[str, np.ndarray]):
-        self.c, self.weights = c, weights
+    def __init__(self, c: Config, weights: dict[str, np.ndarray], compressed: bool):
+        self.c, self.weights, self.compressed = c, weights, compressed
         self.sinks: list[Node] = []
         self.variables: list[Variable] = []
 
@@ -63,9 +67,18 @@ class Builder:
             ops.multiply(y, self.weights[f"{name}.weight"]), self.weights[f"{name}.bias"]
         )
 
+    def matrix(self, name: str) -> Node:
+        """A weight [N, K]: float32, or i8 with a scale for each row."""
+        w = self.weights[name]
+        if not self.compressed:
+            return ops.constant(w)
+        scale = np.abs(w).max(1, keepdims=True) / np.float32(127)
+        small = ops.constant(np.rint(w / scale).astype(np.int8))
+        return ops.multiply(ops.convert(small, Type.f32), ops.constant(scale))
+
     def linear(self, x: Node, name: str) -> Node:
         """x @ W^T + b."""
-        y = ops.matmul(x, ops.constant(self.weights[f"{name}.weight"]), False, True)
+        y = ops.matmul(x, self.matrix(f"{name}.weight"), False, True)
         return ops.add(y, self.weights[f"{name}.bias"])
 
     def heads(self, x: Node) -> Node:
@@ -91,7 +104,7 @@ class Builder:
         inputs = [ops.parameter([1, length], Type.i64, name=n) for n in ("ids", "places")]
         ids, places = inputs
         zero = np.array(0)
-        table = ops.constant(w["wte.weight"])
+        table = self.matrix("wte.weight")
         x = ops.add(ops.gather(table, ids, zero), ops.gather(w["wpe.weight"], places, zero))
 
         def attend(q, k, v, i):

@@ -22,6 +22,7 @@ __all__ = ["contestant", "version"]
 
 def contestant(case: Case, variant: str) -> Prepare:
     """Whole graphs; nothing falls back to eager."""
+    case.need("prefill", "decode", "train")
     largest = variant == "max"
     if largest and case.workload == "train":
         raise Unsupported("freezing is for inference")

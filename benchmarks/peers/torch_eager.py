@@ -1,8 +1,13 @@
-"""PyTorch as most people run it: eager, on oneDNN and MKL."""
+"""PyTorch as most people run it: eager, on oneDNN and MKL.
+
+int8 is its dynamic quantization of linear layers: weights of i8 with a scale for each channel,
+activations with one for each tensor; what is float32 there stays so, the tied head among it.
+"""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -27,11 +32,24 @@ def model_for(case: Case) -> GPT:
     model = GPT(case.c, case.weights)
     if case.workload == "train":
         return model
-    return model.eval().requires_grad_(False).to(DTYPES[case.dtype])
+    model = model.eval().requires_grad_(False)
+    if case.dtype == "int8":
+        return quantized(model)
+    return model.to(DTYPES[case.dtype])
+
+
+def quantized(model: GPT) -> GPT:
+    """Linear layers of int8."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        kinds = {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
+        return torch.ao.quantization.quantize_dynamic(model, kinds, dtype=torch.qint8)
 
 
 def contestant(case: Case, variant: str) -> Prepare:
     """Eager."""
+    if case.dtype == "int8":
+        case.need("prefill", "decode", dtypes=("int8",))
     model = model_for(case)
     if case.workload == "prefill":
         return lambda: prefill(case, model.last_logits)
