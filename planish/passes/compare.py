@@ -30,7 +30,8 @@ ROUNDS = 50  # at most; pipelines take turns, so that a busy machine slows all o
 
 @dataclass(frozen=True)
 class Row:
-    """One pipeline. Times are seconds, memory is the estimated peak of intermediate values.
+    """One pipeline. Times are seconds, memory is the estimated peak of intermediate values,
+    `weights` are bytes of weights as they are stored.
 
     `error` is the largest difference of an output from the f64 interpreter, relative to the largest
     magnitude in that output. Times are None where nothing was compiled.
@@ -42,6 +43,7 @@ class Row:
     bytes_moved: int
     flops: int
     memory: int
+    weights: int
     compile_seconds: float | None
     run_seconds: float | None
     error: float
@@ -130,6 +132,7 @@ def compare(
                 bytes_moved=bytes_moved(after, sizes),
                 flops=flops(after, sizes),
                 memory=live_bytes(after, sizes),
+                weights=sum(x.nbytes for x in after.params.values()),
                 compile_seconds=spent,
                 run_seconds=times.pop(0) if program else None,
                 error=largest_error(expected, outputs(found)),
@@ -233,9 +236,10 @@ COLUMNS: tuple[tuple[str, Callable[[Any], str], str], ...] = (
     ("moved", show_bytes, "bytes_moved"),
     ("flops", show_count, "flops"),
     ("memory", show_bytes, "memory"),
+    ("weights", show_bytes, "weights"),
     ("compile", show_seconds, "compile_seconds"),
     ("run", show_seconds, "run_seconds"),
     ("error", "{:.1e}".format, "error"),
     ("perplexity", "{:.3f}".format, "perplexity"),
 )
-PLOTTED = ("run_seconds", "kernels", "bytes_moved", "memory")
+PLOTTED = ("run_seconds", "kernels", "bytes_moved", "memory", "weights")

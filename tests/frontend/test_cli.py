@@ -234,6 +234,17 @@ def test_compare(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--pipelines names none" in failing(capsys, "compare", model, "--pipelines", ",")
 
 
+def test_compare_layers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["compare", str(model), "--pipelines", "O2,int8", "--seconds", "0", "--layers"]
+    assert run([*wanted, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["layers"]["O2"] == [] and found["rows"][1]["weights"] < found["rows"][0]["weights"]
+    assert {x["bits"] for x in found["layers"]["int8"]} == {8, 32}
+    assert run(wanted) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "O2 quantizes nothing" in lines and any(x.startswith("all ") for x in lines)
+
+
 def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -20,9 +20,13 @@ from planish.frontend.cli.common import (
     threads_option,
 )
 from planish.frontend.data import check_length, windows
+from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
 from planish.frontend.text import read_text
+from planish.frontend.trace import trace
 from planish.ir.errors import DataError
+from planish.passes.layers import Layers
+from planish.passes.pipelines import pipeline
 from planish.runtime.target import Target, thread_count
 
 PIECES = 64  # of the text, each as long as the context, from which perplexity is measured
@@ -33,19 +37,22 @@ PIECES = 64  # of the text, each as long as the context, from which perplexity i
         "planish compare book.safetensors --pipelines O0,O1,O2",
         "planish compare book.safetensors --pipelines O0,O2 --text book.txt --json",
         "planish compare book.safetensors --pipelines 'O0; simplify,cse,expand,fuse'",
+        "planish compare book.safetensors --pipelines O2,int8 --text book.txt --layers",
     )
 )
 @model_argument
 @click.option("--pipelines", default="O0,O1,O2", show_default=True, metavar="P,P",
               help="Names of pipelines; lists of passes are separated by ';'.")  # fmt: skip
 @click.option("--text", type=File, help="Measure the perplexity on this text too.")
+@click.option("--layers", is_flag=True,
+              help="Show what quantization did to each weight, and why.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
               help="Time to spend on measuring.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=File, metavar="FILE.(png|svg)", help="Draw the table.")
 @threads_option
-def command(model: Path, pipelines: str, text: Path | None, seconds: float, as_json: bool,
-            plot: Path | None, threads: int | None) -> None:  # fmt: skip
+def command(model: Path, pipelines: str, text: Path | None, layers: bool, seconds: float,
+            as_json: bool, plot: Path | None, threads: int | None) -> None:  # fmt: skip
     """Compare pipelines on MODEL: nodes, kernels, bytes, memory, times, and the largest error.
 
     The input is one text of the model's context. Programs take turns; times are medians. Errors are
@@ -67,8 +74,11 @@ def command(model: Path, pipelines: str, text: Path | None, seconds: float, as_j
     table = compare(made, names, tokens, threads=threads, seconds=seconds, perplexity=judge)
     if plot is not None:
         table.plot(plot)
+    found = {name: layers_of(made, tokens, name) for name in names} if layers else {}
     if not as_json:
         print(table)
+        for name, seen in found.items():
+            print(f"\n{name}\n{seen}" if seen.found else f"\n{name} quantizes nothing")
         return
     facts = {
         "model": str(model),
@@ -76,8 +86,16 @@ def command(model: Path, pipelines: str, text: Path | None, seconds: float, as_j
         "threads": thread_count(threads),
         "cpu": Target.parse().cpu,
         "rows": table.records(),
+        **({"layers": {name: seen.records() for name, seen in found.items()}} if layers else {}),
     }
     print(json_text(facts))
+
+
+def layers_of(model: TinyGPT, tokens: np.ndarray, name: str) -> Layers:
+    """What a pipeline makes of the weights."""
+    seen = Layers()
+    pipeline(name).run(trace(model, tokens), observe=(seen,))
+    return seen
 
 
 def named(pipelines: str) -> list[str]:
