@@ -1,0 +1,90 @@
+"""The int8 pipeline on a trained model: what it costs in accuracy, what it saves, generation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import planish as pl
+from planish.frontend.generate import graphs
+from planish.passes.fuse import kernels
+from planish.passes.pipelines import PIPELINES
+from planish.runtime.lower import lower
+from planish.runtime.target import Target
+
+STEPS, CONTEXT, PIECES = 300, 32, 64  # some 2 s of training
+
+Trained = tuple[pl.TinyGPT, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    """A small model after some training, and pieces of text that were kept from it."""
+    text = pl.default_corpus()
+    tokenizer = pl.CharTokenizer.from_text(text)
+    ids = tokenizer.encode(text)
+    kept = PIECES * CONTEXT
+    model = pl.TinyGPT(
+        tokenizer.vocab_size, embed_dim=64, num_layers=2, num_heads=4, max_seq_len=CONTEXT,
+        dropout=0.0,
+    )  # fmt: skip
+    pl.Trainer(model, pl.optim.AdamW(lr=3e-3), batch=12).fit(ids[:-kept], STEPS, progress=False)
+    return model, ids[-kept:].reshape(PIECES, CONTEXT)
+
+
+def log_probabilities(model: pl.TinyGPT, tokens: np.ndarray, name: str, threads: int) -> np.ndarray:
+    """Of every token at every place."""
+    program = pl.compile(model, pl.spec(tokens.shape, "i32"), pipeline=name, threads=threads)
+    x = program(tokens).astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def test_accuracy_on_a_trained_model(trained: Trained) -> None:
+    """Perplexity within 0.5 %, mean KL divergence at most 0.002, the same top token in 98 %."""
+    model, tokens = trained
+    exact, small, again = (
+        log_probabilities(model, tokens, name, threads)
+        for name, threads in (("O2", 2), ("int8", 1), ("int8", 2))
+    )
+    np.testing.assert_array_equal(small, again)
+    following = tokens[:, 1:, None]
+    losses = [-np.take_along_axis(x[:, :-1], following, -1).mean() for x in (exact, small)]
+    assert losses[0] < 0.75 * np.log(exact.shape[-1])  # it has learnt something
+    assert np.exp(losses[1] - losses[0]) <= 1.005
+    assert (np.exp(exact) * (exact - small)).sum(-1).mean() <= 0.002
+    assert (exact.argmax(-1) == small.argmax(-1)).mean() >= 0.98
+
+
+def test_generation_of_a_trained_model(trained: Trained) -> None:
+    """Greedy tokens by the cache are those without it; the graphs of both read one table."""
+    model, tokens = trained
+    found = [
+        model.generate(tokens[0, :8], 20, temperature=0.0, pipeline="int8", use_cache=cached)
+        for cached in (True, False)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_bytes_of_the_weights(trained: Trained) -> None:
+    """All matrices and tables are bytes, and each is stored once, but for the head's table."""
+    model, _ = trained
+    for name, graph in graphs(model, 1, CONTEXT).items():
+        after = PIPELINES["int8"].run(graph)
+        wide = [
+            n for n, x in after.params.items() if x.ndim > 1 and x.itemsize > 1 and x.size > 512
+        ]
+        assert wide == [], name
+        params = sum(x.nbytes for x in lower(after, Target.host()).params)
+        head = model.wte.weight.array.size
+        before = 4 * model.count_parameters()
+        assert params < 0.26 * before + 1.3 * head + 12 * 64 * 2 * 8, name
+
+
+@pytest.mark.parametrize("name, more", [("decode", 2), ("prefill", 2)])
+def test_scales_are_found_in_the_kernels_around(trained: Trained, name: str, more: int) -> None:
+    """Two kernels a layer are added: rows of attention and of GELU have no kernel of their own."""
+    model, _ = trained
+    graph = graphs(model, 1, CONTEXT)[name]
+    before, after = (kernels(PIPELINES[p].run(graph)) for p in ("O2", "int8"))
+    assert after == before + more * len(model.h)
