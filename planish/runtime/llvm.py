@@ -14,6 +14,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -43,9 +44,6 @@ def _unlocked(name: str) -> Callable[..., Any]:
 # All the time goes here. Modules that share no context do not know of each other.
 _OPTIMISE = _unlocked("LLVMPY_RunNewModulePassManager")
 _EMIT = _unlocked("LLVMPY_TargetMachineEmitToMemory")
-
-llvm.initialize_all_targets()
-llvm.initialize_all_asmprinters()
 
 
 class Library:
@@ -100,8 +98,20 @@ def _check_symbols(code: llvm.ObjectFileRef) -> None:
                 raise CompileError(f"code needs {', '.join(missing)}, which this process lacks")
 
 
+@cache
+def _initialised(arch: str) -> None:
+    """Make LLVM ready for an architecture; the others would take memory, too."""
+    if arch == Target.host().arch:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    else:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+
+
 def machine(target: Target) -> llvm.TargetMachine:
     """LLVM's description of `target`."""
+    _initialised(target.arch)
     known = llvm.Target.from_triple(target.triple)
     return known.create_target_machine(
         cpu=target.cpu, features=target.feature_text, opt=2, reloc="pic", codemodel="small"
