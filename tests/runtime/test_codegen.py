@@ -358,3 +358,13 @@ def test_impossible_kernels_are_refused(body: object, message: str) -> None:
     k = kernel((buffer("x", 16), buffer("y", 16)), body)
     with pytest.raises(IRError, match=message):
         kernel_function(k, k.dims, "k0_", Target.host(), {})
+
+
+def test_a_loop_over_nothing_writes_nothing() -> None:
+    nothing = Buffer("out", t.f32, (Const(0, t.i64),))
+    store = Store(nothing, (Var("p"),), Const(1.0, t.f32))
+    loop = For(Var("p"), Const(0, t.i64), "parallel", (store,))
+    kernel = Kernel("nothing", (nothing,), ("out",), (), (loop,))
+    for alone in (False, True):
+        text = kernel_function(kernel, (), "k", Target.host(), {}, alone=alone)
+        assert "store" not in text
