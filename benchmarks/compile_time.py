@@ -5,7 +5,8 @@
 
 Every measurement is a process of its own: nothing is compiled or loaded before. Each row is the
 best of `--rounds` processes, in milliseconds. `code` is LLVM text and machine code, which are made
-side by side; `pack` is a part of `lower`. A bar is what the total may be.
+side by side; `pack` is the part of `lower` that fills panels, summed over threads. A bar is what
+the total may be.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from typing import Any
 from workloads import CONFIGS, Config
 
 import planish as pl
-from planish.frontend.generate import Generator, graphs
+from planish.frontend.generate import Generator
+from planish.frontend.next_token import graphs
 from planish.frontend.optim import AdamW
 from planish.frontend.peak import peak_of
 from planish.frontend.step import training_graph
 from planish.ir.graph import Graph
 from planish.passes.pipelines import pipeline as pipeline_named
-from planish.runtime import lower as lowering
-from planish.runtime import operands
+from planish.runtime import packing
+from planish.runtime.lower import lower
 from planish.runtime.program import Program
 from planish.runtime.target import Target, thread_count
 
@@ -84,13 +86,14 @@ def measure(config: str, name: str) -> dict[str, float]:
     model = model_of(CONFIGS[config])
     target = Target.host()
     clock = Clock()
-    pack = operands.packed
-    operands.packed = lambda *given: clock.call("pack", pack, *given)
+    fill = packing.fill
+    packing.fill = lambda *given: clock.call("pack", fill, *given)
     started = time.perf_counter()
     found, passes = clock.call("trace", traced, name, model, CONFIGS[config])
+    panels = packing.Panels()  # as a generator has them
     for graph in found:
         after = clock.call("passes", pipeline_named(passes).run, graph)
-        plan = clock.call("lower", lowering.lower, after, target)
+        plan = clock.call("lower", lower, after, target, panels)
         program = clock.call("code", Program, plan, target)
         clock.call("load", program.entry)
     clock.spent["total"] = 1e3 * (time.perf_counter() - started)
@@ -146,7 +149,7 @@ def print_memory(configs: list[str]) -> None:
         c = CONFIGS[config]
         model = model_of(c)
         made = graphs(model, 1, Generator(model).piece)
-        plans = [lowering.lower(pipeline_named("O2").run(made[name]), Target.host())
+        plans = [lower(pipeline_named("O2").run(made[name]), Target.host())
                  for name in ("prefill", "decode")]  # fmt: skip
         arena = max(Program(plan).memory.arena for plan in plans)
         weights = 4 * model.count_parameters()

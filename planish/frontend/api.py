@@ -17,6 +17,7 @@ from planish.passes import compare as comparing
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.lower import lower
+from planish.runtime.packing import Panels
 from planish.runtime.plan import Plan
 from planish.runtime.profile import Profile
 from planish.runtime.program import Program
@@ -71,10 +72,17 @@ def compile(
     many share each run; None asks PLANISH_THREADS, and then means all cores this process may use.
     `cache` does nothing yet. UnsupportedError names a node that the passes left without a kernel.
     """
-    graph = graph_of(fn, specs)
+    return compiled(graph_of(fn, specs), pipeline, target, threads)
+
+
+def compiled(
+    graph: Graph, pipeline: str | Pipeline, target: str | Target | None = None,
+    threads: int | None = None, panels: Panels | None = None,
+) -> Compiled:  # fmt: skip
+    """`compile` of a graph; programs that are made with the same `panels` share packed weights."""
     machine = Target.parse(target)
     after = pipeline_named(pipeline).run(graph)
-    return Compiled(lower(after, machine), machine, threads, graph.treedef)
+    return Compiled(lower(after, machine, panels), machine, threads, graph.treedef)
 
 
 def interpret(fn: Any, *arrays: Any, dtype: Any = None) -> Any:

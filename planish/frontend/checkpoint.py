@@ -20,7 +20,7 @@ import inspect
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,10 +33,16 @@ from planish.frontend.nn.layers import BLANK
 from planish.frontend.text import CharTokenizer
 from planish.ir import types as t
 from planish.ir.errors import ArtifactError, PlanishError
+from planish.ir.mapped import mapped, release
 from planish.ir.store import write_atomically
 
 FORMAT = 1
 UNSAID = {"accumulate": 1}  # what trainings are that do not say it
+# The file format's names of dtypes
+KINDS = {
+    "F64": t.f64, "F32": t.f32, "F16": t.f16, "BF16": t.bf16, "I64": t.i64, "I32": t.i32,
+    "I8": t.i8, "U32": t.u32, "U8": t.u8, "BOOL": t.boolean,
+}  # fmt: skip
 TRAINING = "training/"  # how the names of arrays begin that are no weights
 
 M = TypeVar("M")
@@ -204,7 +210,7 @@ def read_file(path: str | os.PathLike[str]) -> File:
             header = _header(source)
             metadata = opened.metadata() or {}
             _check_format(source, metadata)
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            arrays = dict(_arrays(source, opened, header))
         for array in arrays.values():
             t.dtype(array.dtype)
             array.flags.writeable = False  # so that a model may share it
@@ -232,6 +238,22 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
         if newer
         else f"{path}: unknown format {found[:20]!r}"
     )
+
+
+def _arrays(
+    path: Path, opened: safetensors.safe_open, header: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a file: where they lie in it, so that what is not read takes no memory."""
+    data = mapped(path)
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    for name in opened.keys():  # noqa: SIM118
+        facts = header.get(name, {})
+        if facts.get("dtype") not in KINDS:
+            yield name, opened.get_tensor(name)
+            continue
+        first, last = (start + offset for offset in facts["data_offsets"])
+        array = data[first:last].view(KINDS[facts["dtype"]].numpy).reshape(facts["shape"])
+        yield name, array if array.flags.aligned else array.copy()
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -266,4 +288,5 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str
     for name, array in sorted(arrays.items()):
         found.update(json.dumps([name, str(array.dtype), array.shape]).encode())
         found.update(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
+        release(array)
     return found.hexdigest()

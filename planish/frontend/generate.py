@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend.api import Compiled, compile
+from planish.frontend.api import Compiled, compiled
 from planish.frontend.next_token import graphs
 from planish.frontend.rows import Rows, checked, first_of, set_in
 from planish.frontend.sampling import (
@@ -39,6 +39,7 @@ from planish.frontend.sampling import (
 from planish.ir.errors import DataError, DTypeError
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
+from planish.runtime.packing import Panels
 from planish.runtime.target import thread_count
 
 PIECE = 32e9  # operations of one native call on a prompt, some tenths of a second
@@ -79,6 +80,7 @@ class Generator:
         self.vocab_size: int = model.config["vocab_size"]
         self.piece = max(1, min(self.context, int(PIECE / (2 * model.count_parameters()))))
         self._weights = weights(model)
+        self._panels = Panels()
         # now: weights may change later
         self._graphs = graphs(model, self.batch, self.piece, self.options, greedy)
 
@@ -103,7 +105,8 @@ class Generator:
         return self._compiled("recompute")
 
     def _compiled(self, name: str) -> Compiled:
-        return compile(self._graphs[name], pipeline=self.pipeline, threads=self.threads)
+        graph = self._graphs[name]
+        return compiled(graph, self.pipeline, threads=self.threads, panels=self._panels)
 
     def stream(
         self, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any = None,

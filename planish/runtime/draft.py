@@ -13,6 +13,7 @@ from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.tidy import number_sites
+from planish.runtime.packing import Packing
 from planish.runtime.plan import Slot, Step
 from planish.runtime.target import Target
 
@@ -23,6 +24,7 @@ class Draft:
 
     graph: Graph
     target: Target
+    packing: Packing
     slots: dict[tuple[Node, int], Slot] = field(default_factory=dict)
     temps: list[Slot] = field(default_factory=list)
     params: list[np.ndarray] = field(default_factory=list)
@@ -59,7 +61,8 @@ class Draft:
             name = node.attrs["name"]
             if name not in self.graph.params:
                 raise IRError(f"graph {self.graph.name}: the array of param {name!r} is missing")
-            return self.constant(self.graph.params[name], node.type, name)
+            array = self.packing.plain(name, self.graph.params[name])
+            return self.constant(array, node.type, name)
         raise IRError(f"{node!r} is read before it is computed")
 
     def constant(self, array: np.ndarray, type: TensorType, name: str) -> Slot:

@@ -1,4 +1,4 @@
-"""Who is in native code that keeps locks, and forks that wait until nobody is."""
+"""Locks and forks: nobody forks while a thread is in native code that keeps locks."""
 
 from __future__ import annotations
 
@@ -62,3 +62,23 @@ class Gate:
         self._forks = 0
         self._change.release()
         self._change = threading.Condition(threading.Lock())
+
+
+class ProcessLock:
+    """A lock that a forked child finds open, whoever held it in the parent."""
+
+    def __init__(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._lock.release()

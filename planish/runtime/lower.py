@@ -38,6 +38,7 @@ from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kern
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.operands import Operands
 from planish.runtime.order import order_writes
+from planish.runtime.packing import Panels
 from planish.runtime.plan import Limit, Plan, Slot
 from planish.runtime.target import Target
 
@@ -59,14 +60,18 @@ SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
 }
 
 
-def lower(graph: Graph, target: Target) -> Plan:
-    """The plan of a graph whose composites have been expanded (but for those of `SPECIAL`)."""
+def lower(graph: Graph, target: Target, panels: Panels | None = None) -> Plan:
+    """The plan of a graph whose composites have been expanded (but for those of `SPECIAL`).
+
+    Plans that are made with the same `panels` have the weights once that they read alike.
+    """
     order = [n for n in run_order(graph) if n.op.kind not in ("leaf", "get")]
     last = {source(x): node for node in order if not is_alias(node) for x in node.inputs}
-    work = Lowering(graph, target, last=last)
-    for node in order:
-        work.add(node)
-    work.finish_outputs()
+    with (panels or Panels()).packing() as packing:
+        work = Lowering(graph, target, packing, last=last)
+        for node in order:
+            work.add(node)
+        work.finish_outputs()
     inputs = tuple(work.input_slot(i) for i in range(len(graph.inputs)))
     return Plan(
         name=graph.name,

@@ -23,7 +23,9 @@ from planish.runtime.plan import Plan, Slot, Step
 
 ALIGN = 64  # a cache line, and a whole vector register
 HUGE_PAGE = 1 << 21
-CHUNK = 8 << 20  # bytes of a store's chunk: only what is used of it becomes resident
+# Bytes of a store's first chunk and of its largest: only what is used of one becomes resident, but
+# that by whole huge pages.
+CHUNK, CHUNKS = 8 << 20, 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +131,16 @@ class Room:
 
     def __init__(self) -> None:
         self._chunk = aligned(0)
-        self._used = 0
+        self._used, self._next = 0, CHUNK
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
         """A new array that begins on a cache line, so that no vector load crosses one."""
         size = math.prod(shape) * dtype.itemsize
+        if size > CHUNKS:
+            return aligned(size).view(dtype).reshape(shape)
         if self._used + size > self._chunk.size:
-            self._chunk, self._used = aligned(max(CHUNK, size)), 0
+            self._chunk, self._used = aligned(max(self._next, size)), 0
+            self._next = min(2 * self._next, CHUNKS)
         array = self._chunk[self._used : self._used + size].view(dtype).reshape(shape)
         self._used += _aligned(size)
         return array

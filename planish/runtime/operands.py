@@ -29,8 +29,6 @@ from planish.runtime.kernels.words import (
     takes_words,
     words_in,
 )
-from planish.runtime.memory import Room
-from planish.runtime.packing import computed, packed, unsigned_start
 from planish.runtime.plan import Slot
 
 
@@ -40,7 +38,6 @@ class Operands(Draft):
 
     packed: dict[tuple, Slot] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
-    room: Room = field(default_factory=Room)
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
@@ -115,9 +112,7 @@ class Operands(Draft):
         key = (weight.attrs["name"], chain, nr, roles.shifted)
         if key not in self.packed:
             array = self.graph.params[weight.attrs["name"]]
-            matrix = computed(b, leaf, array)
-            first = unsigned_start(matrix) if roles.shifted else None
-            panels = packed(matrix, nr, self.room, first)
+            panels = self.packing.panels(key, b, leaf, array, nr, roles.shifted)
             type_ = TensorType(b.dtype, panels.shape)
             self.packed[key] = self.constant(panels, type_, f"{weight.attrs['name']} (packed)")
         return self.packed[key]

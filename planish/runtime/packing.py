@@ -1,31 +1,131 @@
-"""Weights in the layout that kernels read, made when a program is compiled."""
+"""Weights where and how kernels read them, made when a program is lowered.
+
+Panels of B [..., K, N] are [..., N / NR, K, NR], zeros beyond N.
+"""
 
 from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
 from planish.ir.graph import Graph
+from planish.ir.mapped import release
 from planish.ir.node import Node
+from planish.runtime.crew import Crew
+from planish.runtime.gate import ProcessLock
 from planish.runtime.memory import Room
+from planish.runtime.target import thread_count
+
+PIECE = 1 << 20  # bytes of a job
+SMALL = 1 << 16  # bytes of an array that is better moved beside others than read where it is
+# Source columns so many bytes apart (or a multiple) lie in the same few sets of a cache: only some
+# of them are copied at a time.
+ALIASED, FEW = 4096, 16
+
+Key = tuple  # the name of a weight, how it is viewed, the width of panels
 
 
-def packed(b: np.ndarray, nr: int, room: Room, first: np.ndarray | None = None) -> np.ndarray:
-    """B [..., K, N] as panels [..., N / NR, K, NR], zeros beyond N; one row more where a `first`
-    row [..., N] goes before."""
-    *batch, k, n = b.shape
-    skip = int(first is not None)
-    new = room.empty((*batch, -(-n // nr), k + skip, nr), b.dtype)
-    whole, rest = divmod(n, nr)
-    rows = [(slice(skip, None), b)]
-    if first is not None:
-        rows.append((slice(0, 1), first[..., None, :]))
-    for places, given in rows:
-        panels = given[..., : whole * nr].reshape(*batch, given.shape[-2], whole, nr)
-        new[..., :whole, places, :] = np.moveaxis(panels, -2, -3)
-        if rest:
-            new[..., whole, places, :rest] = given[..., whole * nr :]
-            new[..., whole, places, rest:] = 0
-    return new
+class Panels:
+    """Weights as panels. Programs that are lowered with the same `Panels` have them once."""
+
+    def __init__(self) -> None:
+        self._room = Room()
+        self._made: dict[Key, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
+        self._lock = ProcessLock()
+
+    @contextmanager
+    def packing(self) -> Iterator[Packing]:
+        """Make more, on all cores; they are there when the block ends."""
+        with self._lock, Crew(thread_count()) as crew:
+            more = Packing(self._room, self._made, crew)
+            yield more
+            crew.finish()
+            self._made = more.made
+
+
+class Packing:
+    """Panels being made."""
+
+    def __init__(self, room: Room, made: dict, crew: Crew) -> None:
+        self._room, self._crew = room, crew
+        self.made = dict(made)
+
+    def plain(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An array as it is; a small one on a cache line of its own, beside the others."""
+        key = (name, array.shape, array.dtype)
+        known = self.made.get(key)
+        if known is None or not (known[0]() is array or same_bits(known[1], array)):
+            kept = self._room.copy(array) if array.nbytes <= SMALL else array
+            known = self.made[key] = weakref.ref(array), kept
+        return known[1]
+
+    def panels(
+        self, key: Key, b: Node, leaf: Node, array: np.ndarray, nr: int, shifted: bool = False
+    ) -> np.ndarray:
+        """Panels of `b`, which is made of `leaf`, which is `array`: those there are, or new ones.
+
+        Another array of that name may have been made of the same one, by a pass that rounds it.
+        Where `shifted`, a row more goes before: see `unsigned_start`.
+        """
+        key = (*key, b.type)
+        known = self.made.get(key)
+        if known is not None and known[0]() is array:
+            return known[1]
+        matrix = computed(b, leaf, array)
+        if known is not None and not shifted and holds(known[1], matrix):
+            return known[1]
+        *batch, k, n = matrix.shape
+        new = self._room.empty((*batch, -(-n // nr), k + shifted, nr), matrix.dtype)
+        parts = [(new[..., int(shifted) :, :], matrix)]
+        if shifted:
+            parts.append((new[..., :1, :], unsigned_start(matrix)[..., None, :]))
+        for panels, rows in parts:
+            for target, source in pieces(panels, rows):
+                self._crew.add(partial(fill, target, source))
+        self.made[key] = (weakref.ref(array), new)
+        return new
+
+
+def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some panels [P, K, NR] and the columns of B in them [P, K, NR], or fewer in the last one."""
+    *batch, count, k, nr = panels.shape
+    n = b.shape[-1]
+    whole = n // nr
+    some = max(1, PIECE // max(1, k * nr * b.dtype.itemsize))
+    for at in np.ndindex(*batch):
+        target, source = panels[at], b[at]
+        columns = np.moveaxis(source[:, : whole * nr].reshape(k, whole, nr), 1, 0)
+        for first in range(0, whole, some):
+            last = min(first + some, whole)
+            yield target[first:last], columns[first:last]
+        if whole < count:
+            yield target[whole:], source[None, :, whole * nr :]
+
+
+def fill(panels: np.ndarray, source: np.ndarray) -> None:
+    """Copy columns into their panels."""
+    width, given = panels.shape[-1], source.shape[-1]
+    step = FEW if source.strides[-1] % ALIASED == 0 else given
+    for first in range(0, given, max(1, step)):
+        panels[..., first : min(first + step, given)] = source[..., first : first + step]
+    if given < width:
+        panels[..., given:] = 0
+    release(source)
+
+
+def holds(panels: np.ndarray, b: np.ndarray) -> bool:
+    """Whether panels hold just the bits of B."""
+    return all(same_bits(x[..., : y.shape[-1]], y) for x, y in pieces(panels, b))
+
+
+def same_bits(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two arrays of one dtype are the same, NaN and signs of zeros included."""
+    bits = f"u{y.dtype.itemsize}"
+    return np.array_equal(x.view(bits), y.view(bits))
 
 
 def unsigned_start(words: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ import atexit
 import ctypes
 import os
 import threading
-from types import TracebackType
 
 from planish.runtime.codegen.sync import LINE, pool_text
 from planish.runtime.llvm import Library, compile_text
@@ -19,26 +18,6 @@ from planish.runtime.memory import aligned
 from planish.runtime.target import Target
 
 _WORDS = 4 * LINE // 8
-
-
-class ProcessLock:
-    """A lock that a forked child finds open, whoever held it in the parent."""
-
-    def __init__(self) -> None:
-        self._lock, self._process = threading.Lock(), os.getpid()
-
-    def __enter__(self) -> None:
-        if self._process != os.getpid():
-            self._lock, self._process = threading.Lock(), os.getpid()
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
 
 class Pool:

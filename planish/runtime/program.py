@@ -15,11 +15,12 @@ from planish.runtime import report
 from planish.runtime.arguments import Arguments, address, bind_arguments, output_arrays
 from planish.runtime.codegen.kernel import scratch_buffers
 from planish.runtime.codegen.steps import Modules
+from planish.runtime.gate import ProcessLock
 from planish.runtime.interpret import token_message
 from planish.runtime.llvm import Library, assembly_text, compile_texts, optimised_text
 from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, storage
 from planish.runtime.plan import Plan, Slot
-from planish.runtime.pool import POOLS, ProcessLock
+from planish.runtime.pool import POOLS
 from planish.runtime.profile import Profile, Work, plan_work, profile
 from planish.runtime.roof import Roof
 from planish.runtime.sizes import element_count
