@@ -18,7 +18,7 @@ from planish.ir.node import Node
 from planish.runtime.crew import Crew
 from planish.runtime.gate import ProcessLock
 from planish.runtime.memory import Room
-from planish.runtime.target import thread_count
+from planish.runtime.target import available_cores
 
 PIECE = 1 << 20  # bytes of a job
 SMALL = 1 << 16  # bytes of an array that is better moved beside others than read where it is
@@ -40,7 +40,7 @@ class Panels:
     @contextmanager
     def packing(self) -> Iterator[Packing]:
         """Make more, on all cores; they are there when the block ends."""
-        with self._lock, Crew(thread_count()) as crew:
+        with self._lock, Crew(available_cores()) as crew:
             more = Packing(self._room, self._made, crew)
             yield more
             crew.finish()
