@@ -37,7 +37,7 @@ class Compiled(Program):
 
     def __call__(self, *arrays: Any, out: Sequence[Any] | None = None) -> Any:
         """Run once: NumPy arrays in, NumPy arrays out; results go to `out` if given."""
-        given = flat_arguments(arrays, len(self.plan.inputs))
+        given = flat_arguments(arrays, len(self.image.inputs))
         bound = self.bind(*given, out=out)
         bound.run()
         return restore(self.treedef, bound.outputs)
@@ -48,7 +48,7 @@ class Compiled(Program):
         `roof` is that of `machine_roof`, measured in about a second and then kept in the user's
         cache. Donated arguments are updated `repeat` + 1 times.
         """
-        given = flat_arguments(arrays, len(self.plan.inputs))
+        given = flat_arguments(arrays, len(self.image.inputs))
         return super().profile(*given, repeat=repeat, roof=roof or machine_roof(self.threads))
 
 

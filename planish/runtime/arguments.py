@@ -5,16 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import numpy as np
 from numpy.ma import MaskedArray  # np.ma would import it in the first call, maybe during a fork
 
 from planish.ir.dims import AnySize, Size, bind, value
 from planish.ir.errors import DataError, DTypeError, ShapeError
-from planish.runtime.plan import Plan, Slot
+from planish.runtime.plan import Limit, Slot
 from planish.runtime.target import need_memory
 
 _CPU = (1, 3)  # DLPack's device types whose memory the processor reads: main memory, pinned memory
+
+
+class Signature(Protocol):
+    """What is called: a plan, or its image."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def inputs(self) -> tuple[Slot, ...]:
+        """What it takes."""
+
+    @property
+    def outputs(self) -> tuple[Slot, ...]:
+        """What it returns."""
+
+    @property
+    def aliases(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs that share storage."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What must hold of its sizes."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """What its guards are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +55,7 @@ class Arguments:
     binding: dict[str, int]
 
 
-def bind_arguments(plan: Plan, given: Sequence[object]) -> Arguments:
+def bind_arguments(plan: Signature, given: Sequence[object]) -> Arguments:
     """Check number, rank, dtype and shape of arguments; ShapeError or DTypeError says which."""
     if len(given) != len(plan.inputs):
         names = ", ".join(f"{s.name}: {s.type}" for s in plan.inputs)
@@ -51,7 +80,7 @@ def bind_arguments(plan: Plan, given: Sequence[object]) -> Arguments:
 
 
 def output_arrays(
-    plan: Plan, arguments: Arguments, out: Sequence[object] | None
+    plan: Signature, arguments: Arguments, out: Sequence[object] | None
 ) -> tuple[list[np.ndarray], list[int]]:
     """Where outputs go: into the donated inputs, into `out`, or into new arrays; and addresses."""
     homes = {j: arguments.arrays[i] for i, j in plan.aliases}
@@ -134,7 +163,7 @@ def _bind_shape(slot: Slot, number: int, array: np.ndarray, binding: dict[str, i
     )
 
 
-def _check_compound(plan: Plan, arrays: list[np.ndarray], binding: dict[str, int]) -> None:
+def _check_compound(plan: Signature, arrays: list[np.ndarray], binding: dict[str, int]) -> None:
     """Sizes such as T+1: they must agree with T, or they say what T is."""
     for number, (slot, array) in enumerate(zip(plan.inputs, arrays, strict=True)):
         for size, found in zip(slot.type.shape, array.shape, strict=True):
@@ -208,7 +237,7 @@ def _output(
 
 
 def _check_overlap(
-    plan: Plan, given: Arguments, outputs: Sequence[np.ndarray], addresses: Sequence[int]
+    plan: Signature, given: Arguments, outputs: Sequence[np.ndarray], addresses: Sequence[int]
 ) -> None:
     """DataError where memory that is written overlaps another argument."""
     homes = dict(plan.aliases)
@@ -230,3 +259,19 @@ def _check_overlap(
 def address(array: np.ndarray) -> int:
     """Where the elements of an array are."""
     return array.__array_interface__["data"][0]
+
+
+def token_message(
+    plan: Signature, site: int, index: int, bound: int, arrays: Sequence[np.ndarray]
+) -> str:
+    """What a failed guard says: the index, where the inputs have it, and the bound."""
+    name = plan.sites[site] if 0 <= site < len(plan.sites) else "index"
+    where = ""
+    for slot, array in zip(plan.inputs, arrays, strict=True):
+        if array.dtype.kind in "iu" and array.ndim:
+            found = np.argwhere(array == index)
+            if len(found):
+                place = ", ".join(map(str, found[0].tolist()))
+                where = f" at position {place} of {slot.name}"
+                break
+    return f"{name}: index {index}{where} is outside 0 <= index < {bound}"

@@ -14,7 +14,7 @@ from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.tidy import number_sites
 from planish.runtime.packing import Packing
-from planish.runtime.plan import Slot, Step
+from planish.runtime.plan import Made, Slot, Step
 from planish.runtime.target import Target
 
 
@@ -28,6 +28,7 @@ class Draft:
     slots: dict[tuple[Node, int], Slot] = field(default_factory=dict)
     temps: list[Slot] = field(default_factory=list)
     params: list[np.ndarray] = field(default_factory=list)
+    made_of: list[Made] = field(default_factory=list)  # the params
     steps: list[Step] = field(default_factory=list)
     sites: list[str] = field(default_factory=list)
 
@@ -62,12 +63,13 @@ class Draft:
             if name not in self.graph.params:
                 raise IRError(f"graph {self.graph.name}: the array of param {name!r} is missing")
             array = self.packing.plain(name, self.graph.params[name])
-            return self.constant(array, node.type, name)
+            return self.constant(array, node.type, name, Made(name))
         raise IRError(f"{node!r} is read before it is computed")
 
-    def constant(self, array: np.ndarray, type: TensorType, name: str) -> Slot:
+    def constant(self, array: np.ndarray, type: TensorType, name: str, made: Made) -> Slot:
         """A param slot that holds `array`."""
         self.params.append(array)
+        self.made_of.append(made)
         return Slot("param", len(self.params) - 1, type, name)
 
     def temp(self, type: TensorType, name: str) -> Slot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from planish.ir.dims import value
 from planish.ir.errors import TokenError
 from planish.ir.loop_eval import Status, run_kernel
 from planish.ir.loops import Buffer
-from planish.runtime.arguments import bind_arguments
+from planish.runtime.arguments import bind_arguments, token_message
 from planish.runtime.plan import Plan, Slot
 from planish.runtime.sizes import element_count
 
@@ -50,19 +50,3 @@ def seen_as(array: np.ndarray, buffer: Buffer, dims: Mapping[str, int]) -> np.nd
 def _empty(slot: Slot, binding: dict[str, int]) -> np.ndarray:
     shape = tuple(value(size, binding) for size in slot.type.shape)
     return np.zeros(shape, slot.type.dtype.numpy)
-
-
-def token_message(
-    plan: Plan, site: int, index: int, bound: int, arrays: Sequence[np.ndarray]
-) -> str:
-    """What a failed guard says: the index, where the inputs have it, and the bound."""
-    name = plan.sites[site] if 0 <= site < len(plan.sites) else "index"
-    where = ""
-    for slot, array in zip(plan.inputs, arrays, strict=True):
-        if array.dtype.kind in "iu" and array.ndim:
-            found = np.argwhere(array == index)
-            if len(found):
-                place = ", ".join(map(str, found[0].tolist()))
-                where = f" at position {place} of {slot.name}"
-                break
-    return f"{name}: index {index}{where} is outside 0 <= index < {bound}"

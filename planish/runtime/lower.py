@@ -83,6 +83,7 @@ def lower(graph: Graph, target: Target, panels: Panels | None = None) -> Plan:
         aliases=graph.aliases,
         limits=tuple(limits(graph)),
         sites=tuple(work.sites),
+        made=tuple(work.made_of),
     )
 
 

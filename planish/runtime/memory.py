@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -65,7 +66,23 @@ class Memory:
         return "\n".join(rows)
 
 
-def plan_memory(plan: Plan, binding: Mapping[str, int] | None = None) -> Memory:
+class Planned(Protocol):
+    """What has temporaries: a plan, or its image."""
+
+    @property
+    def temps(self) -> tuple[Slot, ...]:
+        """The temporaries."""
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The first and the last step that touch each."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all params."""
+
+
+def plan_memory(plan: Planned, binding: Mapping[str, int] | None = None) -> Memory:
     """Places for all temporaries, at their largest; `binding` sizes those without a maximum."""
     sizes, fixed = [], True
     for slot in plan.temps:
@@ -74,7 +91,7 @@ def plan_memory(plan: Plan, binding: Mapping[str, int] | None = None) -> Memory:
             fixed = False
             count = value(slot.type.size, binding) if binding is not None else 0
         sizes.append(_aligned(count * slot.type.dtype.itemsize))
-    spans = _spans(plan)
+    spans = plan.spans
     offsets = arena.offsets(sizes, spans)
     lives = tuple(
         Life(slot.name, size, *span, offset)
@@ -83,26 +100,11 @@ def plan_memory(plan: Plan, binding: Mapping[str, int] | None = None) -> Memory:
     total = max((x.offset + x.bytes for x in lives), default=0)
     free = symbols(*(slot.type.size for slot in plan.temps)) if binding is None else ()
     open_ = tuple(s.name for s in free if s.max is None)
-    return Memory(lives, total, arena.peak(sizes, spans), _param_bytes(plan), fixed, open_)
-
-
-def _param_bytes(plan: Plan) -> int:
-    return sum(array.nbytes for array in plan.params)
+    return Memory(lives, total, arena.peak(sizes, spans), plan.weight_bytes, fixed, open_)
 
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
-
-
-def _spans(plan: Plan) -> list[tuple[int, int]]:
-    """First and last step of each temporary."""
-    spans: dict[int, tuple[int, int]] = {}
-    for number, step in enumerate(plan.steps):
-        for slot in step.args:
-            if slot.kind == "temp":
-                first, _ = spans.get(slot.index, (number, number))
-                spans[slot.index] = (first, number)
-    return [spans.get(slot.index, (0, 0)) for slot in plan.temps]
 
 
 def aligned(size: int) -> np.ndarray:

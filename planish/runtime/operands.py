@@ -29,7 +29,7 @@ from planish.runtime.kernels.words import (
     takes_words,
     words_in,
 )
-from planish.runtime.plan import Slot
+from planish.runtime.plan import Made, Slot
 
 
 @dataclass
@@ -108,13 +108,13 @@ class Operands(Draft):
         if leaf is None:
             return None
         weight = operands[body.inputs.index(leaf)]
-        chain = tuple((n.op.name, n.attrs) for n in Graph("b", (), (b,)).nodes[1:])
-        key = (weight.attrs["name"], chain, nr, roles.shifted)
+        key = (weight.attrs["name"], view_text(b, leaf), nr, roles.shifted)
         if key not in self.packed:
             array = self.graph.params[weight.attrs["name"]]
             panels = self.packing.panels(key, b, leaf, array, nr, roles.shifted)
             type_ = TensorType(b.dtype, panels.shape)
-            self.packed[key] = self.constant(panels, type_, f"{weight.attrs['name']} (packed)")
+            made = Made(weight.attrs["name"], view_text(b, leaf), nr, roles.shifted)
+            self.packed[key] = self.constant(panels, type_, f"{made.name} (packed)", made)
         return self.packed[key]
 
     def weight_of(self, body: Graph, operands: tuple[Node, ...], b: Node) -> Node | None:
@@ -139,6 +139,14 @@ class Operands(Draft):
             self.enter(made, operands, (slot,), f"{label(node)} pack")
             self.packed[key] = slot
         return self.packed[key]
+
+
+def view_text(b: Node, leaf: Node) -> str:
+    """A view of an array, as the text of a graph: equal ones are equal views."""
+    new = {leaf: input_(name="x", type=leaf.type)}
+    for node in Graph("view", (leaf,), (b,)).nodes[1:]:
+        new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
+    return graph_text(Graph("view", (new[leaf],), (new[b],)))
 
 
 def origin(body: Graph, operands: tuple[Node, ...], x: Node) -> tuple:

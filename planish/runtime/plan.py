@@ -51,10 +51,25 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """How a param of a plan is made of the graph's param `name`.
+
+    As it is; or, where there is a `view`, the text of a graph of one array, the panels of that
+    view, `width` columns each, `shifted` or not: see `planish.runtime.packing`.
+    """
+
+    name: str
+    view: str = ""
+    width: int = 0
+    shifted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole program. `aliases` holds (input index, output index) pairs that share storage.
 
-    `params[i]` is the array of the param slot with index i, in the layout its readers expect.
+    `params[i]` is the array of the param slot with index i, in the layout its readers expect, and
+    `made[i]` says what it is made of.
     `sites[s]` says what a failed `guard` of site s was about ("token id", ...).
     """
 
@@ -67,3 +82,20 @@ class Plan:
     aliases: tuple[tuple[int, int], ...] = ()
     limits: tuple[Limit, ...] = ()
     sites: tuple[str, ...] = ()
+    made: tuple[Made, ...] = ()
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The first and the last step that touch each temporary."""
+        found: dict[int, tuple[int, int]] = {}
+        for number, step in enumerate(self.steps):
+            for slot in step.args:
+                if slot.kind == "temp":
+                    first, _ = found.get(slot.index, (number, number))
+                    found[slot.index] = (first, number)
+        return tuple(found.get(slot.index, (0, 0)) for slot in self.temps)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all params."""
+        return sum(array.nbytes for array in self.params)

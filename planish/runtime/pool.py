@@ -11,11 +11,15 @@ import atexit
 import ctypes
 import os
 import threading
+from typing import Any
 
+from planish.ir.later import later
 from planish.runtime.codegen.sync import LINE, pool_text
-from planish.runtime.llvm import Library, compile_text
+from planish.runtime.elf import loaded
 from planish.runtime.memory import aligned
 from planish.runtime.target import Target
+
+llvm = later("planish.runtime.llvm")
 
 _WORDS = 4 * LINE // 8
 
@@ -23,7 +27,7 @@ _WORDS = 4 * LINE // 8
 class Pool:
     """`threads` - 1 workers and the caller, who is thread 0."""
 
-    def __init__(self, library: Library, threads: int) -> None:
+    def __init__(self, library: Any, threads: int) -> None:
         self.threads = threads
         self._library = library
         self._memory = aligned(8 * _WORDS)
@@ -68,7 +72,7 @@ class Pools:
 
     def __init__(self) -> None:
         self._pools: dict[int, Pool] = {}
-        self._library: Library | None = None
+        self._library: Any = None
         self._lock = threading.Lock()
 
     def get(self, threads: int) -> Pool:
@@ -79,7 +83,7 @@ class Pools:
         with self._lock:
             if self._library is None:
                 host = Target.host()
-                self._library = Library([compile_text(pool_text(host), host)], host)
+                self._library = loaded([llvm.compile_text(pool_text(host), host)], host)
             if threads not in self._pools:
                 self._pools[threads] = Pool(self._library, threads)
             return self._pools[threads]

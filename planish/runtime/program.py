@@ -6,52 +6,78 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from planish.ir.errors import DataError, TargetError, TokenError
-from planish.ir.loops import Kernel
-from planish.runtime import report
-from planish.runtime.arguments import Arguments, address, bind_arguments, output_arrays
-from planish.runtime.codegen.kernel import scratch_buffers
-from planish.runtime.codegen.steps import Modules
+from planish.ir.later import later
+from planish.ir.loops import Buffer, Kernel
+from planish.runtime.arguments import (
+    Arguments,
+    address,
+    bind_arguments,
+    output_arrays,
+    token_message,
+)
+from planish.runtime.elf import loaded
 from planish.runtime.gate import ProcessLock
-from planish.runtime.interpret import token_message
-from planish.runtime.llvm import Library, assembly_text, compile_texts, optimised_text
-from planish.runtime.memory import ALIGN, aligned, check_aliases, plan_memory, storage
-from planish.runtime.plan import Plan, Slot
+from planish.runtime.image import Image
+from planish.runtime.memory import ALIGN, aligned, plan_memory
+from planish.runtime.plan import Plan
 from planish.runtime.pool import POOLS
 from planish.runtime.profile import Profile, Work, plan_work, profile
 from planish.runtime.roof import Roof
 from planish.runtime.sizes import element_count
 from planish.runtime.target import Target, need_memory, thread_count
 
+build = later("planish.runtime.build")  # and with it LLVM
+
 
 class Program:
     """Native code for a plan. Calls from several threads wait for each other.
 
-    `memory` is the memory plan, `code` the object files, `dims` the symbolic sizes by name.
+    `memory` is the memory plan, `image` what runs: the object files and what they want. Where the
+    image came from a cache, the `plan` is made again when something asks for it.
     """
 
     def __init__(
         self, plan: Plan, target: str | Target | None = None, threads: int | None = None
     ) -> None:
-        self.plan = plan
-        self.target = Target.parse(target)
+        self._begin(build.build(plan, Target.parse(target)), plan.params, lambda: plan, threads)
+
+    @classmethod
+    def of(
+        cls, image: Image, params: Sequence[np.ndarray], plan: Callable[[], Plan],
+        threads: int | None = None,
+    ) -> Program:  # fmt: skip
+        """A program that was built before, with its params; `plan` makes its plan again."""
+        self = cls.__new__(cls)
+        self._begin(image, params, plan, threads)
+        return self
+
+    def _begin(
+        self, image: Image, params: Sequence[np.ndarray], plan: Callable[[], Plan],
+        threads: int | None,
+    ) -> None:  # fmt: skip
+        self.image, self.params = image, tuple(params)
+        self.target, self.dims = image.target, image.dims
         self.threads = thread_count(threads)
-        check_aliases(plan)
-        self.memory = plan_memory(plan)
-        modules = Modules(plan, self.target, self._place, self.memory.fixed)
-        self.dims, self.symbols, self.schedule = modules.dims, modules.symbols, modules.schedule
-        self.code = compile_texts(modules.texts(), self.target)
-        self._texts = modules.texts
+        self.memory = plan_memory(image)
+        self._planned = plan
         self._lock = ProcessLock()
         self._pace: dict[tuple[int, ...], float] = {}  # sizes -> seconds of a run, of the last call
         self._space: _Space | None = None
-        self._library: Library | None = None
+        self._library: Any = None
         self._entry: tuple[int, Callable[[int, int, int], None]] | None = None
-        self._scratchy = [kernel for kernel in self.kernels if scratch_buffers(kernel)]
-        self._weights = [address(x) for x in plan.params]
+        self._weights = [address(x) for x in self.params]
+
+    @property
+    def plan(self) -> Plan:
+        """The kernels in order, and what each reads and writes."""
+        plan = self._planned()
+        self._planned = lambda: plan
+        return plan
 
     def __call__(
         self, *arrays: object, out: Sequence[object] | None = None
@@ -61,27 +87,20 @@ class Program:
 
     def bind(self, *arrays: object, out: Sequence[object] | None = None) -> Bound:
         """Check arguments and prepare a call that can be run many times."""
-        arguments = bind_arguments(self.plan, arrays)
-        return Bound(self, arguments, *output_arrays(self.plan, arguments, out))
-
-    def _place(self, slot: Slot) -> tuple[str, int, int]:
-        if slot.kind == "temp":
-            life = self.memory.lives[slot.index]
-            return "arena", life.offset, life.offset + life.bytes
-        kind, index = storage(self.plan, slot)
-        return f"{kind} {index}", 0, 1
+        arguments = bind_arguments(self.image, arrays)
+        return Bound(self, arguments, *output_arrays(self.image, arguments, out))
 
     def space(self, binding: dict[str, int]) -> _Space:
         """Memory for temporaries and scratch, large enough for `binding`; grows when needed."""
-        memory = self.memory if self.memory.fixed else plan_memory(self.plan, binding)
-        scratch = max((_scratch_bytes(kernel, binding) for kernel in self._scratchy), default=0)
-        scratch += self.schedule.bytes
+        memory = self.memory if self.memory.fixed else plan_memory(self.image, binding)
+        scratch = max((_scratch_bytes(x, binding) for x in self.image.scratch), default=0)
+        scratch += self.image.private
         space = self._space
         if space is None or space.arena.nbytes < memory.arena or space.stride < scratch:
             old = (space.arena.nbytes, space.stride) if space else (0, 0)
             arena, scratch = max(memory.arena, old[0]), max(scratch, old[1])
             sizes = [f"for {name}={size}" for name, size in binding.items()]
-            need_memory(arena + scratch * self.threads, "the memory of", self.plan.name, *sizes)
+            need_memory(arena + scratch * self.threads, "the memory of", self.image.name, *sizes)
             space = _Space(arena, scratch, self.threads)
             self._space = space
         return space
@@ -90,7 +109,7 @@ class Program:
         """The main function: its address, and as something to call."""
         if self._entry is None:
             self.target.require_host()
-            self._library = Library(self.code, self.target)
+            self._library = loaded(self.image.code, self.target)
             at = self._library.address("planish_main")
             self._entry = at, _MAIN(at)
         return self._entry
@@ -103,16 +122,16 @@ class Program:
     @property
     def llvm_ir(self) -> str:
         """The modules after LLVM's passes."""
-        return "\n".join(optimised_text(text, self.target) for text in self._texts())
+        return build.ir(self.plan, self.target)
 
     @property
     def assembly(self) -> str:
         """The modules as assembly."""
-        return "\n".join(assembly_text(text, self.target) for text in self._texts())
+        return build.assembly(self.plan, self.target)
 
     def explain(self) -> str:
         """A table of the steps: label, kernel, what it writes, bytes it touches."""
-        return report.explain(self.plan, self.symbols, self.schedule, self.threads)
+        return build.explain(self.plan, self.target, self.threads)
 
     def profile(self, *arrays: object, repeat: int = 10, roof: Roof | None = None) -> Profile:
         """The time of each step, FLOPs, bytes, and their share of what `roof` allows.
@@ -122,9 +141,9 @@ class Program:
         return self.bind(*arrays).profile(repeat, roof)
 
 
-def _scratch_bytes(kernel: Kernel, binding: dict[str, int]) -> int:
-    """Bytes of the kernel's large locals, each on a cache line of its own."""
-    sizes = [element_count(b, binding) * b.dtype.itemsize for b in scratch_buffers(kernel)]
+def _scratch_bytes(buffers: Sequence[Buffer], binding: dict[str, int]) -> int:
+    """Bytes of a kernel's large locals, each on a cache line of its own."""
+    sizes = [element_count(b, binding) * b.dtype.itemsize for b in buffers]
     return sum(-(-size // ALIGN) * ALIGN for size in sizes)
 
 
@@ -169,11 +188,11 @@ class Bound:
         self._key = tuple(self._dims.tolist())
 
     def _pointers(self, places: list[int]) -> np.ndarray:
-        program, plan = self.program, self.program.plan
+        program = self.program
         arena = address(self._space.arena)
         memory = program.memory
         if not memory.fixed:
-            memory = plan_memory(plan, self.arguments.binding)
+            memory = plan_memory(program.image, self.arguments.binding)
         temps = [arena + life.offset for life in memory.lives]
         table = [*self.arguments.addresses, *places, *program._weights, *temps]
         return np.array(table or [0], np.uint64)
@@ -216,8 +235,8 @@ class Bound:
     def _fail(self) -> None:
         _, site, index, bound = self._space.status
         ctypes.memset(self._space.status, 0, ctypes.sizeof(self._space.status))
-        plan = self.program.plan
-        raise TokenError(token_message(plan, site, index, bound, self.arguments.arrays))
+        image = self.program.image
+        raise TokenError(token_message(image, site, index, bound, self.arguments.arrays))
 
     def times(self, repeat: int = 10, before: Callable[[], object] | None = None) -> np.ndarray:
         """Seconds of each step in each of `repeat` runs, after one run to warm up.

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import llvmlite.binding as llvm
 import platformdirs
 
 from planish.ir.errors import DataError, SizeError, TargetError
+from planish.ir.later import later
 from planish.ir.types import DType
+
+llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
 _V2 = "sse3 ssse3 sse4.1 sse4.2 popcnt cx16 sahf"
 _V3 = f"{_V2} avx avx2 bmi bmi2 f16c fma lzcnt movbe xsave"

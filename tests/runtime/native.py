@@ -15,6 +15,7 @@ from planish.ir.loops import Kernel, Scalar, walk
 from planish.runtime import llvm
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import sync_text
+from planish.runtime.elf import loaded
 from planish.runtime.memory import aligned
 from planish.runtime.target import Target
 
@@ -65,7 +66,7 @@ def run_native(
     threads: int = 1,
 ) -> tuple[int, ...]:
     """Run on each thread's share in turn; returns the status."""
-    library = llvm.Library([llvm.compile_text(module_text(kernel, target), target)], target)
+    library = loaded([llvm.compile_text(module_text(kernel, target), target)], target)
     function = ctypes.CFUNCTYPE(None)(library.address("planish_entry"))
     scratch, status = aligned(SCRATCH), np.zeros(4, np.int64)
     for thread in range(threads):

@@ -15,7 +15,10 @@ from planish.ir import types as t
 from planish.ir.dims import Dim
 from planish.ir.errors import CompileError, DataError, DTypeError, ShapeError, TokenError
 from planish.runtime import llvm
+from planish.runtime.build import modules_of
 from planish.runtime.codegen import sync
+from planish.runtime.codegen.steps import Modules
+from planish.runtime.elf import loaded
 from planish.runtime.interpret import run_plan
 from planish.runtime.plan import Limit, Plan
 from planish.runtime.program import Program
@@ -267,9 +270,13 @@ def test_repeat_must_be_a_count(add: Program, wrong: object) -> None:
         add.bind(rand(2, 40)).run(wrong)  # type: ignore[arg-type]
 
 
+def modules(program: Program) -> Modules:
+    return modules_of(program.plan, program.target)
+
+
 def test_equal_kernels_are_compiled_once() -> None:
     program = Program(chain(6), threads=1)
-    assert len(program.kernels) == 6 and len(set(program.symbols)) == 1
+    assert len(program.kernels) == 6 and len(set(modules(program).symbols)) == 1
 
 
 def test_barriers_stand_where_steps_depend() -> None:
@@ -277,7 +284,7 @@ def test_barriers_stand_where_steps_depend() -> None:
     last = slot("output", 0, "y", 64, 4096)
     steps = tuple(elementwise(lambda v: v + 1.0, a, out=b) for a, b in pairwise([*rows, last]))
     same = Program(Plan("same", (rows[0],), (last,), tuple(rows[1:]), (), steps), threads=2)
-    assert same.schedule.meets == (False, False, False)  # each thread reads what it wrote
+    assert modules(same).schedule.meets == (False, False, False)  # each thread reads what it wrote
     wide = (slot("temp", 0, "t1", 64, 4096), slot("temp", 0, "t1", 128, 2048))
     ends = (slot("input", 0, "x", 64, 4096), slot("output", 0, "y", 128, 2048))
     steps = (
@@ -285,16 +292,17 @@ def test_barriers_stand_where_steps_depend() -> None:
         elementwise(lambda v: v + 1.0, wide[1], out=ends[1]),
     )
     other = Program(Plan("other", ends[:1], ends[1:], wide[:1], (), steps), threads=2)
-    assert other.schedule.meets == (False, True)  # rows of another number are shared out otherwise
+    # rows of another number are shared out otherwise
+    assert modules(other).schedule.meets == (False, True)
     x, ys = (
         slot("input", 0, "x", 64, 4096),
         [slot("output", k, f"y{k}", 64, 4096) for k in range(3)],
     )
     steps = tuple(elementwise(lambda v: v + 1.0, x, out=y) for y in ys)
     apart = Program(Plan("apart", (x,), tuple(ys), (), (), steps), threads=2)
-    assert apart.schedule.meets == (False, False, False)
+    assert modules(apart).schedule.meets == (False, False, False)
     serial = Program(chain(3, rows=64, columns=4096, kind="serial"), threads=2)
-    assert serial.schedule.meets == (False, False, False)
+    assert modules(serial).schedule.meets == (False, False, False)
     assert (serial(np.zeros((64, 4096), np.float32)) == 3).all()
 
 
@@ -328,7 +336,7 @@ def test_code_that_calls_unknown_functions_is_not_loaded() -> None:
         ret void }"""
     code = llvm.compile_text(text, Target.host())
     with pytest.raises(CompileError, match="code needs no_such_function"):
-        llvm.Library([code], Target.host())
+        loaded([code], Target.host())
 
 
 @pytest.mark.parametrize(
@@ -341,7 +349,7 @@ def test_waiting_compiles_for_other_machines(triple: str) -> None:
 
 @pytest.mark.parametrize("name", ["aarch64", "neoverse-n1", "znver4", "x86-64", "x86-64-v2"])
 def test_programs_compile_for_other_machines(name: str) -> None:
-    assert Program(embedding(), target=name).code
+    assert Program(embedding(), target=name).image.code
 
 
 def test_memory_that_cannot_be_had_is_a_memory_error() -> None:

@@ -1,0 +1,191 @@
+"""A compiled plan without its kernels: what running it needs, but for the weights.
+
+An image is a value that becomes bytes and comes back, so that code made once runs in other
+processes, without LLVM and without lowering anything. `planish.runtime.build` makes it of a plan;
+`planish.runtime.cache` keeps images in files.
+
+    bytes ::= length of the JSON, i64 | JSON | object files, one after the other
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from planish.ir import types as t
+from planish.ir.dims import AnySize, Size, Symbol, symbols
+from planish.ir.errors import ArtifactError
+from planish.ir.loops import Buffer, Const, Expr, Scalar, Var, as_index, scalar
+from planish.ir.types import TensorType
+from planish.runtime.plan import Limit, Made, Plan, Slot
+from planish.runtime.target import Target
+
+Spans = tuple[tuple[int, int], ...]
+Scratch = tuple[tuple[Buffer, ...], ...]
+_LENGTH = struct.Struct("<q")
+KINDS = {x.name: x for x in t.DTYPES.values()}
+
+
+@dataclass(frozen=True)
+class Image:
+    """A program. `code` are object files whose function `planish_main` runs it.
+
+    `dims` are the symbolic sizes that it is handed, `scratch` the large locals of each kernel,
+    `private` the bytes of temporaries that each thread has for itself, `made` says how each param
+    is made of the weights, and `spans` how long each temporary lives.
+    """
+
+    name: str
+    target: Target
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    temps: tuple[Slot, ...]
+    aliases: tuple[tuple[int, int], ...]
+    limits: tuple[Limit, ...]
+    sites: tuple[str, ...]
+    spans: Spans
+    made: tuple[Made, ...]
+    weight_bytes: int
+    dims: tuple[str, ...]
+    scratch: Scratch
+    private: int
+    code: tuple[bytes, ...]
+
+    @staticmethod
+    def of(
+        plan: Plan, target: Target, dims: tuple[str, ...], scratch: Scratch, private: int,
+        code: tuple[bytes, ...],
+    ) -> Image:  # fmt: skip
+        """The image of a plan that was compiled to `code`."""
+        return Image(
+            plan.name, target, plan.inputs, plan.outputs, plan.temps, plan.aliases, plan.limits,
+            plan.sites, plan.spans, plan.made, plan.weight_bytes, dims, scratch, private, code,
+        )  # fmt: skip
+
+    def to_bytes(self) -> bytes:
+        """For `from_bytes`."""
+        head = json.dumps(self._facts, separators=(",", ":")).encode()
+        return b"".join((_LENGTH.pack(len(head)), head, *self.code))
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        slots = (*self.inputs, *self.outputs, *self.temps)
+        sizes = [size for slot in slots for size in slot.type.shape]
+        known = symbols(*sizes, *(x.size for x in self.limits))
+        target = self.target
+        return {
+            "name": self.name,
+            "target": [target.name, target.triple, target.cpu, sorted(target.features)],
+            "symbols": {x.name: x.max for x in known},
+            "slots": [_slot_facts(x) for x in slots],
+            "counts": [len(self.inputs), len(self.outputs), len(self.temps)],
+            "aliases": self.aliases,
+            "limits": [[_size_facts(x.size), x.limit, x.reason] for x in self.limits],
+            "sites": self.sites,
+            "spans": self.spans,
+            "made": [[x.name, x.view, x.width, x.shifted] for x in self.made],
+            "weight_bytes": self.weight_bytes,
+            "dims": self.dims,
+            "scratch": [[_buffer_facts(x) for x in kernel] for kernel in self.scratch],
+            "private": self.private,
+            "code": [len(x) for x in self.code],
+        }
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Image:
+        """The image in bytes that `to_bytes` made; ArtifactError if there is none."""
+        try:
+            (length,) = _LENGTH.unpack_from(data)
+            facts = json.loads(data[_LENGTH.size : _LENGTH.size + length])
+            return _image(facts, data[_LENGTH.size + length :])
+        except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
+            raise ArtifactError(f"not a compiled program: {error!r:.200}") from error
+
+
+def _image(facts: Mapping[str, Any], rest: bytes) -> Image:
+    if sum(facts["code"]) != len(rest):
+        raise ValueError(f"{len(rest)} bytes of code, not {sum(facts['code'])}")
+    known = {name: Symbol(name, most) for name, most in facts["symbols"].items()}
+    slots = iter([_slot(x, known) for x in facts["slots"]])
+    inputs, outputs, temps = (tuple(next(slots) for _ in range(n)) for n in facts["counts"])
+    name, triple, cpu, features = facts["target"]
+    ends = [sum(facts["code"][: i + 1]) for i in range(len(facts["code"]))]
+    return Image(
+        name=facts["name"],
+        target=Target(name, triple, cpu, frozenset(features)),
+        inputs=inputs,
+        outputs=outputs,
+        temps=temps,
+        aliases=_pairs(facts["aliases"]),
+        limits=tuple(Limit(_size(size, known), most, why) for size, most, why in facts["limits"]),
+        sites=tuple(facts["sites"]),
+        spans=_pairs(facts["spans"]),
+        made=tuple(Made(*x) for x in facts["made"]),
+        weight_bytes=facts["weight_bytes"],
+        dims=tuple(facts["dims"]),
+        scratch=tuple(tuple(map(_buffer, kernel)) for kernel in facts["scratch"]),
+        private=facts["private"],
+        code=tuple(
+            rest[end - size : end] for size, end in zip(facts["code"], ends, strict=True)
+        ),
+    )
+
+
+def _pairs(given: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(a), int(b)) for a, b in given)
+
+
+def _slot_facts(slot: Slot) -> list[Any]:
+    shape = [_size_facts(size) for size in slot.type.shape]
+    return [slot.kind, slot.index, slot.type.dtype.name, shape, slot.name]
+
+
+def _slot(facts: Sequence[Any], known: Mapping[str, Symbol]) -> Slot:
+    kind, index, dtype, shape, name = facts
+    type_ = TensorType(KINDS[dtype], tuple(_size(size, known) for size in shape))
+    return Slot(kind, index, type_, name)
+
+
+def _size_facts(size: AnySize) -> Any:
+    if isinstance(size, int):
+        return size
+    return [[[symbol.name for symbol in monomial], factor] for monomial, factor in size.terms]
+
+
+def _size(facts: Any, known: Mapping[str, Symbol]) -> AnySize:
+    if isinstance(facts, int):
+        return facts
+    return Size(tuple((tuple(known[n] for n in names), factor) for names, factor in facts))
+
+
+def _buffer_facts(buffer: Buffer) -> list[Any]:
+    return [buffer.name, buffer.dtype.name, [_extent_facts(x) for x in buffer.shape]]
+
+
+def _buffer(facts: Sequence[Any]) -> Buffer:
+    name, dtype, shape = facts
+    return Buffer(name, KINDS[dtype], tuple(map(_extent, shape)))
+
+
+def _extent_facts(expr: Expr) -> Any:
+    """An extent over dimensions: a number, a name, or an operation."""
+    match expr:
+        case Const(value):
+            return int(value)
+        case Var(name):
+            return name
+        case Scalar(op, args):
+            return [op, *map(_extent_facts, args)]
+    raise ArtifactError(f"an extent that is no arithmetic of sizes: {expr}")
+
+
+def _extent(facts: Any) -> Expr:
+    if isinstance(facts, int):
+        return as_index(facts)
+    if isinstance(facts, str):
+        return Var(facts, t.i64)
+    return scalar(facts[0], *map(_extent, facts[1:]))
