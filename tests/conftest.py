@@ -11,6 +11,8 @@ from planish.runtime.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 
+os.environ["PLANISH_CACHE"] = "off"  # tests compile; those of the cache name a folder
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the golden cases."""

@@ -7,33 +7,33 @@ from typing import Any
 
 import numpy as np
 
+from planish.frontend import kept
 from planish.frontend.trace import trace
 from planish.frontend.tree import flatten, is_tree, restore
 from planish.ir.errors import TraceError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
+from planish.ir.later import later
 from planish.passes import bisect as bisecting
 from planish.passes import compare as comparing
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
-from planish.runtime.lower import lower
-from planish.runtime.packing import Panels
+from planish.runtime.cache import cache_at
+from planish.runtime.packing import Panels, params_of
 from planish.runtime.plan import Plan
 from planish.runtime.profile import Profile
 from planish.runtime.program import Program
 from planish.runtime.roof import Roof
 from planish.runtime.roofs import machine_roof
-from planish.runtime.target import Target
+from planish.runtime.target import Target, cache_folder
+
+lowering = later("planish.runtime.lower")
 
 
 class Compiled(Program):
     """A `Program` whose results have the form that the traced function returned."""
 
-    def __init__(
-        self, plan: Plan, target: Target, threads: int | None, treedef: tuple[str, ...] | None
-    ):
-        super().__init__(plan, target, threads)
-        self.treedef = treedef
+    treedef: tuple[str, ...] | None = None
 
     def __call__(self, *arrays: Any, out: Sequence[Any] | None = None) -> Any:
         """Run once: NumPy arrays in, NumPy arrays out; results go to `out` if given."""
@@ -70,19 +70,41 @@ def compile(
     `pipeline` is a name of `PIPELINES`, a list such as "simplify,expand,fuse", or a `Pipeline`.
     `target` names a CPU; None asks PLANISH_TARGET, and then means this machine. `threads` is how
     many share each run; None asks PLANISH_THREADS, and then means all cores this process may use.
-    `cache` does nothing yet. UnsupportedError names a node that the passes left without a kernel.
+    `cache=False` neither looks into the user's cache of compiled programs (PLANISH_CACHE) nor adds
+    to it. UnsupportedError names a node that the passes left without a kernel.
     """
-    return compiled(graph_of(fn, specs), pipeline, target, threads)
+    return compiled(graph_of(fn, specs), pipeline, target, threads, cache=cache)
 
 
 def compiled(
     graph: Graph, pipeline: str | Pipeline, target: str | Target | None = None,
-    threads: int | None = None, panels: Panels | None = None,
+    threads: int | None = None, panels: Panels | None = None, cache: bool = True,
 ) -> Compiled:  # fmt: skip
     """`compile` of a graph; programs that are made with the same `panels` share packed weights."""
-    machine = Target.parse(target)
-    after = pipeline_named(pipeline).run(graph)
-    return Compiled(lower(after, machine, panels), machine, threads, graph.treedef)
+    machine, passes = Target.parse(target), pipeline_named(pipeline)
+    files = cache_at(cache_folder() if cache else None)
+    key = kept.key_of(graph, passes, machine) if files.folder else None
+    found = files.get(key) if key else None
+    if found is not None:
+        image, recipes = kept.unpacked(found)
+        weights = kept.weights_of(image, recipes, graph)
+        if weights is not None:
+            params = params_of(image.made, weights, panels)
+            program = Compiled.of(image, params, lambda: planned(graph, passes, machine), threads)
+            program.treedef = graph.treedef
+            return program
+    after = passes.run(graph)
+    program = Compiled(lowering.lower(after, machine, panels), machine, threads)
+    program.treedef = graph.treedef
+    entry = kept.packed(program.image, graph, after) if key else None
+    if key and entry is not None:
+        files.put(key, entry)
+    return program
+
+
+def planned(graph: Graph, pipeline: Pipeline, target: Target) -> Plan:
+    """The plan of a graph."""
+    return lowering.lower(pipeline.run(graph), target)
 
 
 def interpret(fn: Any, *arrays: Any, dtype: Any = None) -> Any:
@@ -116,7 +138,7 @@ def compare(
     machine = Target.parse(target)
 
     def program(after: Graph) -> Program:
-        return Program(lower(after, machine), machine, threads)
+        return Program(lowering.lower(after, machine), machine, threads)
 
     given = [np.asarray(x) for x in flat_arguments(arrays, len(graph.inputs))]
     return comparing.compare(graph, pipelines, given, program, perplexity, seconds)

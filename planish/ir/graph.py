@@ -32,6 +32,9 @@ class Graph:
     `aliases` holds (input index, output index) pairs: that input is donated, its storage becomes
     the output's. `treedef` says how the outputs are handed back: None for one array, else a tuple
     of keys ("0", "1" for a tuple's places or a dict's names).
+
+    `made` says of params that a pass computed what they are: a graph, with the arrays that it read.
+    Under the name "" it has a number that became a constant.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Graph:
     params: Mapping[str, np.ndarray] = field(default_factory=dict)
     aliases: tuple[tuple[int, int], ...] = ()
     treedef: tuple[str, ...] | None = None
+    made: Mapping[str, Graph] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for node in self.inputs:

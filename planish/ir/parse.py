@@ -14,7 +14,7 @@ Line breaks are spaces. A comment `# model.py:41 h.0` behind a line is where it 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +24,7 @@ from planish.ir import ops  # noqa: F401 - fills the op table
 from planish.ir.dims import AnySize, Dim
 from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Loc, Node
+from planish.ir.node import OPS, Loc, Node, Op
 from planish.ir.ops.base import make
 from planish.ir.text import KEYWORDS, name_text
 from planish.ir.tokens import Reader, Token, like
@@ -35,17 +35,20 @@ DEPTH = 32  # of nested tuples in attributes
 _LOC = re.compile(r"# ?(.+?):([0-9]{1,9})(?: (.*))?", re.DOTALL)
 
 
-def parse(text: str, params: Mapping[str, np.ndarray] | None = None) -> Graph:
+def parse(
+    text: str, params: Mapping[str, np.ndarray] | None = None, more: Iterable[Op] = ()
+) -> Graph:
     """The graph that `text` describes; ParseError says line, column and what was expected.
 
     `params` are the arrays of its parameters. Without them the graph prints, verifies and goes
-    through passes; running it names the one that is missing.
+    through passes; running it names the one that is missing. `more` are ops that are in no table.
     """
     reader = Reader(text)
+    known = {**OPS, **{op.name: op for op in more}}
     bodies: dict[str, Graph] = {}
     while True:
         start = reader.token
-        graph = _GraphParser(reader, bodies).graph(params or {})
+        graph = _GraphParser(reader, bodies, known).graph(params or {})
         if reader.token.kind == "end":
             return graph
         if graph.name in bodies:
@@ -56,8 +59,8 @@ def parse(text: str, params: Mapping[str, np.ndarray] | None = None) -> Graph:
 class _GraphParser:
     """Reads one graph; `bodies` are the graphs above it."""
 
-    def __init__(self, reader: Reader, bodies: Mapping[str, Graph]):
-        self.read = reader
+    def __init__(self, reader: Reader, bodies: Mapping[str, Graph], known: Mapping[str, Op]):
+        self.read, self.ops = reader, known
         self.bodies = bodies
         self.sizes: dict[str, AnySize] = {}
         self.values: dict[str, Node] = {}
@@ -184,9 +187,9 @@ class _GraphParser:
 
     def call(self, at: Token) -> Node:
         """`add(%x, %y) : f32[2]`."""
-        read, op = self.read, OPS.get(at.text)
+        read, op = self.read, self.ops.get(at.text)
         if op is None or at.text == "input":
-            hint = like(at.text, OPS) if op is None else ": inputs stand in the signature"
+            hint = like(at.text, self.ops) if op is None else ": inputs stand in the signature"
             read.fail(f"unknown op '{at.text}'{hint}", at=at)
         attrs: dict[str, Any] = {}
         if read.token.text == "@":
@@ -209,7 +212,7 @@ class _GraphParser:
     def attribute(self, op: str, attrs: dict[str, Any]) -> None:
         """`axes=(1,)`."""
         token = self.read.take("word", "an operand, an attribute or ')'")
-        known = OPS[op].attr_names
+        known = self.ops[op].attr_names
         if token.text in attrs:
             self.read.fail(f"'{token.text}' is given twice", at=token)
         if token.text not in known:

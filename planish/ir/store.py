@@ -94,6 +94,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         with open(temporary, "xb") as file:
             with suppress(OSError):  # not every file system has locks
                 _lock(file)
+            if not temporary.exists():  # another writer came before the lock, and swept it away
+                return write_atomically(path, data)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

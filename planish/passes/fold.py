@@ -42,16 +42,25 @@ def fold(graph: Graph) -> Graph:
     values = dict(computed(graph, roots))
     if not values:
         return graph
-    params, new = dict(graph.params), {}
+    params, made, new = dict(graph.params), dict(graph.made), {}
     for node, value in values.items():
-        if node.shape:
-            name = fresh(node, params)
+        name = fresh(node, params) if node.shape else ""
+        source = made_of(node, graph)
+        if name or source.params:
+            made[name] = source
+        if name:
             value.flags.writeable = False
             params[name] = value
             new[node] = OPS["param"](name=name, type=node.type).at(node.loc)
         else:
             new[node] = const(value.item(), node.dtype).at(node.loc)
-    return without_unread(replace(substituted(graph, new), params=params), graph)
+    return without_unread(replace(substituted(graph, new), params=params, made=made), graph)
+
+
+def made_of(node: Node, graph: Graph) -> Graph:
+    """The graph of one value, with the arrays that it reads."""
+    part = Graph("made", (), (node,))
+    return replace(part, params={name: graph.params[name] for name in part.param_nodes})
 
 
 def constants(graph: Graph) -> set[Node]:

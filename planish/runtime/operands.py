@@ -108,14 +108,13 @@ class Operands(Draft):
         if leaf is None:
             return None
         weight = operands[body.inputs.index(leaf)]
-        key = (weight.attrs["name"], view_text(b, leaf), nr, roles.shifted)
-        if key not in self.packed:
-            array = self.graph.params[weight.attrs["name"]]
-            panels = self.packing.panels(key, b, leaf, array, nr, roles.shifted)
+        made = Made(weight.attrs["name"], view_text(b, leaf), nr, roles.shifted)
+        if made.key not in self.packed:
+            array = self.graph.params[made.name]
+            panels = self.packing.panels(made.key, b, leaf, array, nr, roles.shifted)
             type_ = TensorType(b.dtype, panels.shape)
-            made = Made(weight.attrs["name"], view_text(b, leaf), nr, roles.shifted)
-            self.packed[key] = self.constant(panels, type_, f"{made.name} (packed)", made)
-        return self.packed[key]
+            self.packed[made.key] = self.constant(panels, type_, f"{made.name} (packed)", made)
+        return self.packed[made.key]
 
     def weight_of(self, body: Graph, operands: tuple[Node, ...], b: Node) -> Node | None:
         """The leaf that `b` is made of, where that alone is read and is a weight."""

@@ -6,7 +6,7 @@ Panels of B [..., K, N] are [..., N / NR, K, NR], zeros beyond N.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,9 +15,12 @@ import numpy as np
 from planish.ir.graph import Graph
 from planish.ir.mapped import release
 from planish.ir.node import Node
+from planish.ir.parse import parse
 from planish.runtime.crew import Crew
 from planish.runtime.gate import ProcessLock
+from planish.runtime.kernels.words import WORDS
 from planish.runtime.memory import Room
+from planish.runtime.plan import Made
 from planish.runtime.target import available_cores
 
 PIECE = 1 << 20  # bytes of a job
@@ -88,6 +91,22 @@ class Packing:
                 self._crew.add(partial(fill, target, source))
         self.made[key] = (weakref.ref(array), new)
         return new
+
+
+def params_of(
+    made: Sequence[Made], arrays: Mapping[str, np.ndarray], panels: Panels | None = None
+) -> tuple[np.ndarray, ...]:
+    """The params of a plan, made again of a graph's."""
+    with (panels or Panels()).packing() as packing:
+        return tuple(_param(x, arrays[x.name], packing) for x in made)
+
+
+def _param(made: Made, array: np.ndarray, packing: Packing) -> np.ndarray:
+    if not made.view:
+        return packing.plain(made.name, array)
+    view = parse(made.view, more=WORDS.values())
+    (leaf,), (b,) = view.inputs, view.outputs
+    return packing.panels(made.key, b, leaf, array, made.width, made.shifted)
 
 
 def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

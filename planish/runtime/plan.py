@@ -63,6 +63,11 @@ class Made:
     width: int = 0
     shifted: bool = False
 
+    @property
+    def key(self) -> tuple:
+        """What panels of equal params have in common."""
+        return self.name, self.view, self.width, self.shifted
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -11,13 +11,14 @@ import atexit
 import ctypes
 import os
 import threading
+from importlib.metadata import version
 from typing import Any
 
 from planish.ir.later import later
 from planish.runtime.codegen.sync import LINE, pool_text
 from planish.runtime.elf import loaded
 from planish.runtime.memory import aligned
-from planish.runtime.target import Target
+from planish.runtime.target import Target, kept_in_cache
 
 llvm = later("planish.runtime.llvm")
 
@@ -82,8 +83,7 @@ class Pools:
             return pool
         with self._lock:
             if self._library is None:
-                host = Target.host()
-                self._library = loaded([llvm.compile_text(pool_text(host), host)], host)
+                self._library = pool_library(Target.host())
             if threads not in self._pools:
                 self._pools[threads] = Pool(self._library, threads)
             return self._pools[threads]
@@ -98,6 +98,13 @@ class Pools:
         for pool in self._pools.values():
             pool.stop()
         self._pools = {}
+
+
+def pool_library(host: Target) -> Any:
+    """The functions of a pool."""
+    text, facts = pool_text(host), (host.triple, host.cpu, host.feature_text, version("llvmlite"))
+    code = kept_in_cache(("pool", text, *facts), lambda: llvm.compile_text(text, host))
+    return loaded([code], host)
 
 
 POOLS = Pools()

@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Program:
     def of(
         cls, image: Image, params: Sequence[np.ndarray], plan: Callable[[], Plan],
         threads: int | None = None,
-    ) -> Program:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """A program that was built before, with its params; `plan` makes its plan again."""
         self = cls.__new__(cls)
         self._begin(image, params, plan, threads)

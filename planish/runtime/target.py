@@ -9,14 +9,16 @@ may run before it runs.
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
@@ -24,6 +26,7 @@ import platformdirs
 from planish.ir.errors import DataError, SizeError, TargetError
 from planish.ir.later import later
 from planish.ir.types import DType
+from planish.runtime.cache import cache_at, digest
 
 llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
@@ -193,14 +196,37 @@ class Target:
 
 @cache
 def _host() -> Target:
+    """What LLVM calls this machine: asked once for each processor, as LLVM takes long to load."""
+    found = kept_in_cache(
+        ("host", _machine_text(), version("llvmlite")), lambda: json.dumps(_described()).encode()
+    )
+    triple, cpu, listed = json.loads(found)
+    features = set(listed)
+    if "amx-bf16" in features and not _may_use_tiles():
+        features = {name for name in features if not name.startswith("amx-")}
+    return Target("host", triple, cpu, frozenset(features))
+
+
+def _described() -> tuple[str, str, list[str]]:
+    """LLVM's triple of this process, and the name and the features of the processor."""
     features = {name for name, there in llvm.get_host_cpu_features().items() if there}
     triple = llvm.get_process_triple()
     if triple.startswith(("aarch64", "arm64")):
         triple = "aarch64-" + triple.split("-", 1)[1]
         features |= {"neon"}  # part of the baseline, not always reported
-    if "amx-bf16" in features and not _may_use_tiles():
-        features = {name for name in features if not name.startswith("amx-")}
-    return Target("host", triple, llvm.get_host_cpu_name(), frozenset(features))
+    return triple, llvm.get_host_cpu_name(), sorted(features)
+
+
+def _machine_text() -> str:
+    """What the system says of the first processor, but for its speed at the moment."""
+    first = _read(Path("/proc/cpuinfo")).split("\n\n")[0]
+    kept = [line for line in first.splitlines() if not line.startswith(("cpu MHz", "bogomips"))]
+    return "\n".join((*platform.uname()[:1], platform.machine(), *kept))
+
+
+def kept_in_cache(parts: Sequence[str], make: Callable[[], bytes]) -> bytes:
+    """What `make` makes of these parts, kept in the user's cache."""
+    return cache_at(cache_folder()).kept(digest(*parts), make)
 
 
 def cpu_name() -> str:

@@ -14,6 +14,7 @@ import click
 from planish import __version__
 from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.common import File, examples, json_text
+from planish.frontend.cli.table import facts_text
 from planish.frontend.generate import graphs
 from planish.frontend.optim import AdamW
 from planish.frontend.peak import peak_of
@@ -51,7 +52,7 @@ def command(model: Path | None, memory: bool, batch: int | None, as_json: bool) 
     facts = machine() if model is None else described(model)
     if memory and model is not None:
         facts |= needed(model, batch)
-    print(json_text(facts) if as_json else shown(facts))
+    print(json_text(facts) if as_json else facts_text(facts))
 
 
 def machine() -> dict[str, Any]:
@@ -130,20 +131,3 @@ def planned(graph: Graph, passes: str) -> dict[str, Any]:
         "ratio": round(memory.arena / memory.peak, 3) if memory.peak else 1.0,
         "weights": memory.params,
     }
-
-
-def shown(facts: dict[str, Any], indent: str = "") -> str:
-    """Facts for people: one in a line."""
-    lines = []
-    width = max(map(len, facts), default=0)
-    for name, value in facts.items():
-        if isinstance(value, dict) and value:
-            lines += [f"{indent}{name}", shown(value, indent + "  ")]
-            continue
-        if isinstance(value, list):
-            value = " ".join(map(str, value))
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = f"{value:,}"
-        told = "-" if value is None or value == {} else value
-        lines.append(f"{indent}{name:<{width}}  {told}")
-    return "\n".join(lines)

@@ -1,9 +1,10 @@
-"""Tables on the terminal."""
+"""Tables and lists of facts on the terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,3 +28,20 @@ def show_table(
     with console.capture() as text:
         console.print(table)
     print("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def facts_text(facts: dict[str, Any], indent: str = "") -> str:
+    """Facts for people: one in a line."""
+    lines = []
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}", facts_text(value, indent + "  ")]
+            continue
+        if isinstance(value, list):
+            value = " ".join(map(str, value))
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = f"{value:,}"
+        told = "-" if value is None or value == {} else value
+        lines.append(f"{indent}{name:<{width}}  {told}")
+    return "\n".join(lines)
