@@ -21,6 +21,7 @@ _NAMES = {
     "planish.frontend.tensor": ("Tensor",),
     "planish.frontend.transform": ("grad", "value_and_grad", "vjp"),
     "planish.frontend.api": ("compile", "interpret", "compare", "bisect"),
+    "planish.frontend.compiled": ("load",),
     "planish.frontend.models.tinygpt": ("TinyGPT",),
     "planish.frontend.generate": ("Generator", "generate_text"),
     "planish.frontend.text": ("CharTokenizer", "default_corpus", "read_text"),
@@ -35,9 +36,8 @@ _NAMES = {
     "planish.passes.pipelines": ("PIPELINES",),
     "planish.ir.errors": (
         "PlanishError", "TraceError", "ShapeError", "AxisError", "SizeError", "DTypeError",
-        "IRError",
-        "ParseError", "GradientError", "CompileError", "TargetError", "ArtifactError", "DataError",
-        "TokenError", "UnsupportedError",
+        "IRError", "ParseError", "GradientError", "CompileError", "LinkError", "TargetError",
+        "ArtifactError", "DataError", "TokenError", "UnsupportedError",
     ),
 }  # fmt: skip
 _MODULES = {

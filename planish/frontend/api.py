@@ -8,48 +8,25 @@ from typing import Any
 import numpy as np
 
 from planish.frontend import kept
+from planish.frontend.compiled import Compiled, Origin, flat_arguments
 from planish.frontend.trace import trace
-from planish.frontend.tree import flatten, is_tree, restore
+from planish.frontend.tree import restore
 from planish.ir.errors import TraceError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.later import later
+from planish.ir.text import graph_text
 from planish.passes import bisect as bisecting
 from planish.passes import compare as comparing
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
-from planish.runtime.cache import cache_at
+from planish.runtime.cache import cache_at, digest
 from planish.runtime.packing import Panels, params_of
 from planish.runtime.plan import Plan
-from planish.runtime.profile import Profile
 from planish.runtime.program import Program
-from planish.runtime.roof import Roof
-from planish.runtime.roofs import machine_roof
 from planish.runtime.target import Target, cache_folder
 
 lowering = later("planish.runtime.lower")
-
-
-class Compiled(Program):
-    """A `Program` whose results have the form that the traced function returned."""
-
-    treedef: tuple[str, ...] | None = None
-
-    def __call__(self, *arrays: Any, out: Sequence[Any] | None = None) -> Any:
-        """Run once: NumPy arrays in, NumPy arrays out; results go to `out` if given."""
-        given = flat_arguments(arrays, len(self.image.inputs))
-        bound = self.bind(*given, out=out)
-        bound.run()
-        return restore(self.treedef, bound.outputs)
-
-    def profile(self, *arrays: Any, repeat: int = 10, roof: Roof | None = None) -> Profile:
-        """The time of each step, with FLOPs, bytes, and percent of what the machine allows.
-
-        `roof` is that of `machine_roof`, measured in about a second and then kept in the user's
-        cache. Donated arguments are updated `repeat` + 1 times.
-        """
-        given = flat_arguments(arrays, len(self.image.inputs))
-        return super().profile(*given, repeat=repeat, roof=roof or machine_roof(self.threads))
 
 
 def compile(
@@ -82,6 +59,7 @@ def compiled(
 ) -> Compiled:  # fmt: skip
     """`compile` of a graph; programs that are made with the same `panels` share packed weights."""
     machine, passes = Target.parse(target), pipeline_named(pipeline)
+    origin = Origin(graph.treedef, str(passes), digest(graph_text(graph)))
     files = cache_at(cache_folder() if cache else None)
     key = kept.key_of(graph, passes, machine) if files.folder else None
     found = files.get(key) if key else None
@@ -91,11 +69,11 @@ def compiled(
         if weights is not None:
             params = params_of(image.made, weights, panels)
             program = Compiled.of(image, params, lambda: planned(graph, passes, machine), threads)
-            program.treedef = graph.treedef
+            program.origin = origin
             return program
     after = passes.run(graph)
     program = Compiled(lowering.lower(after, machine, panels), machine, threads)
-    program.treedef = graph.treedef
+    program.origin = origin
     entry = kept.packed(program.image, graph, after) if key else None
     if key and entry is not None:
         files.put(key, entry)
@@ -162,10 +140,3 @@ def graph_of(fn: Any, specs: Sequence[Any]) -> Graph:
     if specs:
         raise TraceError(f"graph {fn.name} has its types already, it takes no specs")
     return fn
-
-
-def flat_arguments(arrays: Sequence[Any], count: int) -> list[Any]:
-    """Arguments as the flat list that a graph takes: tuples and dicts of arrays are unpacked."""
-    if len(arrays) == count and not any(map(is_tree, arrays)):
-        return list(arrays)
-    return [leaf for x in arrays for _, leaf in (flatten(x) if is_tree(x) else [("", x)])]

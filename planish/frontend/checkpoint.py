@@ -33,8 +33,8 @@ from planish.frontend.nn.layers import BLANK
 from planish.frontend.text import CharTokenizer
 from planish.ir import types as t
 from planish.ir.errors import ArtifactError, PlanishError
+from planish.ir.files import write_atomically
 from planish.ir.mapped import mapped, release
-from planish.ir.store import write_atomically
 
 FORMAT = 1
 UNSAID = {"accumulate": 1}  # what trainings are that do not say it

@@ -46,6 +46,10 @@ class CompileError(PlanishError, RuntimeError):
     """The compiler failed through its own fault."""
 
 
+class LinkError(PlanishError, OSError):
+    """There is no linker, or it failed."""
+
+
 class TargetError(PlanishError, RuntimeError):
     """The machine cannot run what was asked."""
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from planish.ir.store import write_atomically
+from planish.ir.files import write_atomically
 
 LIMIT = 256 << 20  # bytes of all entries
 SUFFIX = ".planish"

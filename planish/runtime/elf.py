@@ -109,9 +109,7 @@ class _Layout:
         self.size = at + size
         return at
 
-    def linked(
-        self, objects: list[tuple[list[_Section], list[_Symbol]]]
-    ) -> tuple[mmap.mmap, int]:
+    def linked(self, objects: list[tuple[list[_Section], list[_Symbol]]]) -> tuple[mmap.mmap, int]:
         """The mapping and its address: sections copied, relocations applied, no longer writable."""
         for sections, symbols in objects:
             for x in symbols:
@@ -211,6 +209,80 @@ def _symbols(table: _Section, sections: list[_Section]) -> Iterator[_Symbol]:
         elif section and sections[section].at >= 0 and value > len(sections[section].data):
             raise ArtifactError("damaged machine code: a symbol outside its section")
         yield _Symbol(text, section, value, is_global)
+
+
+# Data that goes into a shared library: an object with one section and one symbol
+
+_MACHINES = {"x86_64": AMD64, "aarch64": 183, "riscv64": 243}
+_GLOBAL_OBJECT = 0x11
+_STRINGS = b"\0.rodata\0.symtab\0.strtab\0.note.GNU-stack\0"
+STRTAB, DYNSYM = 3, 11
+_NOTE = 1
+
+
+def data_header(arch: str, size: int, align: int) -> bytes:
+    """What stands before `size` bytes of data; `data_tables` follows them."""
+    count, table = 5, _tables_start(size, align) + _names_size()
+    ident = MAGIC.ljust(16, b"\0")
+    kind = RELOCATABLE, _MACHINES[arch], 1, 0, 0, table, 0
+    head = HEADER.pack(ident, *kind, HEADER.size, 0, 0, SECTION.size, count, 3)
+    return head.ljust(_start(align), b"\0")
+
+
+def _start(align: int) -> int:
+    return -(-HEADER.size // align) * align
+
+
+def _tables_start(size: int, align: int) -> int:
+    return -(-(_start(align) + size) // 8) * 8
+
+
+def _names_size() -> int:
+    return 2 * SYMBOL.size + NAMES
+
+
+NAMES = 128  # bytes for the names of sections and of the symbol
+
+
+def data_tables(arch: str, size: int, align: int, name: str) -> bytes:
+    """The symbol, the names and the section headers of an object with data."""
+    at = _tables_start(size, align)
+    names = (_STRINGS + name.encode() + b"\0").ljust(NAMES, b"\0")
+    symbols = bytes(SYMBOL.size) + SYMBOL.pack(len(_STRINGS), _GLOBAL_OBJECT, 0, 1, 0, size)
+    where = {x: _STRINGS.index(b"\0" + x + b"\0") + 1 for x in _STRINGS.split(b"\0") if x}
+    rows = (
+        (0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+        (where[b".rodata"], PROGBITS, ALLOC, 0, _start(align), size, 0, 0, align, 0),
+        (where[b".symtab"], SYMTAB, 0, 0, at, len(symbols), 3, 1, 8, SYMBOL.size),
+        (where[b".strtab"], STRTAB, 0, 0, at + len(symbols), NAMES, 0, 0, 1, 0),
+        (where[b".note.GNU-stack"], _NOTE, 0, 0, at, 0, 0, 0, 1, 0),
+    )
+    gap = bytes(at - _start(align) - size)
+    return gap + symbols + names + b"".join(SECTION.pack(*row) for row in rows)
+
+
+def exported(data: memoryview, name: str) -> tuple[int, int]:
+    """Where the object `name` of a shared library is in its file: offset and size.
+
+    ArtifactError where there is none, or where it lies beyond the end of the file.
+    """
+    ident, kind, *_, start, _, _, _, _, size, count, _ = HEADER.unpack_from(data)
+    if ident[: len(MAGIC)] != MAGIC or kind != 3 or size != SECTION.size:
+        raise ArtifactError("not a shared library")
+    sections = [SECTION.unpack_from(data, start + i * size) for i in range(count)]
+    for table in (x for x in sections if x[1] == DYNSYM):
+        names = sections[table[6]]
+        for at in range(table[4], table[4] + table[5], SYMBOL.size):
+            word, _, _, section, value, length = SYMBOL.unpack_from(data, at)
+            begin = names[4] + word
+            if data[begin : begin + len(name) + 1].tobytes() != name.encode() + b"\0":
+                continue
+            home = sections[section]
+            offset = home[4] + value - home[3]
+            if not home[4] <= offset <= offset + length <= min(home[4] + home[5], len(data)):
+                raise ArtifactError(f"cut: {name} goes beyond its end")
+            return offset, length
+    raise ArtifactError("not a program of planish")
 
 
 def _protect(base: int, size: int) -> None:

@@ -13,7 +13,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from planish.ir import types as t
@@ -27,6 +27,7 @@ from planish.runtime.target import Target
 Spans = tuple[tuple[int, int], ...]
 Scratch = tuple[tuple[Buffer, ...], ...]
 _LENGTH = struct.Struct("<q")
+MALFORMED = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError)
 KINDS = {x.name: x for x in t.DTYPES.values()}
 
 
@@ -68,11 +69,12 @@ class Image:
 
     def to_bytes(self) -> bytes:
         """For `from_bytes`."""
-        head = json.dumps(self._facts, separators=(",", ":")).encode()
+        facts = {**self.facts(), "code": [len(x) for x in self.code]}
+        head = json.dumps(facts, separators=(",", ":")).encode()
         return b"".join((_LENGTH.pack(len(head)), head, *self.code))
 
-    @cached_property
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """All but the code, for JSON and `from_facts`."""
         slots = (*self.inputs, *self.outputs, *self.temps)
         sizes = [size for slot in slots for size in slot.type.shape]
         known = symbols(*sizes, *(x.size for x in self.limits))
@@ -92,7 +94,6 @@ class Image:
             "dims": self.dims,
             "scratch": [[_buffer_facts(x) for x in kernel] for kernel in self.scratch],
             "private": self.private,
-            "code": [len(x) for x in self.code],
         }
 
     @staticmethod
@@ -101,19 +102,31 @@ class Image:
         try:
             (length,) = _LENGTH.unpack_from(data)
             facts = json.loads(data[_LENGTH.size : _LENGTH.size + length])
-            return _image(facts, data[_LENGTH.size + length :])
-        except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
+            return _image(facts, _pieces(data[_LENGTH.size + length :], facts["code"]))
+        except MALFORMED as error:
+            raise ArtifactError(f"not a compiled program: {error!r:.200}") from error
+
+    @staticmethod
+    def from_facts(facts: Mapping[str, Any]) -> Image:
+        """The image that `facts` are of, without code; ArtifactError if they are of none."""
+        try:
+            return _image(facts, ())
+        except MALFORMED as error:
             raise ArtifactError(f"not a compiled program: {error!r:.200}") from error
 
 
-def _image(facts: Mapping[str, Any], rest: bytes) -> Image:
-    if sum(facts["code"]) != len(rest):
-        raise ValueError(f"{len(rest)} bytes of code, not {sum(facts['code'])}")
+def _pieces(data: bytes, sizes: Sequence[int]) -> tuple[bytes, ...]:
+    if sum(sizes) != len(data) or min(sizes, default=0) < 0:
+        raise ValueError(f"{len(data)} bytes of code, not {sum(sizes)}")
+    ends = accumulate(sizes)
+    return tuple(data[end - size : end] for size, end in zip(sizes, ends, strict=True))
+
+
+def _image(facts: Mapping[str, Any], code: tuple[bytes, ...]) -> Image:
     known = {name: Symbol(name, most) for name, most in facts["symbols"].items()}
     slots = iter([_slot(x, known) for x in facts["slots"]])
     inputs, outputs, temps = (tuple(next(slots) for _ in range(n)) for n in facts["counts"])
     name, triple, cpu, features = facts["target"]
-    ends = [sum(facts["code"][: i + 1]) for i in range(len(facts["code"]))]
     return Image(
         name=facts["name"],
         target=Target(name, triple, cpu, frozenset(features)),
@@ -129,9 +142,7 @@ def _image(facts: Mapping[str, Any], rest: bytes) -> Image:
         dims=tuple(facts["dims"]),
         scratch=tuple(tuple(map(_buffer, kernel)) for kernel in facts["scratch"]),
         private=facts["private"],
-        code=tuple(
-            rest[end - size : end] for size, end in zip(facts["code"], ends, strict=True)
-        ),
+        code=code,
     )
 
 

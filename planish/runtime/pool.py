@@ -11,7 +11,6 @@ import atexit
 import ctypes
 import os
 import threading
-from importlib.metadata import version
 from typing import Any
 
 from planish.ir.later import later
@@ -20,6 +19,7 @@ from planish.runtime.elf import loaded
 from planish.runtime.memory import aligned
 from planish.runtime.target import Target, kept_in_cache
 
+metadata = later("importlib.metadata")
 llvm = later("planish.runtime.llvm")
 
 _WORDS = 4 * LINE // 8
@@ -76,14 +76,14 @@ class Pools:
         self._library: Any = None
         self._lock = threading.Lock()
 
-    def get(self, threads: int) -> Pool:
-        """The pool with so many threads."""
+    def get(self, threads: int, library: Any = None) -> Pool:
+        """The pool with so many threads; `library` has its functions, if they are there already."""
         pool = self._pools.get(threads)
         if pool is not None:
             return pool
         with self._lock:
             if self._library is None:
-                self._library = pool_library(Target.host())
+                self._library = library or loaded([pool_object(Target.host())], Target.host())
             if threads not in self._pools:
                 self._pools[threads] = Pool(self._library, threads)
             return self._pools[threads]
@@ -100,11 +100,11 @@ class Pools:
         self._pools = {}
 
 
-def pool_library(host: Target) -> Any:
-    """The functions of a pool."""
-    text, facts = pool_text(host), (host.triple, host.cpu, host.feature_text, version("llvmlite"))
-    code = kept_in_cache(("pool", text, *facts), lambda: llvm.compile_text(text, host))
-    return loaded([code], host)
+def pool_object(target: Target) -> bytes:
+    """The functions of a pool as an object file."""
+    text, facts = pool_text(target), (target.triple, target.cpu, target.feature_text)
+    parts = ("pool", text, *facts, metadata.version("llvmlite"))
+    return kept_in_cache(parts, lambda: llvm.compile_text(text, target))
 
 
 POOLS = Pools()

@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -26,12 +26,15 @@ from planish.runtime.image import Image
 from planish.runtime.memory import ALIGN, aligned, plan_memory
 from planish.runtime.plan import Plan
 from planish.runtime.pool import POOLS
-from planish.runtime.profile import Profile, Work, plan_work, profile
 from planish.runtime.roof import Roof
 from planish.runtime.sizes import element_count
 from planish.runtime.target import Target, need_memory, thread_count
 
+if TYPE_CHECKING:
+    from planish.runtime.profile import Profile, Work
+
 build = later("planish.runtime.build")  # and with it LLVM
+profiling = later("planish.runtime.profile")
 
 
 class Program:
@@ -49,11 +52,15 @@ class Program:
     @classmethod
     def of(
         cls, image: Image, params: Sequence[np.ndarray], plan: Callable[[], Plan],
-        threads: int | None = None,
+        threads: int | None = None, library: Any = None,
     ) -> Self:  # fmt: skip
-        """A program that was built before, with its params; `plan` makes its plan again."""
+        """A program that was built before, with its params; `plan` makes its plan again.
+
+        `library` is its code where that is in memory already, with the functions of a pool.
+        """
         self = cls.__new__(cls)
         self._begin(image, params, plan, threads)
+        self._library = self.pool = library
         return self
 
     def _begin(
@@ -69,6 +76,7 @@ class Program:
         self._pace: dict[tuple[int, ...], float] = {}  # sizes -> seconds of a run, of the last call
         self._space: _Space | None = None
         self._library: Any = None
+        self.pool: Any = None  # the library that has the functions of a pool, where one is known
         self._entry: tuple[int, Callable[[int, int, int], None]] | None = None
         self._weights = [address(x) for x in self.params]
 
@@ -108,8 +116,9 @@ class Program:
     def entry(self) -> tuple[int, Callable[[int, int, int], None]]:
         """The main function: its address, and as something to call."""
         if self._entry is None:
-            self.target.require_host()
-            self._library = loaded(self.image.code, self.target)
+            if self._library is None:
+                self.target.require_host()
+                self._library = loaded(self.image.code, self.target)
             at = self._library.address("planish_main")
             self._entry = at, _MAIN(at)
         return self._entry
@@ -228,7 +237,7 @@ class Bound:
         if self.program.threads == 1:
             self._alone(self._address, 0, 1)
         else:
-            POOLS.get(self.program.threads).run(self._main, self._address)
+            POOLS.get(self.program.threads, self.program.pool).run(self._main, self._address)
         if self._space.status[0]:
             self._fail()
 
@@ -267,7 +276,7 @@ class Bound:
         """What each step does, with the arguments as they are now."""
         program, binding = self.program, self.arguments.binding
         memory = program.memory if program.memory.fixed else plan_memory(program.plan, binding)
-        return plan_work(program.plan, memory, self.arguments.arrays, binding)
+        return profiling.plan_work(program.plan, memory, self.arguments.arrays, binding)
 
     def profile(
         self, repeat: int = 10, roof: Roof | None = None,
@@ -278,7 +287,7 @@ class Bound:
             before()
         program, work = self.program, self.work()
         seconds = np.median(self.times(repeat, before), axis=0)
-        return profile(program.plan, work, seconds, roof, program.threads)
+        return profiling.profile(program.plan, work, seconds, roof, program.threads)
 
 
 def _check_repeat(repeat: int) -> None:

@@ -14,11 +14,10 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
@@ -28,6 +27,7 @@ from planish.ir.later import later
 from planish.ir.types import DType
 from planish.runtime.cache import cache_at, digest
 
+metadata = later("importlib.metadata")
 llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
 _V2 = "sse3 ssse3 sse4.1 sse4.2 popcnt cx16 sahf"
@@ -197,9 +197,8 @@ class Target:
 @cache
 def _host() -> Target:
     """What LLVM calls this machine: asked once for each processor, as LLVM takes long to load."""
-    found = kept_in_cache(
-        ("host", _machine_text(), version("llvmlite")), lambda: json.dumps(_described()).encode()
-    )
+    parts = "host", _machine_text(), metadata.version("llvmlite")
+    found = kept_in_cache(parts, lambda: json.dumps(_described()).encode())
     triple, cpu, listed = json.loads(found)
     features = set(listed)
     if "amx-bf16" in features and not _may_use_tiles():
@@ -215,6 +214,26 @@ def _described() -> tuple[str, str, list[str]]:
         triple = "aarch64-" + triple.split("-", 1)[1]
         features |= {"neon"}  # part of the baseline, not always reported
     return triple, llvm.get_host_cpu_name(), sorted(features)
+
+
+def missing_here(features: Iterable[str]) -> list[str]:
+    """Those of a processor's features that this one lacks, by what the system says, not LLVM."""
+    listed = next((x for x in _machine_text().splitlines() if x.startswith(_FLAGS)), "")
+    flags = {_SPELLED.get(x, x.replace("_", "")) for x in listed.partition(":")[2].split()}
+    if "amx-bf16" in flags and not _may_use_tiles():
+        flags = {x for x in flags if not x.startswith("amx-")}
+    return sorted(set(features) - flags - _UNSAID)
+
+
+_FLAGS = ("flags", "Features")
+# The system's words for features that LLVM spells otherwise; and those for which it has no word
+_SPELLED = {
+    "pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "lahf_lm": "sahf", "abm": "lzcnt",
+    "bmi1": "bmi", "amx_bf16": "amx-bf16", "amx_tile": "amx-tile", "amx_int8": "amx-int8",
+    "rdrand": "rdrnd", "3dnowprefetch": "prfchw", "pclmulqdq": "pclmul", "sha_ni": "sha",
+    "asimd": "neon", "asimddp": "dotprod", "asimdhp": "fullfp16", "atomics": "lse",
+}  # fmt: skip
+_UNSAID = frozenset({"64bit", "crc32", "prefetchi", "avx10.1"})
 
 
 def _machine_text() -> str:

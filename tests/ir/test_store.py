@@ -61,7 +61,7 @@ def test_a_failed_save_leaves_the_old_graph(tmp_path, name, monkeypatch):
     def full(fd):
         raise OSError(28, "no space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         save_graph(sample(2.0), path)
     monkeypatch.undo()

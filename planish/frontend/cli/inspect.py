@@ -1,0 +1,44 @@
+"""`planish inspect`: what a compiled program says of itself; nothing of it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from planish.frontend.cli.common import File, examples, json_text
+from planish.frontend.cli.table import facts_text
+from planish.runtime.artifact import VERSION, read_shared
+from planish.runtime.target import missing_here
+
+
+@click.command(epilog=examples("planish inspect tinygpt.so", "planish inspect tinygpt.so --json"))
+@click.argument("file", type=File)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(file: Path, as_json: bool) -> None:
+    """Say what the program in FILE takes and returns, where it runs, and what it was made of."""
+    facts = described(file)
+    print(json_text(facts) if as_json else facts_text(facts))
+
+
+def described(file: Path) -> dict[str, Any]:
+    """Facts about a program, checksum compared."""
+    found = read_shared(file)
+    image, facts = found.image, found.facts
+    missing = missing_here(facts["requires"])
+    return {
+        "program": image.name,
+        "file_bytes": file.stat().st_size,
+        "version": VERSION,
+        "inputs": [f"{x.name}: {x.type}" for x in image.inputs],
+        "outputs": [str(x.type) for x in image.outputs],
+        "pipeline": facts["pipeline"],
+        "graph_sha256": facts["graph"],
+        "triple": image.target.triple,
+        "cpu": image.target.cpu,
+        "requires": facts["requires"],
+        "missing_here": missing,
+        "memory": facts["memory"],
+        "weights": len(found.weights),
+    }

@@ -1,0 +1,96 @@
+"""What `pl.compile` returns: programs that take and return what the traced function does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from planish.frontend.tree import flatten, is_tree, restore
+from planish.ir.errors import ArtifactError
+from planish.ir.later import later
+from planish.runtime.artifact import Shared, read_shared, save_shared
+from planish.runtime.pool import pool_object
+from planish.runtime.program import Program
+from planish.runtime.roof import Roof
+
+if TYPE_CHECKING:
+    from planish.runtime.profile import Profile
+
+roofs = later("planish.runtime.roofs")
+KINDS = (".so",)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a program comes from: the form of its results, the passes, a digest of the graph."""
+
+    treedef: tuple[str, ...] | None = None
+    pipeline: str = ""
+    graph: str = ""
+
+
+class Compiled(Program):
+    """A `Program` whose results have the form that the traced function returned."""
+
+    origin = Origin()
+
+    def __call__(self, *arrays: Any, out: Sequence[Any] | None = None) -> Any:
+        """Run once: NumPy arrays in, NumPy arrays out; results go to `out` if given."""
+        given = flat_arguments(arrays, len(self.image.inputs))
+        bound = self.bind(*given, out=out)
+        bound.run()
+        return restore(self.origin.treedef, bound.outputs)
+
+    def profile(self, *arrays: Any, repeat: int = 10, roof: Roof | None = None) -> Profile:
+        """The time of each step, with FLOPs, bytes, and percent of what the machine allows.
+
+        `roof` is that of `machine_roof`, measured in about a second and then kept in the user's
+        cache. Donated arguments are updated `repeat` + 1 times.
+        """
+        given = flat_arguments(arrays, len(self.image.inputs))
+        roof = roof or roofs.machine_roof(self.threads)
+        return super().profile(*given, repeat=repeat, roof=roof)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program, with its weights, as a shared library (.so), replaced in one step.
+
+        `pl.load` runs it in any Python that has NumPy and planish, without LLVM. The same program
+        makes the same bytes. LinkError where there is no linker to be found.
+        """
+        target = Path(path)
+        if target.suffix not in KINDS:
+            raise ArtifactError(f"{target}: programs are saved as {', '.join(KINDS)}")
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {target.parent}")
+        origin = self.origin
+        more = {"treedef": origin.treedef, "pipeline": origin.pipeline, "graph": origin.graph}
+        save_shared(self, target, pool_object(self.target), more)
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
+    """The program in a shared library that `save` wrote; weights stay in the file.
+
+    ArtifactError if it is none or damaged, TargetError if this processor cannot run it. Loading a
+    program is running its author's code: load those that you trust.
+    """
+    found = read_shared(Path(path))
+
+    def plan() -> NoReturn:
+        raise ArtifactError(f"{path} holds code, not the graph that it was compiled from")
+
+    shared = Shared(found)
+    program = Compiled.of(found.image, found.weights, plan, threads, shared)
+    keys = found.facts["treedef"]
+    form = None if keys is None else tuple(keys)
+    program.origin = Origin(form, found.facts["pipeline"], found.facts["graph"])
+    return program
+
+
+def flat_arguments(arrays: Sequence[Any], count: int) -> list[Any]:
+    """Arguments as the flat list that a graph takes: tuples and dicts of arrays are unpacked."""
+    if len(arrays) == count and not any(map(is_tree, arrays)):
+        return list(arrays)
+    return [leaf for x in arrays for _, leaf in (flatten(x) if is_tree(x) else [("", x)])]

@@ -1,0 +1,52 @@
+"""Writing files so that nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that `path` is either the old one or the whole new one.
+
+    A link at `path` is replaced, and what it points to is not touched.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with open(temporary, "xb") as file:
+            with suppress(OSError):  # not every file system has locks
+                _lock(file)
+            if not temporary.exists():  # another writer came before the lock, and swept it away
+                return write_atomically(path, data)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers left that were killed; those that are alive hold a lock."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}"):
+        with suppress(OSError), open(left, "rb") as file:
+            _lock(file)
+            left.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock a file until it is closed, also by the death of this process; OSError if it is taken."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,188 @@
+"""Programs as shared libraries that run where planish was not compiled, and without LLVM.
+
+A library has the program's code, the functions of a pool of threads, and an object
+`planish_artifact`:
+
+    object  ::= MAGIC | version, u64 | length of the facts, u64 | sha256 of facts and weights
+              | facts, JSON | zeros up to a multiple of 64 | weights, each from a multiple of 64 on
+
+Facts say what the program takes and returns, the memory it needs, which processor its code is for
+and what it was compiled from. They are read from the file, and checked, before the system's loader
+sees it; weights stay in the file and are mapped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.ir.errors import ArtifactError, TargetError
+from planish.ir.mapped import mapped
+from planish.ir.types import DTYPES
+from planish.runtime import elf
+from planish.runtime.image import Image
+from planish.runtime.linker import link_shared
+from planish.runtime.program import Program
+from planish.runtime.target import missing_here
+
+MAGIC = b"planish program\n"
+VERSION = 1  # of the layout, and of how `planish_main` is called
+ALIGN = 64
+SYMBOL = "planish_artifact"
+_HEAD = struct.Struct("<16sQQ32s")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it."""
+
+    path: Path
+    image: Image
+    weights: tuple[np.ndarray, ...]
+    facts: Mapping[str, Any]
+
+
+def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, Any]) -> None:
+    """Write a program as a shared library; `more` are facts about where it comes from.
+
+    `pool` is the object of the functions of a pool. LinkError where nothing can link.
+    """
+    weights = [np.ascontiguousarray(x) for x in program.params]
+    facts = {**more, **described(program), "weights": list(_entries(weights))}
+    code = {f"code{i}.o": x for i, x in enumerate(program.image.code)}
+    with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
+        data = Path(folder, "data.o")
+        _write_object(data, program.image.target.arch, facts, weights)
+        link_shared({**code, "pool.o": pool, "data.o": data}, path)
+
+
+def described(program: Program) -> dict[str, Any]:
+    """The facts of a program: its image, and the memory it needs."""
+    memory, target = program.memory, program.image.target
+    silent = missing_here(target.features) if target.name == "host" else []
+    return {
+        "requires": sorted(target.features - set(silent)),
+        "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
+        "image": program.image.facts(),
+    }
+
+
+def _entries(weights: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Where each weight is, from the first one on."""
+    at = 0
+    names = {x.numpy: name for name, x in DTYPES.items()}
+    for x in weights:
+        yield {"dtype": names[x.dtype], "shape": list(x.shape), "at": at}
+        at += _up(x.nbytes)
+
+
+def _up(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _write_object(
+    path: Path, arch: str, facts: Mapping[str, Any], weights: Sequence[np.ndarray]
+) -> None:
+    """An ELF object whose one symbol is the artifact."""
+    text = json.dumps(facts, separators=(",", ":"), sort_keys=True).encode()
+    start = _up(_HEAD.size + len(text))
+    size = start + sum(_up(x.nbytes) for x in weights)
+    checksum = hashlib.sha256(text)
+    for x in weights:
+        checksum.update(x.reshape(-1).view(np.uint8).data)
+    head = _HEAD.pack(MAGIC, VERSION, len(text), checksum.digest()) + text
+    with open(path, "wb") as file:
+        file.write(elf.data_header(arch, size, ALIGN))
+        file.write(head.ljust(start, b"\0"))
+        for x in weights:
+            file.write(x.reshape(-1).view(np.uint8).data)
+            file.write(bytes(_up(x.nbytes) - x.nbytes))
+        file.write(elf.data_tables(arch, size, ALIGN, SYMBOL))
+
+
+def read_shared(path: Path, check: bool = True) -> Artifact:
+    """What is in a library that `save_shared` wrote; ArtifactError, naming it, if it is none.
+
+    Nothing in it is run. `check` compares the checksum, which reads all weights once.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not a file")
+    if path.stat().st_size < elf.HEADER.size:
+        raise ArtifactError(f"{path}: not a program of planish: {path.stat().st_size} bytes")
+    data = mapped(path)
+    try:
+        at, size = elf.exported(data.data, SYMBOL)
+        return _artifact(path, data[at : at + size], check)
+    except (struct.error, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        if isinstance(error, ArtifactError):
+            raise ArtifactError(f"{path}: {error}") from error
+        raise ArtifactError(f"{path}: not a program of planish: {error!s:.200}") from error
+
+
+def _artifact(path: Path, data: np.ndarray, check: bool) -> Artifact:
+    if len(data) < _HEAD.size:
+        raise ArtifactError("not a program of planish")
+    magic, version, length, checksum = _HEAD.unpack_from(data.data)
+    if magic != MAGIC:
+        raise ArtifactError("not a program of planish")
+    if version != VERSION:
+        raise ArtifactError(f"a program of version {version}; this planish runs version {VERSION}")
+    if length > len(data) - _HEAD.size:
+        raise ArtifactError("cut: its facts go beyond its end")
+    text = data[_HEAD.size : _HEAD.size + length].tobytes()
+    facts = json.loads(text)
+    start = _up(_HEAD.size + length)
+    weights = tuple(_weight(entry, data[start:]) for entry in facts["weights"])
+    found = hashlib.sha256(text)
+    for x in weights if check else ():
+        found.update(x.reshape(-1).view(np.uint8).data)
+    if check and found.digest() != checksum:
+        raise ArtifactError("damaged: the contents do not match their checksum")
+    image = Image.from_facts(facts["image"])
+    if len(weights) != len(image.made):
+        raise ArtifactError(f"damaged: {len(weights)} weights for {len(image.made)} places")
+    return Artifact(path, image, weights, facts)
+
+
+def _weight(entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:
+    """An array that lies in the file; nothing is allocated on the file's word."""
+    dtype, shape, at = DTYPES[entry["dtype"]].numpy, entry["shape"], entry["at"]
+    if not all(isinstance(x, int) and 0 <= x <= len(data) for x in (*shape, at)):
+        raise ArtifactError(f"damaged: a weight of {shape} at {at}")
+    size = dtype.itemsize
+    for x in shape:
+        size = min(size * x, len(data) + 1)  # so that it stays a small number
+    if at + size > len(data):
+        raise ArtifactError(f"cut: a weight of {shape} goes beyond its end")
+    return data[at : at + size].view(dtype).reshape(shape)
+
+
+class Shared:
+    """The functions of a library, in this process; TargetError if the processor lacks something."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        if missing := missing_here(artifact.facts["requires"]):
+            raise TargetError(
+                f"{artifact.path} is for processors with {', '.join(missing)}, which this one "
+                "lacks; compile it again with target='x86-64-v3', say"
+            )
+        try:
+            self._library = ctypes.CDLL(str(artifact.path.resolve()))
+        except OSError as error:
+            raise ArtifactError(f"{artifact.path}: the system cannot load it: {error}") from error
+
+    def address(self, name: str) -> int:
+        """Where the function `name` is."""
+        found = ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
+        return int(found or 0)

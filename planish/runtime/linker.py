@@ -1,0 +1,56 @@
+"""Linking object files into shared libraries, with the linker that is there.
+
+`cc`, `ld`, then `python -m ziglang ld.lld` are tried in this order. Programs that run where
+they are compiled need none of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from planish.ir.errors import LinkError
+
+SHOWN = 400  # characters of what a linker says
+INSTALL = "install one with `pip install 'planish[link]'`, or a C compiler (Debian: gcc)"
+
+
+def linker() -> list[str]:
+    """The command that links a shared library; LinkError says what to install where none does."""
+    flags = ["-shared", "-Bsymbolic", "-z", "noexecstack"]
+    if found := shutil.which("cc"):
+        return [found, "-nostartfiles", "-shared", "-Wl,-Bsymbolic,-z,noexecstack"]
+    if found := shutil.which("ld"):
+        return [found, *flags]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "ld.lld", *flags]
+    raise LinkError(f"no linker here: neither cc, ld nor ziglang; {INSTALL}")
+
+
+def link_shared(objects: Mapping[str, bytes | Path], out: Path) -> None:
+    """Link objects, by file name, into the shared library `out`, which is replaced in one step."""
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder")
+    with tempfile.TemporaryDirectory(prefix=".planish-", dir=out.parent) as folder:
+        for name, data in objects.items():
+            if isinstance(data, bytes):
+                Path(folder, name).write_bytes(data)
+            else:
+                os.link(data, Path(folder, name))
+        # in the folder: names of files, which a library may hold, are the same every time
+        command = [*linker(), "-o", "out.so", *objects]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise LinkError(f"{command[0]} cannot be run: {error.strerror}") from error
+        made = Path(folder, "out.so")
+        if done.returncode or not made.is_file():
+            told = " ".join((done.stderr or done.stdout or "it said nothing").split())
+            raise LinkError(f"{command[0]} failed with code {done.returncode}: {told[:SHOWN]}")
+        os.replace(made, out)

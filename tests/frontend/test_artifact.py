@@ -1,0 +1,232 @@
+"""Programs as shared libraries: the same numbers without LLVM, and refusal of all else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import planish as pl
+from planish.frontend.cli.entry import commands, run
+from planish.runtime import artifact, linker, target
+from planish.runtime.artifact import read_shared
+from tests.frontend.small import small_model
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cc") is None and shutil.which("ld") is None,
+    reason="no linker: neither cc nor ld",
+)
+TOKENS = np.arange(6, dtype=np.int32)[None]
+
+
+def program(pipeline: str = "O2") -> Any:
+    return pl.compile(small_model(), pl.spec(("B", pl.Dim("T", max=6)), "i32"), pipeline=pipeline)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("artifact") / "a b;$(c) 'é'.so"
+    program().save(path)
+    return path
+
+
+@pytest.mark.parametrize("pipeline", ["O0", "O2", "bf16", "int8"])
+def test_a_saved_program_returns_the_same_bits(pipeline: str, tmp_path: Path) -> None:
+    original, path = program(pipeline), tmp_path / "x.so"
+    original.save(path)
+    for threads in (1, 2):
+        again = pl.load(path, threads=threads)
+        for count in (1, 3):
+            tokens = np.repeat(TOKENS[:, : 4 + count // 2], count, axis=0)
+            assert np.array_equal(again(tokens), original(tokens))
+    assert str(again.memory) == str(original.memory)
+    with pytest.raises(pl.TokenError, match="token id: index -1 at position 0, 1 of tokens"):
+        again(np.array([[1, -1]], np.int32))
+
+
+def test_results_keep_their_form_and_state_is_updated_in_place(tmp_path: Path) -> None:
+    def step(x: Any, state: Any) -> Any:
+        return {"sum": x.sum(), "state": state + x}
+
+    graph = pl.trace(step, pl.spec((3,)), pl.spec((3,)), donate={1: "state"})
+    pl.compile(graph).save(tmp_path / "x.so")
+    state = np.zeros(3, np.float32)
+    found = pl.load(tmp_path / "x.so")(np.ones(3, np.float32), state)
+    assert set(found) == {"sum", "state"} and found["sum"] == 3
+    assert state.tolist() == [1, 1, 1]
+
+
+RUN = """
+import sys
+import numpy as np
+import planish as pl
+found = pl.load(sys.argv[1])(np.arange(6, dtype=np.int32)[None])
+assert "llvmlite" not in sys.modules and "networkx" not in sys.modules
+print(found.astype(np.float64).sum().hex())
+"""
+
+
+def test_it_runs_in_another_process_without_llvm(saved: Path) -> None:
+    command = [sys.executable, "-c", RUN, str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float.fromhex(done.stdout) == program()(TOKENS).astype(np.float64).sum()
+
+
+def test_the_same_program_makes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    program().save(tmp_path / "other.so")
+    assert (tmp_path / "other.so").read_bytes() == saved.read_bytes()
+    assert [x.name for x in tmp_path.iterdir()] == ["other.so"]
+
+
+def test_a_loaded_program_has_no_graph(saved: Path) -> None:
+    with pytest.raises(pl.ArtifactError, match="holds code, not the graph"):
+        pl.load(saved).explain()
+
+
+def test_inspect_says_what_is_in_it(saved: Path) -> None:
+    done = CliRunner().invoke(commands, ["inspect", str(saved), "--json"])
+    found = json.loads(done.output)
+    assert found["inputs"] == ["tokens: i32[B, T]"] and found["missing_here"] == []
+    assert found["pipeline"].startswith("simplify") and len(found["graph_sha256"]) == 64
+    assert found["memory"]["arena"] == program().memory.arena
+    assert "tokens: i32[B, T]" in CliRunner().invoke(commands, ["inspect", str(saved)]).output
+
+
+def test_the_command_line_refuses_other_files(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.so"
+    text.write_text("hello " * 100)
+    for path in (text, tmp_path / "none.so", tmp_path):
+        assert run(["inspect", str(path)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["x.dll", "x", "no/folder/x.so"])
+def test_only_files_that_can_be_written_are(name: str, tmp_path: Path) -> None:
+    with pytest.raises((pl.ArtifactError, FileNotFoundError), match=r"saved as \.so|no folder"):
+        program().save(tmp_path / name)
+    (tmp_path / "folder.so").mkdir()
+    with pytest.raises(IsADirectoryError):
+        program().save(tmp_path / "folder.so")
+
+
+def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "x.so").symlink_to(tmp_path / "target")
+    program().save(tmp_path / "x.so")
+    assert (tmp_path / "target").read_text() == "mine"
+    assert np.array_equal(pl.load(tmp_path / "x.so")(TOKENS), program()(TOKENS))
+
+
+# Bad files
+
+
+def test_truncation_at_any_place_is_refused(saved: Path, tmp_path: Path) -> None:
+    data, path = saved.read_bytes(), tmp_path / "cut.so"
+    for size in [*range(0, 300, 7), *range(300, len(data), len(data) // 200)]:
+        path.write_bytes(data[:size])
+        with pytest.raises(pl.ArtifactError, match=r"cut\.so"):
+            pl.load(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_flipped_bits_are_refused_or_lie_outside(saved: Path, data: st.DataObject) -> None:
+    """Reading runs nothing; where facts or weights are hit, the checksum tells."""
+    whole = np.fromfile(saved, np.uint8)
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    path = saved.with_name("flipped.so")
+    path.write_bytes(whole.tobytes())
+    try:
+        found = read_shared(path)
+    except pl.ArtifactError:
+        return
+    assert found.facts == read_shared(saved).facts
+
+
+def changed(saved: Path, path: Path, old: bytes, new: bytes) -> Path:
+    data = saved.read_bytes()
+    assert data.count(old) == 1 and len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def test_another_version_is_refused(saved: Path, tmp_path: Path) -> None:
+    old, new = (artifact.MAGIC + struct.pack("<Q", x) for x in (artifact.VERSION, 99))
+    path = changed(saved, tmp_path / "new.so", old, new)
+    with pytest.raises(pl.ArtifactError, match="version 99; this planish runs version 1"):
+        pl.load(path)
+
+
+def test_another_processor_is_one_clear_line(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def old_machine() -> str:
+        return "flags : fpu sse sse2 cx8 fxsr mmx"
+
+    monkeypatch.setattr(target, "_machine_text", old_machine)
+    with pytest.raises(pl.TargetError, match=r"is for processors with .*which this one lacks"):
+        pl.load(saved)
+
+
+def test_features_of_this_machine_are_known_without_llvm() -> None:
+    host = target.Target.host()
+    assert target.missing_here(host.features & set(target._V4.split())) == []
+    assert target.missing_here(["no-such-feature"]) == ["no-such-feature"]
+
+
+# No linker, or one that fails
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all there is on PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(linker.importlib.util, "find_spec", lambda name: None)
+    return tmp_path
+
+
+def tool(path: Path, text: str) -> None:
+    path.write_text(f"#!{sys.executable}\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_no_linker_is_named_and_programs_run_without(tools: Path) -> None:
+    built = program()
+    assert built(TOKENS).shape == (1, 6, small_model().config["vocab_size"])
+    with pytest.raises(OSError, match="neither cc, ld nor ziglang; install one with `pip install"):
+        built.save(tools / "x.so")
+    assert not list(tools.iterdir())
+
+
+def test_what_a_linker_says_is_told(tools: Path) -> None:
+    tool(tools / "cc", "import sys; sys.exit('cannot find -lx ' + 'y' * 9999)")
+    with pytest.raises(pl.LinkError, match="cc failed with code 1: cannot find -lx y") as told:
+        program().save(tools / "x.so")
+    assert len(str(told.value)) < 600
+
+
+def test_ld_is_taken_where_there_is_no_cc(tools: Path) -> None:
+    real = shutil.which("ld", path=os.defpath)
+    if real is None:
+        pytest.skip("no ld")
+    (tools / "ld").symlink_to(real)
+    program().save(tools / "x.so")
+    assert np.array_equal(pl.load(tools / "x.so")(TOKENS), program()(TOKENS))
+
+
+def test_ziglang_is_the_last_resort(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linker.importlib.util, "find_spec", lambda name: object())
+    assert linker.linker()[:4] == [sys.executable, "-m", "ziglang", "ld.lld"]
