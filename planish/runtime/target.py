@@ -67,7 +67,7 @@ class Core:
     """What a core does in a cycle, with whole vectors; see `planish.runtime.kernels.tiles`.
 
     `fma` multiply-adds, each of `latency` cycles, `loads` loads, `panel` bytes read in a row from
-    the L2 cache. The L1 cache has `ways` places for lines of one set.
+    the L2 cache, of `l2` bytes. The L1 cache has `ways` places for lines of one set.
     """
 
     fma: float = 2
@@ -75,6 +75,7 @@ class Core:
     latency: float = 4
     panel: float = 24
     ways: int = 8
+    l2: int = 1 << 20
 
 
 # Measured with `python benchmarks/tune.py` where it says so; others are the makers' figures.

@@ -31,7 +31,7 @@ from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
-from planish.runtime.kernels.tiles import HIGHEST, quickest
+from planish.runtime.kernels.tiles import HIGHEST, group, quickest
 from planish.runtime.kernels.words import dot_of
 from planish.runtime.target import Target
 
@@ -214,12 +214,7 @@ class Gemm:
             self.nest.params.append(self.panel)
 
     def write(self) -> None:
-        """One parallel iteration for each tile.
-
-        Tiles of one column block follow each other, so that its panel of B stays in the cache.
-        A transposed A has MR-element pieces in each cache line of a column: there the tiles of one
-        row block follow each other, so that those lines are used while they are near.
-        """
+        """One parallel iteration for each tile, in the order of `_walk`."""
         nest, p = self.nest, self.product
         rows, columns = size_expr(product(p.rows)), size_expr(p.columns)
         down = (rows + (self.mr - 1)) // self.mr
@@ -228,16 +223,35 @@ class Gemm:
             # named, as a matrix loop wants places that are linear in its variables
             batch = tuple(map(nest.let, unflatten(nest.let(tile // (across * down)), p.batch)))
             inside = tile % (across * down) if p.batch else tile
-            if is_turned(self.body, self.a):
-                panel, block = inside % across, inside // across
-            else:
-                panel, block = inside // down, inside % down
+            panel, block = self._walk(inside, across, down)
             panel, first = nest.let(panel), nest.let(block * self.mr)
             if self.matrix:
                 self.multiply(batch, panel, first, rows)
             else:
                 self.accumulate(batch, panel, first, rows)
             self.finish(batch, panel, first, rows, columns)
+
+    def _walk(self, tile: Expr, across: Expr, down: Expr) -> tuple[Expr, Expr]:
+        """The panel and the row block of a tile: groups of panels, their row blocks, the panels.
+
+        A group stays in the L2 cache until all rows have been multiplied by it, and the rows of a
+        tile in the L1 cache until the group has. So A is read once for each group, B once.
+        """
+        depth = self.product.depth
+        line = self.nr * self.b.dtype.itemsize
+        count = group(self.target, depth * line) if isinstance(depth, int) else 1
+        if down == as_index(1) or count == 1:
+            return tile // down, tile % down
+        columns = self.product.columns
+        panels = -(-columns // self.nr) if isinstance(columns, int) else None
+        if panels is not None and panels <= count:
+            return tile % across, tile // across
+        one = self.nest.let(tile // (down * count))
+        inside = self.nest.let(tile % (down * count))
+        width: Expr = as_index(count)
+        if panels is None or panels % count:
+            width = self.nest.let(minimum(across - one * count, width))  # the last has fewer
+        return one * count + inside % width, inside // width
 
     def row_index(self, batch: Index, row: Expr) -> Index:
         """The index of row `row` without its last axis."""

@@ -14,8 +14,8 @@ those of `Core` in `planish.runtime.target`, where measurements stand beside the
 
 Which tiles there are follows from the registers: V * H sums, V vectors of B and one broadcast; and
 from the L1 cache: H rows of A are as many streams, and rows that lie a multiple of 4 KB apart
-(1,024 floats) meet in one set, so H is at most its `ways`. Panels stay in the L2 cache from tile to
-tile, as the tiles of a column block follow each other.
+(1,024 floats) meet in one set, so H is at most its `ways`. Panels are read from the L2 cache: a
+`group` of them at a time stays there.
 """
 
 from __future__ import annotations
@@ -62,6 +62,15 @@ def quickest(
     highest = max(1, rows) if isinstance(rows, int) else HIGHEST
     found = tiles(target, most or target.core.ways)
     return min(((v, min(h, highest)) for v, h in found), key=cost)
+
+
+def group(target: Target, panel: int) -> int:
+    """How many panels of so many bytes stay in the L2 cache while rows of A pass through it.
+
+    They may have half of it, the rest is for A and C. More than one let a tile's rows of A stay in
+    the L1 cache from panel to panel, and save reading all of A again for each panel.
+    """
+    return max(1, target.core.l2 // 2 // max(1, panel))
 
 
 def times(size: AnySize | None, step: int) -> float:

@@ -1,0 +1,71 @@
+"""Blocks of matrix products: sizes around them, by the loop interpreter and natively."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planish.ir import types as t
+from planish.ir.dims import Dim
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.ir.node import OPS, Node
+from planish.ir.ops.leaf import input_
+from planish.ir.types import TensorType
+from planish.passes.pipelines import FAST
+from planish.runtime.interpret import run_plan
+from planish.runtime.lower import lower
+from planish.runtime.plan import Plan
+from planish.runtime.program import Program
+from planish.runtime.target import CORES, Target
+
+RNG = np.random.default_rng(0)
+HOST = Target.host()
+LANES = HOST.lanes(t.f32)
+DEPTH = 4
+PANEL = DEPTH * 4 * LANES * 4  # bytes of a panel of four vectors
+
+
+def leaf(name: str, *shape: object) -> Node:
+    return input_(name=name, type=TensorType(t.f32, shape))
+
+
+def values(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def checked(graph: Graph, *arrays: np.ndarray) -> Plan:
+    """The interpreter and native code agree with `ref`; threads leave the same bits."""
+    plan, want = lower(FAST.run(graph), HOST), evaluate(graph, *arrays)
+    one, two = (Program(plan, HOST, threads=threads)(*arrays) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    for got in (run_plan(plan, *arrays)[0], one):
+        np.testing.assert_allclose(got, want[0], 1e-5, 1e-5)
+    return plan
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 6, 7, 20])
+@pytest.mark.parametrize("vectors", [1, 8, 9, 13, 24])
+def test_groups_of_panels(
+    panels: int, rows: int, vectors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One group, whole groups, and a last one of fewer panels."""
+    monkeypatch.setitem(CORES, HOST.cpu, replace(HOST.core, l2=2 * panels * PANEL))
+    columns = vectors * LANES - 3
+    a, b = leaf("a", rows, DEPTH), leaf("b", DEPTH, columns)
+    graph = Graph("f", (a, b), (OPS["matmul"](a, b),))
+    checked(graph, values(rows, DEPTH), values(DEPTH, columns))
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_groups_in_a_batch_of_products_of_any_height(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CORES, HOST.cpu, replace(HOST.core, l2=4 * PANEL))
+    columns = 12 * LANES
+    a, b = leaf("a", 3, Dim("T", max=9), DEPTH), leaf("b", 3, DEPTH, columns)
+    graph = Graph("f", (a, b), (OPS["matmul"](a, b),))
+    checked(graph, values(3, rows, DEPTH), values(3, DEPTH, columns))
