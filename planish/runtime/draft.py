@@ -17,6 +17,8 @@ from planish.runtime.packing import Packing
 from planish.runtime.plan import Made, Slot, Step
 from planish.runtime.target import Target
 
+Packed = tuple[Slot | None, Slot | None]  # of a matmul: the panels of B, the strips of A
+
 
 @dataclass
 class Draft:
@@ -86,15 +88,13 @@ class Draft:
 
     def enter(
         self, made: Lowered, operands: tuple[Node, ...], outs: tuple[Slot, ...], text: str,
-        extra: Slot | None = None, flops: AnySize | None = None,
+        packed: Packed = (None, None), flops: AnySize | None = None,
     ) -> None:  # fmt: skip
         """Add a step for a kernel."""
         args = []
         for kind, k in made.args:
-            slot = (
-                outs[k] if kind == "out" else extra if kind == "packed" else self.slot(operands[k])
-            )
-            args.append(slot)
+            known = {"out": outs, "packed": packed}.get(kind)
+            args.append(self.slot(operands[k]) if known is None else known[k])
         kernel = number_sites(made.kernel, self.sites)
         self.steps.append(Step(kernel, tuple(args), text, flops))  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
-from planish.runtime.draft import is_inline, label, source
+from planish.runtime.draft import Packed, is_inline, label, source
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.attention_grad import attention_grad_kernel
 from planish.runtime.kernels.attention_parts import (
@@ -121,21 +121,22 @@ class Lowering(Operands):
     ) -> None:
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(body, operands, outs)
-        extra = flops = roles = None
+        packed: Packed = (None, None)
+        flops = roles = None
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
             ready = self.weight_of(body, operands, anchor.inputs[1]) is not None
             roles = Roles.of(body, anchor, ready)
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
-            extra = self.panels_for(node, body, operands, roles, anchor)
+            packed = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
-        options = in_place, extra is not None
-        chosen = None if roles is None else (roles.swapped, roles.shifted)
+        options = in_place, packed[0] is not None
+        chosen = None if roles is None else (roles.swapped, roles.shifted, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
-        self.enter(made, operands, outs, label(node), extra, flops)
+        self.enter(made, operands, outs, label(node), packed, flops)
 
     def in_parts(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,

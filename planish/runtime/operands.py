@@ -17,9 +17,10 @@ from planish.ir.ops.leaf import input_
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
-from planish.runtime.draft import Draft, label, source
-from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, is_turned, pack_kernel
+from planish.runtime.draft import Draft, Packed, label, source
+from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, is_turned
 from planish.runtime.kernels.nest import Lowered
+from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.words import (
     as_words,
@@ -74,7 +75,7 @@ class Operands(Draft):
         body = body.map(lambda x: dot if x is anchor else x)
         bytewise = anchor.dtype == t.i32 and self.target.has_byte_dot
         shifted = bytewise and self.weight_of(body, operands, b) is not None
-        return body, (*operands, operand), dot, Roles(words, b, roles.swapped, shifted)
+        return body, (*operands, operand), dot, replace(roles, a=words, b=b, shifted=shifted)
 
     def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
         """A step that copies the rows of a matmul's A, as an operand to read."""
@@ -90,14 +91,16 @@ class Operands(Draft):
 
     def panels_for(
         self, node: Node, body: Graph, operands: tuple[Node, ...], roles: Roles, anchor: Node
-    ) -> Slot | None:
-        """The slot of B's panels; None where the kernel reads B as it lies."""
+    ) -> Packed:
+        """The slots of B's panels and of A's strips; None where the kernel reads as it lies."""
         b = roles.b
-        _, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
+        mr, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
         slot = self.packed_param(body, operands, roles, nr)
         if slot is None and not is_direct(body, roles, nr):
             slot = self.packed_now(node, body, operands, b, nr)
-        return slot
+        if not roles.strips:
+            return slot, None
+        return slot, self.packed_now(node, body, operands, swap_last(roles.a), mr)
 
     def packed_param(
         self, body: Graph, operands: tuple[Node, ...], roles: Roles, nr: int

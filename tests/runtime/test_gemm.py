@@ -16,6 +16,7 @@ from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
 from planish.passes.pipelines import FAST
 from planish.runtime.interpret import run_plan
+from planish.runtime.kernels import gemm, pack
 from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
@@ -69,3 +70,50 @@ def test_groups_in_a_batch_of_products_of_any_height(
     a, b = leaf("a", 3, Dim("T", max=9), DEPTH), leaf("b", 3, DEPTH, columns)
     graph = Graph("f", (a, b), (OPS["matmul"](a, b),))
     checked(graph, values(3, rows, DEPTH), values(3, DEPTH, columns))
+
+
+def packs(plan: Plan) -> int:
+    return sum(step.label.endswith("pack") for step in plan.steps)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 9])
+@pytest.mark.parametrize("rows", [1, 5, 6, 13, 24])
+@pytest.mark.parametrize("columns", [64, 65])
+def test_strips_of_a_transposed_operand(
+    rows: int, depth: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows around the height of a tile, depths around the block that one iteration packs."""
+    monkeypatch.setattr(gemm, "STRIPS", 0)
+    monkeypatch.setattr(pack, "PACK", 4)
+    a, b = leaf("a", depth, rows), leaf("b", depth, columns)
+    graph = Graph("f", (a, b), (OPS["transpose"](a, perm=(1, 0)) @ b,))
+    plan = checked(graph, values(depth, rows), values(depth, columns))
+    assert packs(plan) == (2 if columns == 65 else 1)
+
+
+@pytest.mark.parametrize("rows", [64, 70, 130])
+def test_strips_of_the_smaller_operand(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "STRIPS", 0)
+    monkeypatch.setattr(gemm, "SWAPPED", 5)
+    a, b = leaf("a", 7, rows), leaf("b", 7, 33)
+    graph = Graph("f", (a, b), (OPS["transpose"](a, perm=(1, 0)) @ b,))
+    plan = checked(graph, values(7, rows), values(7, 33))
+    strips = [s for s in plan.steps[-1].kernel.params if s.name == "strips"]
+    assert [s.shape[0].value < -(-33 // 4) for s in strips] == [True]
+
+
+@pytest.mark.parametrize("depth", [1, 70])
+def test_strips_of_a_depth_known_at_run_time(depth: int) -> None:
+    a, b = leaf("a", Dim("T", max=70), 40), leaf("b", Dim("T", max=70), 65)
+    graph = Graph("f", (a, b), (OPS["transpose"](a, perm=(1, 0)) @ b,))
+    assert packs(checked(graph, values(depth, 40), values(depth, 65))) == 2
+
+
+def test_strips_are_for_what_is_large_and_read_often() -> None:
+    found = []
+    for rows, depth, columns in ((256, 384, 64), (256, 384, 63), (64, 384, 64)):
+        a, b = leaf("a", depth, rows), leaf("b", depth, columns)
+        product = OPS["transpose"](a, perm=(1, 0)) @ b
+        plan = lower(FAST.run(Graph("f", (a, b), (product,))), HOST)
+        found.append(any(p.name == "strips" for s in plan.steps for p in s.kernel.params))
+    assert found == [True, False, False]

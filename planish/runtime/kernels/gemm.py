@@ -1,11 +1,12 @@
 """Matrix multiplication: C[m, n] = epilogue(sum over k of A[m, k] * B[k, n]).
 
 A register tile of MR rows by NR columns stays in registers over the whole of k; each step loads NR
-elements of B as vectors and broadcasts MR elements of A, which may lie anywhere (so transposed and
-strided A cost nothing). B is read as rows of NR contiguous elements: either B as it is, or
-*panels* [N / NR, K, NR] with zeros at the end, packed when the program is compiled (weights) or by
-a kernel of its own. The tile then goes through a small scratch tile to the epilogue, where row and
-column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
+elements of B as vectors and broadcasts MR elements of A, which may lie anywhere. B is read as rows
+of NR contiguous elements: either B as it is, or *panels* [N / NR, K, NR] with zeros at the end,
+packed when the program is compiled (weights) or by a kernel of its own. A large transposed A, of
+which a cache line has few elements for a tile, is packed likewise into *strips* [M / MR, K, MR],
+panels of its transpose. The tile then goes through a small scratch tile to the epilogue, where row
+and column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
 
 Operands of bf16 and i8 come as words, two or four steps of k in each: see `words`. A matrix unit,
 where there is one, takes tiles of those of bf16. Processors that multiply unsigned by signed bytes
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
@@ -38,10 +40,13 @@ from planish.runtime.target import Target
 ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
 PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
 PAYING = 256  # rows of A; packing B costs as much time as some 20
-PACK = 64  # rows of B that one parallel iteration packs
+STRIPS = 1 << 17  # bytes: of a smaller A that is transposed the L2 cache keeps what is near
+OFTEN = 64  # columns of B; packing A costs as much time as some 15
 SWAPPED = 512  # steps of k, at least: a swapped product writes its columns, an element to a line
 UNSIGNED = 0x80808080  # the sign bits of four bytes: each becomes 128 more, unsigned
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
+
+Along = Callable[[Expr], Expr]  # a row of A: its element at k
 
 
 @dataclass(frozen=True)
@@ -66,26 +71,27 @@ class Roles:
 
     a: Node
     b: Node
-    swapped: bool
+    swapped: bool = False
     shifted: bool = False  # bytes of A are made unsigned
+    strips: bool = False  # A is packed, too
 
     @staticmethod
     def of(body: Graph, anchor: Node, ready: bool = False) -> Roles:
         """Where A is the transpose of a stored matrix with more columns than B, they swap.
 
         Neighbours of such an A along k lie a whole row of memory apart. As B it is read in rows, or
-        packed; the smaller matrix is easier to bear as A. A B that is `ready`, packed when the
-        program is compiled, stays what it is.
+        packed; the smaller matrix is easier to bear as A, or to pack into strips. A B that is
+        `ready`, packed when the program is compiled, stays what it is.
         """
         a, b = anchor.inputs
-        if ready:
-            return Roles(a, narrow(b), False)
-        flat = a.type.rank == b.type.rank == 2
-        sizes = (*a.shape, *b.shape)
-        taller = flat and all(isinstance(s, int) for s in sizes) and a.shape[0] > b.shape[1]
-        if taller and b.shape[0] >= SWAPPED and is_turned(body, a):
-            return Roles(swap_last(b), swap_last(a), True)
-        return Roles(a, b, False)
+        b = narrow(b) if ready else b
+        if a.type.rank != 2 or b.type.rank != 2 or not is_turned(body, a):
+            return Roles(a, b)
+        taller = not ready and all(isinstance(s, int) for s in (*a.shape, *b.shape))
+        swapped = taller and a.shape[0] > b.shape[1] and b.shape[0] >= SWAPPED
+        if swapped:
+            a, b = swap_last(b), swap_last(a)
+        return Roles(a, b, swapped, strips=is_turned(body, a) and pays_strips(a, b))
 
     @property
     def product(self) -> Product:
@@ -106,6 +112,13 @@ def is_turned(body: Graph, a: Node) -> bool:
     return strides(body, a)[-2] == {(): 1}
 
 
+def pays_strips(a: Node, b: Node) -> bool:
+    """Whether a transposed A is worth packing: read often, and too large to be read as it lies."""
+    size, columns = product(a.shape), b.shape[1]
+    small = isinstance(size, int) and size * a.dtype.itemsize < STRIPS
+    return not small and not (isinstance(columns, int) and columns < OFTEN)
+
+
 def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tuple[int, int]:
     """(MR, NR): the quickest tile; of equal ones, a transposed A wants a high one, as a line of it
     holds MR useful elements."""
@@ -113,7 +126,7 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     lanes, rows = target.lanes(dtype), product(p.rows)
     if takes_matrix(body, roles, target, dtype):
         return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
-    turned = a.type.rank == b.type.rank == 2 and is_turned(body, a)
+    turned = a.type.rank == b.type.rank == 2 and not roles.strips and is_turned(body, a)
     most = HIGHEST if turned else None
     vectors, height = quickest(target, rows, p.columns, lanes, most, high=turned)
     return height, vectors * lanes
@@ -156,37 +169,6 @@ def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
     return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
 
 
-def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
-    """B through its views into panels [..., N / NR, K, NR]; `body` holds the operand's views."""
-    nest = Nest()
-    pull = Pull(nest, body)
-    pull.declare()
-    *batch, k, n = b.shape
-    count = (size_expr(n) + (nr - 1)) // nr
-    buffer = Buffer(
-        "out0", b.dtype, (*(size_expr(s) for s in batch), count, size_expr(k), Const(nr, t.i64))
-    )
-    nest.params.append(buffer)
-    nest.writes.append("out0")
-    steps = (size_expr(k) + (PACK - 1)) // PACK
-    whole = isinstance(n, int) and n % nr == 0
-    with nest.loop("p", size_expr(product(batch)) * count * steps, "parallel") as p:
-        at = unflatten(p // (count * steps), tuple(batch))
-        inside = p % (count * steps)
-        panel, first = nest.let(inside // steps), nest.let(inside % steps * PACK)
-        height = minimum(size_expr(k) - first, as_index(PACK))
-        even = isinstance(k, int) and k % PACK == 0
-        with nest.loop("k", PACK if even else nest.let(height), "turn") as r:
-            with nest.loop("j", nr, "vector", nr) as j:
-                column, row = panel * nr + j, first + r
-                value = pull(b, (*at, row, column if whole else minimum(column, size_expr(n) - 1)))
-                if not whole:
-                    zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
-                    value = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
-                nest.store(buffer, (*at, panel, row, j), value)
-    return lowered(nest, pull, name)
-
-
 class Gemm:
     """A matmul kernel being written. `panel` is the packed B, or None to read B itself."""
 
@@ -205,6 +187,12 @@ class Gemm:
         self.pull.declare()
         self.outputs = [self.nest.output(f"out{k}", n.type) for k, n in enumerate(body.outputs)]
         self.panel: Buffer | None = None
+        self.strips: Buffer | None = None
+        if roles.strips:
+            down = (size_expr(product(self.product.rows)) + (self.mr - 1)) // self.mr
+            strip = (size_expr(self.product.depth), as_index(self.mr))
+            self.strips = Buffer("strips", self.a.dtype, (down, *strip))
+            self.nest.params.append(self.strips)
         if packed:
             *batch, k, n = self.b.shape
             count = (size_expr(n) + (self.nr - 1)) // self.nr
@@ -224,11 +212,12 @@ class Gemm:
             batch = tuple(map(nest.let, unflatten(nest.let(tile // (across * down)), p.batch)))
             inside = tile % (across * down) if p.batch else tile
             panel, block = self._walk(inside, across, down)
-            panel, first = nest.let(panel), nest.let(block * self.mr)
+            panel, block = nest.let(panel), nest.let(block)
+            first = nest.let(block * self.mr)
             if self.matrix:
                 self.multiply(batch, panel, first, rows)
             else:
-                self.accumulate(batch, panel, first, rows)
+                self.accumulate(batch, panel, self._rows_of_a(batch, block, first, rows))
             self.finish(batch, panel, first, rows, columns)
 
     def _walk(self, tile: Expr, across: Expr, down: Expr) -> tuple[Expr, Expr]:
@@ -257,22 +246,33 @@ class Gemm:
         """The index of row `row` without its last axis."""
         return (*batch, *unflatten(row, self.product.rows))
 
-    def accumulate(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
-        """tile[i, j] = sum over k; rows beyond the last repeat it, and are not stored."""
+    def _rows_of_a(self, batch: Index, block: Expr, first: Expr, rows: Expr) -> list[Along]:
+        """The rows of a tile; those beyond the last repeat it, and are not stored."""
+        nest, strips = self.nest, self.strips
+        if strips is not None:
+            return [partial(self._in_strip, block, i) for i in range(self.mr)]
+        places = [nest.let(minimum(first + i, rows - 1)) for i in range(self.mr)]
+        return [partial(self._in_a, batch, row) for row in (places if self.mr > 1 else [first])]
+
+    def _in_strip(self, block: Expr, i: int, k: Expr) -> Expr:
+        return self.nest.load(self.strips, block, k, i)  # type: ignore[arg-type]
+
+    def _in_a(self, batch: Index, row: Expr, k: Expr) -> Expr:
+        return self.pull(self.a, self._a_index(batch, row, k))
+
+    def accumulate(self, batch: Index, panel: Expr, of_a: list[Along]) -> None:
+        """tile[i, j] = sum over k, of rows of A that are read along k."""
         nest, dtype = self.nest, self.dtype
         acc = nest.local("acc", dtype, self.mr, self.nr)
         self.tile = nest.local("tile", dtype, self.mr, self.nr)
-        places = [nest.let(minimum(first + i, rows - 1)) for i in range(self.mr)]
-        if self.mr == 1:
-            places = [first]
         self._tile(lambda i, j: nest.store(acc, (i, j), self._start(batch, panel, j)))
         depth = self.product.depth
         if self.split > 1 and isinstance(depth, int):
             with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
-                self._step(acc, places, batch, panel, k1 * self.split + k2)
+                self._step(acc, of_a, batch, panel, k1 * self.split + k2)
         else:
             with nest.loop("k", depth) as k:
-                self._step(acc, places, batch, panel, k)
+                self._step(acc, of_a, batch, panel, k)
         self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
 
     def multiply(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
@@ -303,10 +303,10 @@ class Gemm:
             with self.nest.loop("j", self.nr, "vector", self.nr) as j:
                 act(i, j)
 
-    def _step(self, acc: Buffer, places: list[Expr], batch: Index, panel: Expr, k: Expr) -> None:
+    def _step(self, acc: Buffer, of_a: list[Along], batch: Index, panel: Expr, k: Expr) -> None:
         nest = self.nest
-        for i, row in enumerate(places):
-            a = self.pull(self.a, self._a_index(batch, row, k))
+        for i, along in enumerate(of_a):
+            a = along(k)
             a = nest.let(a ^ UNSIGNED) if self.shifted else a
             with nest.loop("j", self.nr, "vector", self.nr) as j:
                 b = self._b(batch, panel, k, j)

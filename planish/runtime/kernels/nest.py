@@ -259,7 +259,7 @@ class Lowered:
 
 def lowered(nest: Nest, pull: Pull, name: str) -> Lowered:
     """Close a nest. Params are "out0", "out1" ... for results, "packed" for panels, else reads."""
-    places: dict[str, tuple[str, int]] = {"packed": ("packed", 0)}
+    places: dict[str, tuple[str, int]] = {"packed": ("packed", 0), "strips": ("packed", 1)}
     places.update({out: ("out", k) for k, out in enumerate(nest.writes)})
     reads = [b.name for b in nest.params if b.name not in places]
     places.update({n: ("in", i) for n, i in zip(reads, pull.arguments, strict=True)})

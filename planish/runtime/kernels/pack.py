@@ -1,0 +1,50 @@
+"""Operands of a matrix product in panels: columns side by side, as a register tile reads them."""
+
+from __future__ import annotations
+
+from planish.ir import types as t
+from planish.ir.dims import product
+from planish.ir.graph import Graph
+from planish.ir.loops import Buffer, Const, as_index, scalar, size_expr
+from planish.ir.node import Node
+from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.strides import strides
+
+PACK = 64  # rows of B that one parallel iteration packs
+
+
+def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
+    """B through its views into panels [..., N / NR, K, NR]; `body` holds the operand's views.
+
+    Blocks of one panel follow each other where columns of B are contiguous; where rows are, blocks
+    of all panels do, so that a cache line is read once that has elements of several.
+    """
+    rows = strides(body, b)[-1] == {(): 1}
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    *batch, k, n = b.shape
+    count = (size_expr(n) + (nr - 1)) // nr
+    buffer = Buffer(
+        "out0", b.dtype, (*(size_expr(s) for s in batch), count, size_expr(k), Const(nr, t.i64))
+    )
+    nest.params.append(buffer)
+    nest.writes.append("out0")
+    steps = (size_expr(k) + (PACK - 1)) // PACK
+    whole = isinstance(n, int) and n % nr == 0
+    with nest.loop("p", size_expr(product(batch)) * count * steps, "parallel") as p:
+        at = unflatten(p // (count * steps), tuple(batch))
+        inside = p % (count * steps)
+        panel = nest.let(inside % count if rows else inside // steps)
+        first = nest.let((inside // count if rows else inside % steps) * PACK)
+        height = minimum(size_expr(k) - first, as_index(PACK))
+        even = isinstance(k, int) and k % PACK == 0
+        with nest.loop("k", PACK if even else nest.let(height), "turn") as r:
+            with nest.loop("j", nr, "vector", nr) as j:
+                column, row = panel * nr + j, first + r
+                value = pull(b, (*at, row, column if whole else minimum(column, size_expr(n) - 1)))
+                if not whole:
+                    zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
+                    value = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
+                nest.store(buffer, (*at, panel, row, j), value)
+    return lowered(nest, pull, name)
