@@ -88,6 +88,14 @@ class Core:
 #   2 x 12             111.5         97.2          102.0     rows of 12 KB meet in one set
 #   1 x 12             111.8         99.0           84.3
 #   1 x 20             111.7         87.9           39.2
+#
+# Sapphire Rapids or later (two 512-bit multiply-adds a cycle), 2026-11-26, one thread, of 238:
+#   V x H        768x128x512   256x384x1152   256x768x3072
+#   4 x 6              222.0          198.6          176.8
+#   2 x 12             219.7          195.9          169.8
+#   2 x 8              211.9          188.7          170.5
+#   4 x 4              198.1          187.1          165.9
+#   2 x 6              191.8          179.8          160.9
 CORES = {
     "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
 }

@@ -1,7 +1,8 @@
 """Register tiles of matrix products: a small model of a core says which is the quickest.
 
 A tile is V vectors times H rows of C. For each step of k it loads V vectors of B, broadcasts H
-elements of A and makes V * H multiply-adds. A step takes as many cycles as the slowest of these:
+elements of A and makes V * H multiply-adds. A step takes as many cycles as the slowest of these,
+and one more, as they do not fit into each other without a gap:
 
     V * H / fma           multiply-adds
     (V + H) / loads       loads
@@ -25,6 +26,7 @@ from planish.runtime.target import Target
 
 # Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
 WIDTHS = (4, 2, 1)
+GAP = 1  # a cycle: so it is measured, see `CORES`; it makes large tiles better than small ones
 HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothing
 
 
@@ -41,7 +43,7 @@ def cycles(target: Target, tile: tuple[int, int]) -> float:
     """Cycles of a step of k."""
     (v, h), core = tile, target.core
     panel = v * target.vector_bytes / core.panel
-    return max(v * h / core.fma, (v + h) / core.loads, core.latency, panel)
+    return max(v * h / core.fma, (v + h) / core.loads, core.latency, panel) + GAP
 
 
 def quickest(
