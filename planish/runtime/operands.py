@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
+from planish.ir.loop_matrix import SIDE
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.draft import Draft, Packed, label, source
-from planish.runtime.kernels.gemm import Roles, choose_tile, is_direct, is_turned
+from planish.runtime.kernels.gemm import (
+    Roles,
+    choose_tile,
+    is_direct,
+    is_turned,
+    takes_matrix,
+)
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
@@ -94,12 +102,15 @@ class Operands(Draft):
     ) -> Packed:
         """The slots of B's panels and of A's strips; None where the kernel reads as it lies."""
         b = roles.b
-        mr, nr = choose_tile(body, roles, self.target, sums_in(anchor.dtype))
+        dtype = sums_in(anchor.dtype)
+        mr, nr = choose_tile(body, roles, self.target, dtype)
         slot = self.packed_param(body, operands, roles, nr)
         if slot is None and not is_direct(body, roles, nr):
             slot = self.packed_now(node, body, operands, b, nr)
         if not roles.strips:
             return slot, None
+        if takes_matrix(body, roles, self.target, dtype):
+            return slot, self.packed_now(node, body, operands, roles.a, SIDE, flat=True)
         return slot, self.packed_now(node, body, operands, swap_last(roles.a), mr)
 
     def packed_param(
@@ -128,13 +139,15 @@ class Operands(Draft):
         return reads[0] if known else None
 
     def packed_now(
-        self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int
-    ) -> Slot:
+        self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int,
+        flat: bool = False,
+    ) -> Slot:  # fmt: skip
         """A step that packs a computed B into panels."""
-        key = (*origin(body, operands, b), nr)
+        key = (*origin(body, operands, b), nr, flat)
         if key not in self.packed:
             pack = Graph("pack", body.inputs, (b,))
-            made = self.once(pack, lambda: pack_kernel(pack, b, nr, "pack"), "pack", nr)
+            write = partial(pack_kernel, pack, b, nr, "pack", flat)
+            made = self.once(pack, write, "pack", nr, flat)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
             slot = self.temp(type_, f"{label(node)} panels")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from planish.passes.bf16 import Bf16
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import FAST, PIPELINES
 from planish.runtime.interpret import run_plan
+from planish.runtime.kernels import gemm
 from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
@@ -143,6 +146,30 @@ def test_gradients_of_weights(name: str, k: int, m: int, n: int) -> None:
     assert rows and all(x.dtype == (t.bf16 if k % 2 else t.u32) for x in rows)
     got, want = run_plan(plan, *(xs := (halves(k, m), halves(k, n)))), evaluate(graph, *xs)
     close(got, want)
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "sapphirerapids"])
+@pytest.mark.parametrize(
+    "k, m, n", [(32, 1, 64), (64, 33, 65), (70, 40, 64), (130, 17, 80), (33, 16, 64)]
+)
+def test_strips_of_a_transposed_operand(
+    name: str, k: int, m: int, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a matrix unit they are rows, of whole blocks of words with zeros at the end."""
+    monkeypatch.setattr(gemm, "STRIPS", 0)
+    monkeypatch.setattr(gemm, "SWAPPED", 60)
+    x, dy = leaf("input", "x", k, m), leaf("input", "dy", k, n)
+    graph = FAST.run(Graph("f", (x, dy), (product(turned(x), dy), product(turned(dy), x))))
+    arrays, target = (halves(k, m), halves(k, n)), Target.parse(name)
+    plan, want = lower(graph, target), evaluate(graph, *arrays)
+    close(run_plan(plan, *arrays), want)
+    strips = [p for s in plan.steps for p in s.kernel.params if p.name == "strips"]
+    assert strips and {len(p.shape) for p in strips} == {2 if target.has_matrix else 3}
+    with suppress(TargetError):
+        target.require_host()
+        one, two = (Program(plan, target, threads=threads)(*arrays) for threads in (1, 2))
+        close(one, want)
+        np.testing.assert_array_equal(np.concatenate(one, None), np.concatenate(two, None))
 
 
 def test_sums_of_bf16_are_rounded_once() -> None:

@@ -5,8 +5,9 @@ elements of B as vectors and broadcasts MR elements of A, which may lie anywhere
 of NR contiguous elements: either B as it is, or *panels* [N / NR, K, NR] with zeros at the end,
 packed when the program is compiled (weights) or by a kernel of its own. A large transposed A, of
 which a cache line has few elements for a tile, is packed likewise into *strips* [M / MR, K, MR],
-panels of its transpose. The tile then goes through a small scratch tile to the epilogue, where row
-and column tails are cut; the sum over k runs in order, so a row's bits do not depend on its place.
+panels of its transpose; for a matrix unit, into rows. The tile then goes through a small scratch
+tile to the epilogue, where row and column tails are cut; the sum over k runs in order, so a row's
+bits do not depend on its place.
 
 Operands of bf16 and i8 come as words, two or four steps of k in each: see `words`. A matrix unit,
 where there is one, takes tiles of those of bf16. Processors that multiply unsigned by signed bytes
@@ -133,10 +134,11 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
 
 
 def takes_matrix(body: Graph, roles: Roles, target: Target, dtype: DType) -> bool:
-    """Whether a matmul of words is one for the matrix unit: its rows lie evenly spaced."""
+    """Whether a matmul of words is one for the matrix unit: its rows lie evenly spaced, or will."""
     depth, words = roles.product.depth, (roles.a.dtype, dtype) == (t.u32, t.f32)
     deep = words and isinstance(depth, int) and depth >= SIDE
-    return target.has_matrix and deep and not roles.swapped and are_even(body, roles)
+    even = roles.strips or (not roles.swapped and are_even(body, roles))
+    return target.has_matrix and deep and even
 
 
 def are_even(body: Graph, roles: Roles) -> bool:
@@ -189,9 +191,8 @@ class Gemm:
         self.panel: Buffer | None = None
         self.strips: Buffer | None = None
         if roles.strips:
-            down = (size_expr(product(self.product.rows)) + (self.mr - 1)) // self.mr
-            strip = (size_expr(self.product.depth), as_index(self.mr))
-            self.strips = Buffer("strips", self.a.dtype, (down, *strip))
+            shape = self._strips(size_expr(product(self.product.rows)), self.product.depth)
+            self.strips = Buffer("strips", self.a.dtype, shape)
             self.nest.params.append(self.strips)
         if packed:
             *batch, k, n = self.b.shape
@@ -200,6 +201,12 @@ class Gemm:
             sizes = (*(size_expr(s) for s in batch), count, deep, Const(self.nr, t.i64))
             self.panel = Buffer("packed", self.b.dtype, sizes)
             self.nest.params.append(self.panel)
+
+    def _strips(self, rows: Expr, depth: AnySize) -> Index:
+        """The shape of a packed A: strips, or rows of whole blocks for the matrix unit."""
+        if self.matrix:
+            return rows, (size_expr(depth) + (SIDE - 1)) // SIDE * SIDE
+        return (rows + (self.mr - 1)) // self.mr, size_expr(depth), as_index(self.mr)
 
     def write(self) -> None:
         """One parallel iteration for each tile, in the order of `_walk`."""
@@ -258,6 +265,8 @@ class Gemm:
         return self.nest.load(self.strips, block, k, i)  # type: ignore[arg-type]
 
     def _in_a(self, batch: Index, row: Expr, k: Expr) -> Expr:
+        if self.strips is not None:
+            return self.nest.load(self.strips, row, k)
         return self.pull(self.a, self._a_index(batch, row, k))
 
     def accumulate(self, batch: Index, panel: Expr, of_a: list[Along]) -> None:
@@ -285,7 +294,7 @@ class Gemm:
             if not count:
                 continue
             with nest.loop(f"k{start}", count, kind) as k, nest.loop("i", height) as i:
-                a = self.pull(self.a, self._a_index(batch, first + i, k + start))
+                a = self._in_a(batch, first + i, k + start)
                 with nest.loop("j", self.nr, "vector", self.nr) as j:
                     b, total = self._b(batch, panel, k + start, j), nest.load(self.tile, i, j)
                     value = self._sum(a, b, total) if start else matrix_step(k, total, a, b)

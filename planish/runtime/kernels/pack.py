@@ -13,8 +13,10 @@ from planish.runtime.kernels.strides import strides
 PACK = 64  # rows of B that one parallel iteration packs
 
 
-def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
+def pack_kernel(body: Graph, b: Node, nr: int, name: str, flat: bool = False) -> Lowered:
     """B through its views into panels [..., N / NR, K, NR]; `body` holds the operand's views.
+
+    A `flat` result is [..., K, N / NR * NR] instead.
 
     Blocks of one panel follow each other where columns of B are contiguous; where rows are, blocks
     of all panels do, so that a cache line is read once that has elements of several.
@@ -25,9 +27,8 @@ def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
     pull.declare()
     *batch, k, n = b.shape
     count = (size_expr(n) + (nr - 1)) // nr
-    buffer = Buffer(
-        "out0", b.dtype, (*(size_expr(s) for s in batch), count, size_expr(k), Const(nr, t.i64))
-    )
+    sizes = (size_expr(k), count * nr) if flat else (count, size_expr(k), Const(nr, t.i64))
+    buffer = Buffer("out0", b.dtype, (*map(size_expr, batch), *sizes))
     nest.params.append(buffer)
     nest.writes.append("out0")
     steps = (size_expr(k) + (PACK - 1)) // PACK
@@ -46,5 +47,6 @@ def pack_kernel(body: Graph, b: Node, nr: int, name: str) -> Lowered:
                 if not whole:
                     zero = Const(0.0 if b.dtype.is_float else 0, b.dtype)
                     value = scalar("select", scalar("lt", column, size_expr(n)), value, zero)
-                nest.store(buffer, (*at, panel, row, j), value)
+                place = (row, column) if flat else (panel, row, j)
+                nest.store(buffer, (*at, *place), value)
     return lowered(nest, pull, name)
