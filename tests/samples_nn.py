@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
+from planish.ir.ops.sparse import bitmap_of
 from tests.sample import Sample, floats, halves, ints, sample
 
 KEY = np.array([7, 11], np.uint32)
@@ -262,6 +263,26 @@ QUANTIZING = [
     sample("dequantize", BYTES, halves(4), **EXACT),
 ]
 
+
+def zeros_in(x: np.ndarray, share: float) -> np.ndarray:
+    """`x` with some elements 0."""
+    return np.where(np.random.default_rng(3).random(x.shape) < share, 0, x).astype(x.dtype)
+
+
+def bitmap(x: np.ndarray, **options: Any) -> Sample:
+    """A sample of `expand_bitmap` that gives `x`."""
+    return sample("expand_bitmap", *bitmap_of(x), shape=x.shape, **EXACT, **options)
+
+
+SPARSE = [
+    bitmap(zeros_in(floats(5, 70), 0.7)),
+    bitmap(zeros_in(ints(64, low=-127, high=127).astype(np.int8), 0.5)),
+    bitmap(zeros_in(halves(2, 3, 129), 0.9), note=" of three axes"),
+    bitmap(np.zeros((3, 100), np.float32), note=" of zeros"),
+    bitmap(floats(257) + 9, note=" of no zeros"),
+    bitmap(np.float32([0.0, -0.0, np.nan, 1.0]), note=" with a negative zero"),
+]
+
 PROBS = np.array([[0.5, 0.125, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]], np.float32)
 
 SAMPLING = [
@@ -291,6 +312,7 @@ NN_SAMPLES: list[Sample] = [
     *GATHER,
     *MATMUL,
     *QUANTIZING,
+    *SPARSE,
     *COMPOSITES,
     *ATTENTION,
     *SAMPLING,

@@ -28,6 +28,8 @@ from planish.ir.node import OPS, Node, Op
 PULL_KINDS = frozenset({"leaf", "elementwise", "view", "indexing", "random"})
 # composites with a hand-shaped kernel
 KERNEL_COMPOSITES = frozenset({"attention", "attention_grad"})
+# besides views, what a matmul can compute on the way to an operand
+ON_THE_WAY = frozenset({"cast", "expand_bitmap"})
 COPIED_LEAVES = frozenset({"const", "size"})  # leaves that live inside a body; others come in
 
 
@@ -145,7 +147,7 @@ def _not_through(anchor: Node, inside: set[Node], casts: bool) -> Node | None:
         n = stack.pop()
         if n not in inside or n.op.kind == "leaf":
             continue
-        if n.op.kind != "view" and not (casts and n.op.name == "cast"):
+        if n.op.kind != "view" and not (casts and n.op.name in ON_THE_WAY):
             return n
         stack.extend(reversed(n.inputs))
     return None

@@ -130,6 +130,12 @@ def high_product(a: Value, b: Value) -> Value:
     return (x1 * y1 + (middle >> half) + (carry >> half)).view(dtype)[()]
 
 
+def popcount(x: Value) -> Value:
+    """How many bits of an integer are 1; a negative one is its two's complement."""
+    bits = np.asarray(x)
+    return np.bitwise_count(bits.view(f"u{bits.dtype.itemsize}")).astype(bits.dtype)[()]
+
+
 OPERATIONS: dict[str, Callable[..., Value]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
     "floor_div": np.floor_divide, "mod": np.remainder, "neg": np.negative, "fma": fma,
@@ -138,7 +144,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
-    "umulhi": high_product, "select": select, "dpbf16": dot_pairs,
+    "umulhi": high_product, "popcount": popcount, "select": select, "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, kind=np.uint8), "dpbssd": partial(dot_bytes, kind=np.int8),
 }  # fmt: skip
 

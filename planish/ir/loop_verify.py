@@ -40,7 +40,7 @@ from planish.ir.types import DType
 KINDS = ("serial", "parallel", "vector", "unroll", "matrix", "turn")
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
-_INTEGERS = {"shl", "shr", "umulhi", "guard", "threefry"}
+_INTEGERS = {"shl", "shr", "umulhi", "popcount", "guard", "threefry"}
 DOTS = {"dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32}  # of words, and what they add to
 _ANY_NUMBER = {
     "add", "sub", "mul", "floor_div", "mod", "neg", "fma", "min", "max", "abs", "sign",

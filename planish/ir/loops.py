@@ -249,7 +249,7 @@ SCALARS: dict[str, tuple[int, str]] = {
     "eq": (2, "bool"), "ne": (2, "bool"), "lt": (2, "bool"), "le": (2, "bool"),
     "gt": (2, "bool"), "ge": (2, "bool"),
     "and": (2, "same"), "or": (2, "same"), "xor": (2, "same"), "not": (1, "same"),
-    "shl": (2, "same"), "shr": (2, "same"), "umulhi": (2, "same"),
+    "shl": (2, "same"), "shr": (2, "same"), "umulhi": (2, "same"), "popcount": (1, "same"),
     "select": (3, "second"),
     "cast": (1, "explicit"),      # by value; float to int truncates, NaN gives 0, saturates
     "bitcast": (1, "explicit"),   # same bits, other dtype of the same width

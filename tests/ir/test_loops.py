@@ -239,6 +239,12 @@ def test_bits() -> None:
     wide = np.array([-1, 2**40], np.int64)
     assert one(scalar("umulhi", x(0, 2, t.i64), x(0, 2, t.i64)), wide).tolist() == [-2, 2**16]
     assert one(bitcast(x(0, 1), t.u32), np.ones(1, np.float32)).tolist() == [0x3F800000]
+    assert one(scalar("popcount", x(0, 3, t.i32)), np.array([-1, 0, 6], np.int32)).tolist() == [
+        32,
+        0,
+        2,
+    ]
+    assert one(scalar("popcount", x(0, 2, t.i64)), wide).tolist() == [64, 1]
 
 
 def test_narrow_floats_round_at_every_step() -> None:

@@ -279,6 +279,14 @@ def test_upper_half_of_a_product(dtype: t.DType) -> None:
     check(k, *arrays, arrays[0] * 0)
 
 
+@pytest.mark.parametrize("dtype", [t.u8, t.u32, t.i32, t.i64], ids=str)
+def test_bits_are_counted(dtype: t.DType) -> None:
+    x, out = (buffer(name, 33, dtype=dtype) for name in ("x", "out"))
+    array = RNG.integers(0, 2**63, 33).astype(dtype.numpy)
+    k = kernel((x, out), vec(J, 33, Store(out, (J,), scalar("popcount", x[J]))))
+    check(k, array, array * 0)
+
+
 UNARY = (
     "neg",
     "abs",

@@ -17,6 +17,7 @@ from planish.ir.ops import (  # noqa: F401  # noqa: F401  # noqa: F401  # noqa: 
     rope,
     sampling,
     softmax,
+    sparse,
     timing,
     view,
 )

@@ -352,6 +352,7 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
     "shl": lambda self, x, by: self._shift("shl", x, by),
     "shr": lambda self, x, by: self._shift("shr", x, by),
     "umulhi": Scalars._high_product,
+    "popcount": lambda self, x: self.intrinsic("ctpop", x),
     "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, signed=False),
     "dpbssd": partial(dot_bytes, signed=True),
