@@ -82,7 +82,9 @@ def known_leaf(graph: Graph, node: Node) -> bool:
 
 
 def widens(node: Node) -> bool:
-    """Whether a node makes wider numbers of an array that is stored."""
+    """Whether a node makes wider numbers, or more of them, of an array that is stored."""
+    if node.op.name == "expand_bitmap":
+        return True
     narrow = node.op.name in ("cast", "dequantize") and node.inputs[0]
     if not narrow or not node.shape or narrow.dtype.bits >= node.dtype.bits:
         return False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from planish.ir.errors import IRError, ParseError
 from planish.passes.bf16 import Bf16
+from planish.passes.bitmap import Bitmap
 from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
@@ -33,7 +34,8 @@ PIPELINES = {
     "train_bf16": CLEAN + Pipeline(mixed, simplify, cse) + TRAIN,  # products of bf16
     "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
     "int8": CLEAN + SMALL + FAST,  # weights stored as i8, products of i8
-    # "sparse" will be CLEAN + Pipeline(prune) + FAST
+    "sparse": CLEAN + Pipeline(Bitmap()) + FAST,  # for pruned models: weights without their zeros
+    "sparse_int8": CLEAN + SMALL + Pipeline(Bitmap()) + FAST,
 }
 
 
@@ -76,6 +78,14 @@ ORDER = (
     Not("simplify", "fuse"),  # nor is it rewritten
     Not("grad", "fuse"),  # nor differentiated
     Not("bf16", "fuse"),  # nor rounded
+    Before("prune", "quantize"),  # scales fit what is left
+    Before("prune", "bf16"),
+    Not("prune", "bitmap"),  # nor are the zeros seen that it makes later
+    Not("prune", "fuse"),
+    Not("quantize", "bitmap"),  # integers are what is stored
+    Not("bf16", "bitmap"),
+    Not("fold", "bitmap"),  # it would find the params that it makes
+    Not("bitmap", "fuse"),
     Before("expand", "quantize"),  # as for bf16
     Then("quantize", "fold"),  # weights are rounded, and their scales found, once
     Then("quantize", "cse"),  # what several weights multiply is quantized once

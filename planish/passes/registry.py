@@ -8,6 +8,7 @@ from typing import TypeAlias
 from planish.ir.graph import Graph
 from planish.passes.autodiff import Grad
 from planish.passes.bf16 import Bf16
+from planish.passes.bitmap import Bitmap
 from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
@@ -15,6 +16,7 @@ from planish.passes.fold import fold
 from planish.passes.fuse import Fuse
 from planish.passes.lift import LiftParams
 from planish.passes.mixed import mixed
+from planish.passes.prune import Prune
 from planish.passes.pushup import pushup
 from planish.passes.quantize import Quantize
 from planish.passes.remat import Remat
@@ -34,6 +36,8 @@ PASSES: dict[str, Pass | type] = {
     "remat": Remat,
     "bf16": Bf16,
     "mixed": mixed,
+    "prune": Prune,
     "quantize": Quantize,
+    "bitmap": Bitmap,
     "fuse": Fuse,
 }

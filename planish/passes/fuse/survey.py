@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planish.ir.graph import Graph
-from planish.ir.groups import COPIED_LEAVES, has_kernel, is_pull
+from planish.ir.groups import COPIED_LEAVES, ON_THE_WAY, has_kernel, is_pull
 from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.passes.fuse.cost import FUNCTIONS, bytes_of
@@ -98,7 +98,7 @@ def _free(nodes: tuple[Node, ...], at: dict[Node, int], donated: set[Node]) -> l
             own = None if node.op.name in COPIED_LEAVES else node
             found = None if node in donated else (0, own)
         made.append(found)
-        always = node.op.kind == "view" or node.op.name == "one_hot"
+        always = node.op.kind == "view" or node.op.name in ("one_hot", "expand_bitmap")
         cast = node.op.name == "cast" and free[inputs[0]]
         free.append(node.op.kind != "leaf" and (always or cast or found is not None))
     return free
@@ -183,6 +183,6 @@ def _operands(
 
 
 def _can(absorbs: int, x: Node) -> bool:
-    if absorbs == CASTS and x.op.name == "cast":
+    if absorbs == CASTS and x.op.name in ON_THE_WAY:
         return True
     return absorbs == ALL or (absorbs != NOTHING and x.op.kind == "view")

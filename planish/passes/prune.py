@@ -1,0 +1,173 @@
+"""Set weights to zero: those that matter least, singly, in groups, or in blocks.
+
+    graph f(%x: f32[2, 4]) {
+      %w = param : f32[4, 8]
+      %0 = matmul(%x, %w) : f32[2, 8]
+      return %0
+    }
+becomes
+    graph f(%x: f32[2, 4]) {
+      %w = param : f32[4, 8]
+      %0 = matmul(%x, %w) : f32[2, 8]
+      return %0
+    }
+
+where half of the numbers of %w are 0. Only weights change: what zeros are worth, in bytes and in
+time, is the affair of `bitmap` and of the kernels. So pruning can stand before any other pass, and
+a pruned model is one like any other.
+
+`method` says what matters: "magnitude" is |w|; "wanda" is |w| times the norm of what it multiplies
+over some text (Sun et al. 2023), which `pl.prune` finds. `scope` says what is compared with what:
+the weights of a "tensor", of a "row" (one output), or of the whole graph ("global"). For `pattern`
+see `masks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from planish.ir.errors import DataError
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+from planish.passes.bf16 import viewed_of
+from planish.passes.masks import Pattern, lowest_of_all
+
+METHODS = ("magnitude", "wanda")
+SCOPES = ("tensor", "row", "global")
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Zero `ratio` of each weight that something is multiplied by, unless its name matches `skip`.
+
+    A pattern N:M says itself how many stay.
+    """
+
+    ratio: float | None = None
+    method: str = "magnitude"
+    scope: str = "tensor"
+    pattern: str = ""
+    skip: str = ""
+
+    def __post_init__(self) -> None:
+        shape = Pattern.parse(self.pattern)
+        if shape.group:
+            own = 1 - shape.keep / shape.group
+            if self.ratio not in (None, own) or self.scope != "tensor":
+                raise DataError(
+                    f"prune: pattern={self.pattern!r} takes {own:.3g} of each group by itself; "
+                    "leave ratio and scope out"
+                )
+        else:
+            check_ratio("prune: ratio", self.ratio)
+        for name, known in (("method", METHODS), ("scope", SCOPES)):
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise DataError(f"prune: {name} is one of {', '.join(known)}, got {found!r}")
+
+    def __call__(self, graph: Graph) -> Graph:
+        if self.method != "magnitude":
+            raise DataError(
+                f"prune: {self.method} needs text to see what weights multiply: "
+                f"pl.prune(model, {self.ratio}, method={self.method!r}, tokens=...)"
+            )
+        return self.run(graph, {})
+
+    def run(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> Graph:
+        """The graph with zeros; for "wanda" with the norm of each input of each weight."""
+        params = dict(graph.params)
+        for name, gone in self.masks(graph, norms).items():
+            params[name] = np.where(gone, 0, params[name]).astype(params[name].dtype)
+            params[name].flags.writeable = False
+        return replace(graph, params=params)
+
+    def masks(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Which numbers of each weight go; each mask has the shape of its weight."""
+        chosen = {
+            name: graph.param_nodes[name] for name, why in self.reasons(graph).items() if not why
+        }
+        pattern, ratio = Pattern.parse(self.pattern), self.ratio or 0.0
+        turned = {name: bool(is_turned(graph, node)) for name, node in chosen.items()}
+
+        def scores(name: str) -> np.ndarray:
+            found = score(name, graph.params[name], turned[name])
+            return found if self.method == "magnitude" else found * norms[name]
+
+        if self.scope == "global":
+            found = lowest_of_all({name: scores(name) for name in chosen}, pattern, ratio)
+        else:
+            by_row = self.scope == "row"
+            found = {name: pattern.lowest(scores(name), ratio, by_row) for name in chosen}
+        return {name: x.T if turned[name] else x for name, x in found.items()}
+
+    def reasons(self, graph: Graph) -> dict[str, str]:
+        """For each weight why it stays as it is; "" where it does not."""
+        nodes = {n: x for n, x in graph.param_nodes.items() if x.dtype.is_float}
+        found = {name: _reason(graph, node) for name, node in nodes.items()}
+        if self.skip:
+            skipped = [name for name in found if self.skips(name)]
+            if not skipped:
+                raise DataError(
+                    f"prune: skip={self.skip!r} matches no weight of {', '.join(found) or 'none'}"
+                )
+            found.update(dict.fromkeys(skipped, f"its name matches {self.skip!r}"))
+        return found
+
+    def skips(self, name: str) -> bool:
+        """Whether the option names this weight, with or without ".weight"."""
+        return any(fnmatchcase(x, self.skip) for x in (name, name.removesuffix(".weight")))
+
+
+def check_ratio(what: str, ratio: object) -> None:
+    """Refuse what is no share of a whole."""
+    number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+    if not number or not 0 <= ratio <= 1:  # type: ignore[operator]
+        raise DataError(f"{what} is a share between 0 and 1, as in 0.7, got {ratio!r}")
+
+
+def _reason(graph: Graph, param: Node) -> str:
+    """Why a weight stays as it is."""
+    if param.type.rank != 2:
+        return f"it has {param.type.rank} axes, not 2"
+    if param.attrs["name"] not in graph.params:
+        return "it is not known yet"
+    if is_turned(graph, param) is None:
+        return "nothing is multiplied by it"
+    return ""
+
+
+def is_turned(graph: Graph, param: Node) -> bool | None:
+    """Whether the rows of a weight are inputs, not outputs; None where nothing multiplies by it."""
+    for node in products(graph):
+        b = node.inputs[1]
+        if b is param:
+            return True
+        if b.op.name == "transpose" and b.inputs[0] is param:
+            return False
+    return None
+
+
+def products(graph: Graph) -> list[Node]:
+    """The products by a weight."""
+    return [
+        x
+        for x in graph.nodes
+        if x.op.name == "matmul" and viewed_of(x.inputs[1]).op.name == "param"
+    ]
+
+
+def score(name: str, array: np.ndarray, turned: bool) -> np.ndarray:
+    """|w| as [out, in]; refused where it is no number, which has no place in an order."""
+    found = np.abs(array.T if turned else array).astype(np.float32)
+    if not math.isfinite(found.sum(dtype=np.float64)) and not np.isfinite(found).all():
+        at = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+        raise DataError(
+            f"prune: {name} has {array[at]} at {list(at)}; repair the weight, or leave it as it is "
+            f"with skip={name!r}"
+        )
+    return found
