@@ -17,7 +17,7 @@ from planish.runtime.packing import Packing
 from planish.runtime.plan import Made, Slot, Step
 from planish.runtime.target import Target
 
-Packed = tuple[Slot | None, Slot | None]  # of a matmul: the panels of B, the strips of A
+Packed = tuple[Slot | None, ...]  # of a matmul: the strips of A, the panels of B or their parts
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Draft:
 
     def enter(
         self, made: Lowered, operands: tuple[Node, ...], outs: tuple[Slot, ...], text: str,
-        packed: Packed = (None, None), flops: AnySize | None = None,
+        packed: Packed = (), flops: AnySize | None = None,
     ) -> None:  # fmt: skip
         """Add a step for a kernel."""
         args = []

@@ -20,6 +20,7 @@ from planish.ir.groups import Group, body_of, classify
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
+from planish.ir.types import TensorType
 from planish.runtime.draft import Packed, is_inline, label, source
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.attention_grad import attention_grad_kernel
@@ -29,6 +30,7 @@ from planish.runtime.kernels.attention_parts import (
     sum_kernel,
     takes_parts,
 )
+from planish.runtime.kernels.blocks import block_kernel
 from planish.runtime.kernels.gemm import Roles, gemm_kernel
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
@@ -36,11 +38,25 @@ from planish.runtime.kernels.reduce import reduce_kernel
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
+from planish.runtime.kernels.sparse import sparse_kernel
 from planish.runtime.operands import Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels
 from planish.runtime.plan import Limit, Plan, Slot
 from planish.runtime.target import Target
+
+
+def product_kernel(
+    body: Graph, anchor: Node, roles: Roles, name: str, target: Target,
+    packed: tuple[TensorType, ...],
+) -> Lowered:  # fmt: skip
+    """A matmul by panels, if any: whole ones, those of a bitmap, or rows of them that are not 0."""
+    if len(packed) < 2:
+        return gemm_kernel(body, anchor, roles, name, target, bool(packed))
+    kept, *width = (int(x) for x in packed[2].shape if isinstance(x, int))
+    if not width:
+        return sparse_kernel(body, anchor, roles, name, target, kept)
+    return block_kernel(body, anchor, roles, name, target, kept, width[0])
 
 
 def copy_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
@@ -121,22 +137,23 @@ class Lowering(Operands):
     ) -> None:
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(body, operands, outs)
-        packed: Packed = (None, None)
+        packed: Packed = ()
         flops = roles = None
+        note = ""
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
-            ready = self.weight_of(body, operands, anchor.inputs[1]) is not None
+            ready = bool(self.weights_of(body, operands, anchor.inputs[1]))
             roles = Roles.of(body, anchor, ready)
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
-            packed = self.panels_for(node, body, operands, roles, anchor)
+            packed, note = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
-        options = in_place, packed[0] is not None
+        options = in_place, tuple(x.type for x in packed[1:] if x is not None)
         chosen = None if roles is None else (roles.swapped, roles.shifted, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
-        self.enter(made, operands, outs, label(node), packed, flops)
+        self.enter(made, operands, outs, label(node) + note, packed, flops)
 
     def in_parts(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,
@@ -151,12 +168,17 @@ class Lowering(Operands):
         self.enter(sum_kernel(parts, anchor, name, self.target), (parts,), outs, f"{text} sum")
 
     def kernel(
-        self, body: Graph, group: Group, roles: Roles | None, in_place: bool, packed: bool
+        self,
+        body: Graph,
+        group: Group,
+        roles: Roles | None,
+        in_place: bool,
+        packed: tuple[TensorType, ...],
     ) -> Lowered:
         """The kernel of a body, by its kind."""
         name, anchor = kernel_name(body.name), group.anchor
         if roles is not None and anchor is not None:
-            return gemm_kernel(body, anchor, roles, name, self.target, packed)
+            return product_kernel(body, anchor, roles, name, self.target, packed)
         if group.kind == "special" and anchor is not None:
             return SPECIAL[anchor.op.name](body, anchor, name, self.target)
         if group.kind == "row":

@@ -19,7 +19,9 @@ from planish.ir.ops.leaf import input_
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.text import graph_text
 from planish.ir.types import TensorType
+from planish.runtime.bitmaps import kept_rows
 from planish.runtime.draft import Draft, Packed, label, source
+from planish.runtime.kernels.blocks import may_skip, quickest_width
 from planish.runtime.kernels.gemm import (
     Roles,
     choose_tile,
@@ -30,6 +32,8 @@ from planish.runtime.kernels.gemm import (
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
+from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
+from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
     as_words,
     column_words,
@@ -38,7 +42,17 @@ from planish.runtime.kernels.words import (
     takes_words,
     words_in,
 )
+from planish.runtime.packing import Given, computed
 from planish.runtime.plan import Made, Slot
+
+
+@dataclass(frozen=True)
+class Form:
+    """How panels are kept: the method of `Packing` that makes them, their width, and a note."""
+
+    kind: str
+    nr: int
+    note: str = ""
 
 
 @dataclass
@@ -46,6 +60,7 @@ class Operands(Draft):
     """Adds the steps that operands of matmuls need."""
 
     packed: dict[tuple, Slot] = field(default_factory=dict)
+    packed_weights: dict[tuple, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
@@ -82,7 +97,7 @@ class Operands(Draft):
         body = replace(body, inputs=(*body.inputs, leaf))
         body = body.map(lambda x: dot if x is anchor else x)
         bytewise = anchor.dtype == t.i32 and self.target.has_byte_dot
-        shifted = bytewise and self.weight_of(body, operands, b) is not None
+        shifted = bytewise and bool(self.weights_of(body, operands, b))
         return body, (*operands, operand), dot, replace(roles, a=words, b=b, shifted=shifted)
 
     def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
@@ -99,44 +114,71 @@ class Operands(Draft):
 
     def panels_for(
         self, node: Node, body: Graph, operands: tuple[Node, ...], roles: Roles, anchor: Node
-    ) -> Packed:
-        """The slots of B's panels and of A's strips; None where the kernel reads as it lies."""
-        b = roles.b
+    ) -> tuple[Packed, str]:
+        """The slots of A's strips, None where it is read as it lies, and of B's panels or their
+        parts, none where that is; and what to note."""
         dtype = sums_in(anchor.dtype)
         mr, nr = choose_tile(body, roles, self.target, dtype)
-        slot = self.packed_param(body, operands, roles, nr)
-        if slot is None and not is_direct(body, roles, nr):
-            slot = self.packed_now(node, body, operands, b, nr)
+        panels: tuple[Slot, ...] = ()
+        note = ""
+        if names := self.weights_of(body, operands, roles.b):
+            given = {leaf: self.graph.params[name] for leaf, name in names.items()}
+            form = self.form(body, roles, anchor, given, nr)
+            panels, note = self.packed_param(tuple(names.values()), given, roles, form), form.note
+        elif not is_direct(body, roles, nr):
+            panels = (self.packed_now(node, body, operands, roles.b, nr),)
         if not roles.strips:
-            return slot, None
+            return (None, *panels), note
         if takes_matrix(body, roles, self.target, dtype):
-            return slot, self.packed_now(node, body, operands, roles.a, SIDE, flat=True)
-        return slot, self.packed_now(node, body, operands, swap_last(roles.a), mr)
+            strips = self.packed_now(node, body, operands, roles.a, SIDE, flat=True)
+        else:
+            strips = self.packed_now(node, body, operands, swap_last(roles.a), mr)
+        return (strips, *panels), note
+
+    def form(self, body: Graph, roles: Roles, anchor: Node, given: Given, nr: int) -> Form:
+        """How the panels of a weight are kept: a bitmap loses its zeros if kernels gain by it."""
+        if (bitmap := bitmap_of(roles.b)) is None:
+            return Form("panels", nr)
+        if may_skip(body, roles, anchor, self.target):
+            matrix, lanes = computed(roles.b, given), self.target.lanes(sums_in(anchor.dtype))
+            kept = {v: kept_rows(matrix, v * lanes) for v in WIDTHS}
+            if v := quickest_width(self.target, product(roles.product.rows), kept):
+                return Form("blocks", v * lanes, " without blocks of zeros")
+        weights = sum(x.nbytes for x in self.graph.params.values())
+        if why := why_zeros(body, roles, anchor, bitmap, self.target, weights):
+            return Form("panels", nr, f" with zeros: {why}")
+        return Form("bitmap", COLUMNS, " without zeros")
 
     def packed_param(
-        self, body: Graph, operands: tuple[Node, ...], roles: Roles, nr: int
-    ) -> Slot | None:
-        """The panels of a B that is a weight, packed here and now; None where it is computed."""
+        self, names: tuple[str, ...], given: Given, roles: Roles, form: Form
+    ) -> tuple[Slot, ...]:
+        """The panels of a B that is a weight, packed here and now."""
         b = roles.b
-        leaf = self.weight_of(body, operands, b)
-        if leaf is None:
-            return None
-        weight = operands[body.inputs.index(leaf)]
-        made = Made(weight.attrs["name"], view_text(b, leaf), nr, roles.shifted)
-        if made.key not in self.packed:
-            array = self.graph.params[made.name]
-            panels = self.packing.panels(made.key, b, leaf, array, nr, roles.shifted)
-            type_ = TensorType(b.dtype, panels.shape)
-            self.packed[made.key] = self.constant(panels, type_, f"{made.name} (packed)", made)
-        return self.packed[made.key]
+        view = view_text(b, next(iter(given))) if len(given) == 1 else form.kind
+        made = Made(names[-1], view, form.nr, roles.shifted)
+        chain = tuple((n.op.name, n.attrs) for n in Graph("b", (), (b,)).nodes if n.inputs)
+        key = made.key if len(given) == 1 else (*made.key, chain)
+        if key not in self.packed_weights:
+            make = getattr(self.packing, form.kind)
+            text = f"{names[0]} (packed{form.note})"
+            self.packed_weights[key] = tuple(
+                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, made)
+                for x in make(key, b, given, form.nr, roles.shifted)
+            )
+        return self.packed_weights[key]
 
-    def weight_of(self, body: Graph, operands: tuple[Node, ...], b: Node) -> Node | None:
-        """The leaf that `b` is made of, where that alone is read and is a weight."""
+    def weights_of(self, body: Graph, operands: tuple[Node, ...], b: Node) -> dict[Node, str]:
+        """The leaves that `b` is made of with their names, where all are weights; else nothing.
+
+        There may be one, or the three of a bitmap.
+        """
         reads = [x for x in Graph("b", (), (b,)).nodes if x.op.kind == "leaf"]
-        if len(reads) != 1 or reads[0] not in body.inputs:
-            return None
-        known = operands[body.inputs.index(reads[0])].op.name == "param"
-        return reads[0] if known else None
+        if not all(x in body.inputs for x in reads):
+            return {}
+        given = [operands[body.inputs.index(x)] for x in reads]
+        if not reads or any(x.op.name != "param" for x in given):
+            return {}
+        return {x: y.attrs["name"] for x, y in zip(reads, given, strict=True)}
 
     def packed_now(
         self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int,

@@ -12,10 +12,12 @@ from functools import partial
 
 import numpy as np
 
+from planish.ir import types as t
 from planish.ir.graph import Graph
 from planish.ir.mapped import release
 from planish.ir.node import Node
 from planish.ir.parse import parse
+from planish.runtime.bitmaps import bit_panels, block_panels
 from planish.runtime.crew import Crew
 from planish.runtime.gate import ProcessLock
 from planish.runtime.kernels.words import WORDS
@@ -30,6 +32,7 @@ SMALL = 1 << 16  # bytes of an array that is better moved beside others than rea
 ALIASED, FEW = 4096, 16
 
 Key = tuple  # the name of a weight, how it is viewed, the width of panels
+Given = Mapping[Node, np.ndarray]  # the leaves that a weight is made of; the last is the largest
 
 
 class Panels:
@@ -67,20 +70,20 @@ class Packing:
         return known[1]
 
     def panels(
-        self, key: Key, b: Node, leaf: Node, array: np.ndarray, nr: int, shifted: bool = False
-    ) -> np.ndarray:
-        """Panels of `b`, which is made of `leaf`, which is `array`: those there are, or new ones.
+        self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
+    ) -> tuple[np.ndarray]:
+        """Panels of `b`, which is made of `given`: those there are, or new ones.
 
         Another array of that name may have been made of the same one, by a pass that rounds it.
         Where `shifted`, a row more goes before: see `unsigned_start`.
         """
-        key = (*key, b.type)
+        key, array = (*key, b.type), [*given.values()][-1]
         known = self.made.get(key)
         if known is not None and known[0]() is array:
-            return known[1]
-        matrix = computed(b, leaf, array)
+            return (known[1],)
+        matrix = computed(b, given)
         if known is not None and not shifted and holds(known[1], matrix):
-            return known[1]
+            return (known[1],)
         *batch, k, n = matrix.shape
         new = self._room.empty((*batch, -(-n // nr), k + shifted, nr), matrix.dtype)
         parts = [(new[..., int(shifted) :, :], matrix)]
@@ -90,7 +93,37 @@ class Packing:
             for target, source in pieces(panels, rows):
                 self._crew.add(partial(fill, target, source))
         self.made[key] = (weakref.ref(array), new)
-        return new
+        return (new,)
+
+    def bitmap(
+        self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
+    ) -> tuple[np.ndarray, ...]:
+        """Panels of `b`, which is made of a bitmap, without its zeros: see `BitPanels`."""
+        matrix, values = computed(b, given), [*given.values()][-1]
+        first = unsigned_start(matrix) if shifted else None
+        room = values.nbytes if b.dtype == t.u32 else values.size
+        return self.parts((*key, b.type), values, bit_panels(matrix, nr, room, first).arrays)
+
+    def blocks(
+        self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
+    ) -> tuple[np.ndarray, ...]:
+        """Panels of `b`, which is made of a bitmap, without rows of zeros: see `BlockPanels`."""
+        matrix, values = computed(b, given), [*given.values()][-1]
+        first = unsigned_start(matrix) if shifted else None
+        return self.parts((*key, b.type), values, block_panels(matrix, nr, first).arrays)
+
+    def parts(
+        self, key: Key, source: np.ndarray, arrays: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, ...]:
+        """What panels consist of, made of one array: those that there are where they are equal."""
+        found = []
+        for i, array in enumerate(arrays):
+            place = (*key, i)
+            known = self.made.get(place)
+            if known is None or not same_bits(known[1], array):
+                known = self.made[place] = weakref.ref(source), self._room.copy(array)
+            found.append(known[1])
+        return tuple(found)
 
 
 def params_of(
@@ -106,7 +139,7 @@ def _param(made: Made, array: np.ndarray, packing: Packing) -> np.ndarray:
         return packing.plain(made.name, array)
     view = parse(made.view, more=WORDS.values())
     (leaf,), (b,) = view.inputs, view.outputs
-    return packing.panels(made.key, b, leaf, array, made.width, made.shifted)
+    return packing.panels(made.key, b, {leaf: array}, made.width, made.shifted)[0]
 
 
 def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -155,9 +188,9 @@ def unsigned_start(words: np.ndarray) -> np.ndarray:
     return (-128 * sums).astype(np.int32).view(np.uint32)
 
 
-def computed(x: Node, leaf: Node, array: np.ndarray) -> np.ndarray:
-    """The value of `x`, which is made of one array; unlike `evaluate`, views are not copied."""
-    values = {leaf: array}
-    for node in Graph("x", (leaf,), (x,)).nodes[1:]:
+def computed(x: Node, given: Given) -> np.ndarray:
+    """The value of `x`, which is made of these arrays; unlike `evaluate`, views are not copied."""
+    values = dict(given)
+    for node in Graph("x", tuple(given), (x,)).nodes[len(given) :]:
         values[node] = node.op.ref(*(values[n] for n in node.inputs), **node.attrs)
     return values[x]

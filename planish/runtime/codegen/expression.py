@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from planish.ir import types as t
 from planish.ir.errors import IRError
+from planish.ir.loop_expand import EXPAND, LANES, expansion_parts
 from planish.ir.loops import Const, Expr, For, Load, Scalar, Var, children
 from planish.ir.math import definition
 from planish.ir.types import DType
+from planish.runtime.codegen.expand import expand_load
 from planish.runtime.codegen.memory import Memory, Place
 from planish.runtime.codegen.scalar import PRIMITIVE, Scalars
 from planish.runtime.codegen.text import Writer, vector_type
@@ -48,7 +50,9 @@ class Expressions:
             expr, ready = stack.pop()
             if id(expr) in done:
                 continue
-            if ready:
+            if not ready and (found := self._expanded(expr)) is not None:
+                done[id(expr)] = found
+            elif ready:
                 done[id(expr)] = self._combine(expr, [done[id(x)] for x in children(expr)])
             else:
                 stack.append((expr, True))
@@ -95,6 +99,17 @@ class Expressions:
             case Scalar(op, _, dtype):
                 return self._scalar(op, args, dtype)
         raise IRError(f"no code for {expr!r}")
+
+    def _expanded(self, expr: Expr) -> Value | None:
+        """A whole vector of a bitmap by one instruction; None for any other expression."""
+        if self.lanes != LANES or self.mask is not None or not self.scalars.target.has(EXPAND):
+            return None
+        found = expansion_parts(expr)
+        if found is None or self.env.get(found.lane.name) != Linear(0, (), 1, LANES):
+            return None
+        mask, start = self.register(self.operand(found.mask)), self.uniform(found.start)
+        address = self.memory.address(self.places[found.values.name], start)
+        return expand_load(self.scalars, found.values.dtype, address, mask, expr.type)
 
     def _named(self, name: str) -> Operand:
         if name not in self.env:

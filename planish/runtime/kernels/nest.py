@@ -39,6 +39,8 @@ from planish.runtime.kernels.tidy import tidy
 
 Index = tuple[Expr, ...]
 
+PARTS = 4  # arrays that panels may consist of
+
 
 @dataclass
 class Level:
@@ -258,8 +260,10 @@ class Lowered:
 
 
 def lowered(nest: Nest, pull: Pull, name: str) -> Lowered:
-    """Close a nest. Params are "out0", "out1" ... for results, "packed" for panels, else reads."""
-    places: dict[str, tuple[str, int]] = {"packed": ("packed", 0), "strips": ("packed", 1)}
+    """Close a nest. Params are "out0", "out1" ... for results, "strips" for a packed A, "packed" or
+    "packed0", "packed1" ... for B, else reads."""
+    places: dict[str, tuple[str, int]] = {"packed": ("packed", 1), "strips": ("packed", 0)}
+    places.update({f"packed{k}": ("packed", 1 + k) for k in range(PARTS)})
     places.update({out: ("out", k) for k, out in enumerate(nest.writes)})
     reads = [b.name for b in nest.params if b.name not in places]
     places.update({n: ("in", i) for n, i in zip(reads, pull.arguments, strict=True)})

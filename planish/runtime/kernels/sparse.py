@@ -1,0 +1,160 @@
+"""Matrix multiplication by a weight without its zeros, which are put back in registers.
+
+As in `gemm`, a tile of C stays in registers over the whole of k, and B comes in panels; but of a
+panel there are a mask for each 64 bytes (of words) or floats, and what is kept, in the order in
+which it is read. So memory is read once, front to back, and there is less of it.
+
+One tile of rows, as in decoding, expands vectors where it multiplies by them. Where there may be
+more, a thread expands a panel into memory of its own, which stays in the L2 cache, for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from planish.ir import types as t
+from planish.ir.dims import product
+from planish.ir.graph import Graph
+from planish.ir.loop_expand import EXPAND, LANES, bits_in, expanded
+from planish.ir.loops import Buffer, Const, Expr, as_index, bitcast, scalar, size_expr
+from planish.ir.node import Node
+from planish.ir.ops.linalg import sums_in
+from planish.runtime.bitmaps import BITS
+from planish.runtime.kernels.gemm import UNSIGNED, Along, Gemm, Roles, takes_matrix
+from planish.runtime.kernels.nest import Index, Lowered, lowered
+from planish.runtime.target import Target
+
+# Columns of a panel: floats of one mask, or words of four; and rows of a tile, whose sums then take
+# 24 of 32 registers. All programs of a model read the same panels.
+COLUMNS, HIGHEST = BITS, 6
+# When it gains. Measured with two threads, a row by f32[768, 3072] and by f32[768, 50257]:
+#   kept                  all     0.5   0.3   0.1
+#   i8 from L2 caches      10 us   19    18    18     a vector takes some 3 cycles to expand
+#   i8 from farther       786 us  647   510   423
+#   f32 from L2 caches    168 us   91    69    67
+MOST_KEPT = 0.6
+NEAR = 4 << 20  # bytes of all weights that the L2 caches of two cores hold
+
+
+def bitmap_of(b: Node) -> Node | None:
+    """The bitmap that B is made of, if any."""
+    return next((x for x in Graph("b", (), (b,)).nodes if x.op.name == "expand_bitmap"), None)
+
+
+def why_zeros(
+    body: Graph, roles: Roles, anchor: Node, bitmap: Node, target: Target, weights: int
+) -> str:
+    """Why a matmul reads a B that is a bitmap with its zeros; "" where it reads it without.
+
+    `weights` are the bytes of all weights of the program.
+    """
+    b, p = roles.b, roles.product
+    known = isinstance(p.columns, int) and isinstance(p.depth, int)
+    if roles.swapped or roles.strips or b.type.rank != 2 or not known:
+        return "its operands lie otherwise"
+    if b.dtype not in (t.u32, t.f32) or anchor.dtype not in (t.f32, t.i32):
+        return f"no kernel for {bitmap.dtype}"
+    if takes_matrix(body, roles, target, sums_in(anchor.dtype)):
+        return "the matrix unit is faster"
+    if not target.has(EXPAND):
+        return f"{target} has no instruction that expands"
+    kept = bitmap.inputs[2].type.size / bitmap.type.size  # type: ignore[operator]
+    if kept > MOST_KEPT:
+        return f"{kept:.0%} are none"
+    if b.dtype != t.f32 and weights <= NEAR:
+        return "caches hold all weights"
+    return ""
+
+
+class SparseGemm(Gemm):
+    """A matmul kernel whose B is a bitmap of at most `kept` bytes, or floats."""
+
+    def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int):
+        super().__init__(body, anchor, roles, target, packed=False, split=1)
+        p, dtype = self.product, t.u8 if roles.b.dtype == t.u32 else t.f32
+        many = product(p.rows)
+        self.mr, self.nr = (min(many, HIGHEST) if isinstance(many, int) else HIGHEST), COLUMNS
+        count = -(-p.columns // self.nr)  # type: ignore[operator]
+        self.values = self._part("packed2", dtype, (kept,))
+        self.shared = BITS // bits_in(self.values)  # vectors of a mask
+        sizes = (count, p.depth, self.nr // LANES // self.shared)
+        self.masks = self._part("packed0", t.i64, sizes)
+        self.starts = self._part("packed1", t.i64, (count + 1,))
+        self.first = self._part("packed3", t.u32, (count, self.nr)) if self.shifted else None
+        self.at = self.nest.local("at", t.i64, 1)
+        self.once = isinstance(many, int) and many <= self.mr
+        shape = (LANES,) if self.once else (p.depth, self.nr)
+        self.wide = self.nest.local("wide", self.b.dtype, *shape)
+
+    def _part(self, name: str, dtype: t.DType, shape: tuple) -> Buffer:
+        buffer = Buffer(name, dtype, tuple(map(size_expr, shape)))
+        self.nest.params.append(buffer)
+        return buffer
+
+    def write(self) -> None:
+        """One parallel iteration for each panel."""
+        nest = self.nest
+        rows, columns = size_expr(product(self.product.rows)), size_expr(self.product.columns)
+        with nest.loop("p", self.masks.shape[0], "parallel") as panel:
+            nest.store(self.at, (as_index(0),), nest.load(self.starts, panel))
+            if not self.once:
+                self.expand(panel)
+            with nest.loop("m", 1 if self.once else (rows + (self.mr - 1)) // self.mr) as block:
+                first = nest.let(block * self.mr)
+                self.accumulate((), panel, self._rows_of_a((), block, first, rows))
+                self.finish((), panel, first, rows, columns)
+
+    def expand(self, panel: Expr) -> None:
+        """A whole panel, for all rows."""
+        with self.nest.loop("k", self.product.depth) as k:
+            for v, value in self.vectors(panel, k):
+                with self.nest.loop("j", LANES, "vector", LANES) as j:
+                    self.nest.store(self.wide, (k, v * LANES + j), value(j))
+
+    def vectors(self, panel: Expr, k: Expr) -> Iterator[tuple[int, Callable[[Expr], Expr]]]:
+        """Each vector of a row of a panel, and what its lanes are; they must be read in order."""
+        nest, each = self.nest, bits_in(self.values)
+        for m in range(self.nr // LANES // self.shared):
+            mask = nest.let(nest.load(self.masks, panel, k, m))
+            start = nest.let(nest.load(self.at, 0), here=True)
+            for s in range(self.shared):
+                part, at = mask, start
+                if self.shared > 1:
+                    part = nest.let(mask >> s * each & ((1 << each) - 1))
+                    below = mask & ((1 << s * each) - 1)
+                    at = nest.let(start + scalar("popcount", below), here=True)
+                yield m * self.shared + s, partial(expanded, self.values, at, part)
+            nest.store(self.at, (as_index(0),), start + scalar("popcount", mask))
+
+    def _step(self, acc: Buffer, of_a: list[Along], batch: Index, panel: Expr, k: Expr) -> None:
+        if not self.once:
+            super()._step(acc, of_a, batch, panel, k)
+            return
+        nest = self.nest
+        factors = [along(k) for along in of_a]
+        factors = [nest.let(a ^ UNSIGNED) if self.shifted else a for a in factors]
+        for v, value in self.vectors(panel, k):
+            with nest.loop("j", LANES, "vector", LANES) as j:
+                nest.store(self.wide, (j,), value(j))
+            for i, a in enumerate(factors):
+                with nest.loop("j", LANES, "vector", LANES) as j:
+                    at = (as_index(i), v * LANES + j)
+                    nest.store(acc, at, self._sum(a, nest.load(self.wide, j), nest.load(acc, *at)))
+
+    def _start(self, batch: Index, panel: Expr, j: Expr) -> Expr:
+        if self.first is None:
+            return Const(0.0 if self.dtype.is_float else 0, self.dtype)
+        return bitcast(self.nest.load(self.first, panel, j), self.dtype)
+
+    def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
+        return self.nest.load(self.wide, k, j)
+
+
+def sparse_kernel(
+    body: Graph, anchor: Node, roles: Roles, name: str, target: Target, kept: int
+) -> Lowered:
+    """The kernel of a contraction body. Arguments ("packed", 0 ..) are those of `BitPanels`."""
+    gemm = SparseGemm(body, anchor, roles, target, kept)
+    gemm.write()
+    return lowered(gemm.nest, gemm.pull, name)
