@@ -55,7 +55,7 @@ def graph_of(seed: int = 0, most: int = 6) -> Graph:
     return pl.trace(small_model(seed=seed), pl.spec(("B", pl.Dim("T", max=most)), "i32"))
 
 
-@pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith("train")])
+@pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith(("train", "sparse"))])
 def test_other_weights_run_on_the_same_code(name: str, folder: Path, built: list[Any]) -> None:
     for seed in range(3):
         found = pl.compile(graph_of(seed), pipeline=name)(TOKENS)
@@ -116,6 +116,20 @@ def test_what_a_text_does_not_say_is_not_kept(folder: Path, built: list[Any]) ->
     for seed in range(2):
         pl.compile(graph_of(seed), pipeline=passes)
     assert len(built) == 2 and not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["sparse", "sparse_int8", "prune{ratio=0.5},expand,fuse"])
+def test_programs_that_depend_on_which_weights_are_0_are_not_kept(
+    name: str, folder: Path, built: list[Any]
+) -> None:
+    """How many are decides what is stored, and which kernels read it."""
+    model = pl.TinyGPT(70, embed_dim=64, num_layers=1, num_heads=2, max_seq_len=8, dropout=0.0)
+    for ratio in (0.5, 0.0, 0.9):
+        graph = pl.trace(pl.prune(model, ratio), pl.spec(("B", pl.Dim("T", max=8)), "i32"))
+        found = pl.compile(graph, pipeline=name)(TOKENS)
+        want = pl.compile(graph, pipeline=name, cache=False)(TOKENS)
+        assert np.array_equal(found, want)
+    assert len(built) == 6
 
 
 @pytest.mark.parametrize("factor", [2.0, 3.0])

@@ -55,6 +55,7 @@ class TinyGPT(Module):
     norm          "layer" or "rms", with `norm_eps`
     mlp           "gelu", "gelu_erf", "relu", or gated "swiglu"; `hidden_dim` is 4 C, or 8/3 C
     num_kv_heads  fewer key heads than query heads; they divide `num_heads`
+    head_dim      the width of a head, by default C / H; models whose heads were pruned say it
     tie_head      whether logits are made with the embedding's weights
     seed          decides the initial weights
 
@@ -81,6 +82,7 @@ class TinyGPT(Module):
         norm_eps: float = 1e-5,
         rope_base: float = 10000.0,
         rope_interleaved: bool = False,
+        head_dim: int | None = None,
     ):
         given = locals()
         self.config = {n: given[n] for n in inspect.signature(TinyGPT).parameters}
@@ -94,7 +96,7 @@ class TinyGPT(Module):
         self.h = ModuleList(
             TransformerBlock(
                 embed_dim, num_heads, num_kv_heads, norm, mlp, hidden_dim, bias, dropout, norm_eps,
-                proj_std=STD / math.sqrt(2 * num_layers), rng=rng,
+                proj_std=STD / math.sqrt(2 * num_layers), rng=rng, head_dim=head_dim,
                 **(rope if positions == "rope" else {}),
             )
             for _ in range(num_layers)
@@ -162,7 +164,7 @@ class TinyGPT(Module):
     ) -> list[tuple[Spec, Spec]]:
         """Specs of the (k, v) caches of all layers, for `length` (max_seq_len) tokens."""
         groups = self.config["num_kv_heads"] or self.config["num_heads"]
-        width = self.config["embed_dim"] // self.config["num_heads"]
+        width = self.config["head_dim"] or self.config["embed_dim"] // self.config["num_heads"]
         shape = (batch, groups, length or self.config["max_seq_len"], width)
         return [
             (spec(shape, dtype, f"k{i}"), spec(shape, dtype, f"v{i}")) for i in range(len(self.h))
@@ -220,4 +222,4 @@ def _check(config: dict[str, Any]) -> None:
         raise DataError("TinyGPT: " + "; ".join(wrong))
     check_rate(config["dropout"])
     heads = config["num_heads"]
-    check_heads(config["embed_dim"], heads, config["num_kv_heads"] or heads)
+    check_heads(config["embed_dim"], heads, config["num_kv_heads"] or heads, config["head_dim"])

@@ -26,22 +26,23 @@ class MultiHeadAttention(Module):
     fewer `num_kv_heads`, neighbouring query heads share a key head. `rope_base` turns rotary
     positions on. With a cache (k, v), each [B, G, S, D], the T tokens are the ones at `pos`
     onward, a scalar or [B], and the result is (y, the cache with their keys and values written).
+    Heads are C / H wide, or `head_dim`.
     """
 
     def __init__(
         self, embed_dim: int, num_heads: int, num_kv_heads: int | None = None, bias: bool = True,
         dropout: float = 0.0, causal: bool = True, rope_base: float | None = None,
         rope_interleaved: bool = False, proj_std: float = STD,
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | None = None, head_dim: int | None = None,
     ):  # fmt: skip
         kv_heads = num_kv_heads if num_kv_heads is not None else num_heads
-        check_heads(embed_dim, num_heads, kv_heads)
+        check_heads(embed_dim, num_heads, kv_heads, head_dim)
         self.num_heads, self.num_kv_heads = num_heads, kv_heads
-        self.head_dim = embed_dim // num_heads
+        self.head_dim = head_dim or embed_dim // num_heads
         self.causal, self.rope_base, self.rope_interleaved = causal, rope_base, rope_interleaved
         width = (num_heads + 2 * kv_heads) * self.head_dim
         self.c_attn = Linear(embed_dim, width, bias, rng=rng)
-        self.c_proj = Linear(embed_dim, embed_dim, bias, std=proj_std, rng=rng)
+        self.c_proj = Linear(num_heads * self.head_dim, embed_dim, bias, std=proj_std, rng=rng)
         self.attn_dropout = Dropout(dropout)
         self.resid_dropout = Dropout(dropout)
 
@@ -72,7 +73,8 @@ class MultiHeadAttention(Module):
             dropout_rate=self.attn_dropout.rate,
             key=drop,
         )
-        y = self.c_proj(y.transpose(0, 2, 1, 3).reshape(x.shape))
+        width = self.num_heads * self.head_dim
+        y = self.c_proj(y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], width))
         if key is not None:
             y = self.resid_dropout(y, fold_in(key, 1))
         return y if cache is None else (y, (k, v))
@@ -98,10 +100,15 @@ def places_from(pos: Any, length: Any) -> Any:
     return line + (pos.reshape(-1, 1) if shape_of(pos) else pos)
 
 
-def check_heads(embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
-    """Refuse heads that do not divide the width or each other."""
+def check_heads(
+    embed_dim: int, num_heads: int, num_kv_heads: int, head_dim: int | None = None
+) -> None:
+    """Refuse heads that do not divide the width (unless theirs is given) or each other."""
     wrong = []
-    if num_heads < 1 or embed_dim % num_heads:
+    width = 1 if head_dim is None else head_dim
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        wrong.append(f"head_dim is a positive integer, got {head_dim!r}")
+    if num_heads < 1 or (head_dim is None and embed_dim % num_heads):
         wrong.append(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
     if num_kv_heads < 1 or num_heads % num_kv_heads:
         wrong.append(f"num_kv_heads={num_kv_heads} does not divide num_heads={num_heads}")
