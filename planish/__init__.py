@@ -26,6 +26,8 @@ _NAMES = {
     "planish.frontend.generate": ("Generator", "generate_text"),
     "planish.frontend.text": ("CharTokenizer", "default_corpus", "read_text"),
     "planish.frontend.training": ("Trainer", "perplexity", "training_graph"),
+    "planish.frontend.prune": ("prune",),
+    "planish.frontend.gradual": ("Gradual",),
     "planish.frontend.checkpoint": ("save",),
     "planish.frontend.pretrained": ("load_model",),
     "planish.ir.dims": ("Dim",),

@@ -52,12 +52,14 @@ class Optimizer:
     """What optimisers have in common.
 
     Weight decay leaves parameters of rank below 2 (biases, norms) alone, as nanoGPT does, unless
-    `decay_all` is set.
+    `decay_all` is set. With `keep_zeros`, numbers of parameters of rank 2 and more that are 0 stay
+    0: so a pruned model is trained.
     """
 
     lr: float = 1e-3
     weight_decay: float = 0.0
     decay_all: bool = False
+    keep_zeros: bool = False
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -96,8 +98,15 @@ class Optimizer:
             own = {slot: state[f"{slot}.{name}"] for slot in self.slots}
             decay = self.weight_decay if self.decay_all or len(p.shape) >= 2 else 0.0
             new_params[name], own = self.rule(p, grads[name], own, scalars, decay)
+            new_params[name] = self.masked(new_params[name], p)
             new_state.update((f"{slot}.{name}", x) for slot, x in own.items())
         return new_params, new_state
+
+    def masked(self, x: Any, p: Any) -> Any:
+        """`x`, a gradient or a new value, with zeros where those of the parameter are kept."""
+        if not self.keep_zeros or len(p.shape) < 2:
+            return x
+        return _op("select", _op("eq", p, 0.0), 0.0, x)
 
     def scalars(self, step: Any, lr: Any) -> Arrays:
         """What is computed once for all parameters."""

@@ -139,6 +139,7 @@ def updated(
 
     New nodes, which are not among those `known`, belong to the optimiser.
     """
+    grads = {name: optimizer.masked(g, params[name]) for name, g in grads.items()}
     grads, norm = clip_by_global_norm(grads, clip)
     state = {
         name: OPS["input"](name=f"{type(optimizer).__name__}.{name}", type=TensorType(x, shape))
