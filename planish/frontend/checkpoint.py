@@ -1,7 +1,8 @@
 """Models and trainings as files: one .safetensors file, with everything that is not an array in
 its metadata.
 
-    planish.format     "1"; a file with a higher number is refused
+    planish.format     "1", or "2" where arrays have lost their zeros (see `sparse_files`); a file
+                       with a higher number is refused
     planish.model      JSON: the class and the configuration
     planish.tokenizer  JSON, where there is a tokenizer
     planish.training   JSON, in checkpoints of a training: steps done, and what must match
@@ -30,13 +31,16 @@ import safetensors
 import safetensors.numpy
 
 from planish.frontend.nn.layers import BLANK
+from planish.frontend.sparse_files import KEY as BITMAPS
+from planish.frontend.sparse_files import with_zeros, without_zeros
 from planish.frontend.text import CharTokenizer
 from planish.ir import types as t
 from planish.ir.errors import ArtifactError, PlanishError
 from planish.ir.files import write_atomically
 from planish.ir.mapped import mapped, release
 
-FORMAT = 1
+FORMAT = 2
+READ = ("1", "2")
 UNSAID = {"accumulate": 1}  # what trainings are that do not say it
 # The file format's names of dtypes
 KINDS = {
@@ -191,8 +195,9 @@ def write_file(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Write arrays and metadata, replacing an old file in one step."""
-    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    facts = {**metadata, "planish.format": str(FORMAT)}
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    plain, bitmaps = without_zeros(whole)
+    facts = {**metadata, **bitmaps, "planish.format": str(FORMAT if bitmaps else 1)}
     facts["planish.sha256"] = digest(plain, facts)
     write_atomically(Path(path), safetensors.numpy.save(plain, facts))
 
@@ -224,12 +229,14 @@ def read_file(path: str | os.PathLike[str]) -> File:
     ours = wanted is not None or "planish.format" in metadata or "planish.model" in metadata
     if ours and wanted != digest(arrays, metadata):
         raise ArtifactError(f"{source}: damaged: the contents do not match their checksum")
+    if ours and (shapes := metadata.pop(BITMAPS, None)) is not None:
+        arrays = with_zeros(source, arrays, strict_json(source, shapes))
     return File(source, metadata, arrays)
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     found = metadata.get("planish.format")
-    if found is None or found == str(FORMAT):
+    if found is None or found in READ:
         return
     newer = found.isdecimal() and found.isascii() and len(found) < 9 and int(found) > FORMAT
     raise ArtifactError(

@@ -214,7 +214,7 @@ def metadata_change(**options: str) -> Any:
         (lambda a, m: a.pop("wpe.weight"), "missing: wpe.weight"),
         (lambda a, m: a.update(more=np.zeros(2)), "unexpected: more"),
         (lambda a, m: m.pop("planish.model"), "holds arrays, but no model"),
-        (metadata_change(format="2"), "newer planish, in format 2; this one reads format 1"),
+        (metadata_change(format="3"), "newer planish, in format 3; this one reads format 2"),
         (metadata_change(format="x"), "unknown format 'x'"),
         (metadata_change(model="{"), "bad JSON"),
         (metadata_change(model="[" * 100_000), "bad JSON"),
