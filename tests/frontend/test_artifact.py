@@ -114,6 +114,28 @@ def test_the_command_line_refuses_other_files(
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("what", ["last", "all"])
+def test_the_command_line_compiles_models(what: str, tmp_path: Path) -> None:
+    model, out = small_model(), tmp_path / "x.so"
+    pl.save(model, tmp_path / "model.safetensors")
+    given = ["compile", str(tmp_path / "model.safetensors"), "-o", str(out), "--of", what]
+    assert run(given) == 0
+    function = model.last_logits if what == "last" else model
+    want = pl.compile(function, pl.spec(TOKENS.shape, "i32"))(TOKENS)
+    assert np.allclose(pl.load(out)(TOKENS), want, atol=1e-6)
+    assert run([*given, "--target", "x86-64-v2", "--pipeline", "int8"]) == 0
+    facts = read_shared(out).facts
+    assert "avx2" not in facts["requires"] and "quantize" in facts["pipeline"]
+
+
+@pytest.mark.parametrize("more", [["-o", "x.exe"], ["-o", "no/folder/x.so"], ["-o", "x.so"], []])
+def test_commands_that_cannot_be_are_told_in_a_line(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compile", str(tmp_path / "none.safetensors"), *more]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["x.dll", "x", "no/folder/x.so"])
 def test_only_files_that_can_be_written_are(name: str, tmp_path: Path) -> None:
     with pytest.raises((pl.ArtifactError, FileNotFoundError), match=r"saved as \.so|no folder"):

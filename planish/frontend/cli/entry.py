@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "Measure pipelines side by side on a model.",
     "profile": "Measure each kernel of a model, beside what the machine can do.",
     "bench": "Measure what this machine can do, and our own models on it.",
+    "compile": "Write a model as a program that runs without compiling.",
     "inspect": "Say what a compiled program is, and what it needs.",
     "cache": "What is kept of compiled programs.",
     "info": "Say what this machine, or a model, is like.",
