@@ -10,6 +10,7 @@ whole. Loading verifies; nothing in a file is run or followed.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ import safetensors.numpy
 from planish.ir.errors import ArtifactError, PlanishError
 from planish.ir.files import write_atomically
 from planish.ir.graph import Graph
+from planish.ir.node import Node
 from planish.ir.parse import parse
 from planish.ir.text import graph_text
 from planish.ir.types import i4
@@ -80,8 +82,7 @@ def _graph(path: Path, text: str, arrays: Mapping[str, np.ndarray]) -> Graph:
         extra = [name for name in arrays if name not in wanted]
         if extra:
             raise ArtifactError(f"{path}: the graph has no param {extra[0]!r}")
-        small = {name for name, node in wanted.items() if node.dtype == i4}
-        params = {n: a.astype(i4.numpy) if n in small else a for n, a in arrays.items()}
+        params = {n: _stored(path, wanted[n], a) for n, a in arrays.items()}
         for array in params.values():
             array.flags.writeable = False
         return verify(parse(text, params), strict=True)
@@ -104,9 +105,24 @@ def _read(path: Path) -> tuple[Mapping[str, str], dict[str, np.ndarray]]:
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """As the file format knows it: contiguous, i4 as i8."""
+    """As the file format knows it: contiguous; of i4 two in a byte, the first in its lower half."""
     array = np.asarray(array, order="C")
-    return array.astype(np.int8) if array.dtype == i4.numpy else array
+    if array.dtype != i4.numpy:
+        return array
+    halves = np.append(array.view(np.uint8).reshape(-1) & 15, np.zeros(array.size % 2, np.uint8))
+    return halves[::2] | halves[1::2] << 4
+
+
+def _stored(path: Path, node: Node, array: np.ndarray) -> np.ndarray:
+    """The array of a param, from what the file has of it."""
+    if node.dtype != i4:
+        return array
+    size = math.prod(node.shape)
+    if array.dtype != np.uint8 or array.shape != ((size + 1) // 2,):
+        found = f"{array.dtype}{list(array.shape)}"
+        raise ArtifactError(f"{path}: {node.attrs['name']}: {node.type} is not in {found}")
+    halves = np.stack([array & 15, array >> 4], -1).reshape(-1)[:size]
+    return ((halves ^ 8).view(np.int8) - 8).astype(i4.numpy).reshape(node.shape)
 
 
 def _digest(data: bytes) -> str:

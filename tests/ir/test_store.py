@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +14,7 @@ from planish.ir import types as t
 from planish.ir.errors import ArtifactError, IRError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
+from planish.ir.node import OPS
 from planish.ir.ops.base import as_node
 from planish.ir.ops.elementwise import add
 from planish.ir.ops.leaf import param
@@ -131,3 +133,16 @@ def test_damaged_folders_are_refused(tmp_path):
 def test_a_graph_without_its_weights_is_not_saved(tmp_path):
     with pytest.raises(IRError, match="has no array"):
         save_graph(parse("graph f() { %w = param : f32[2] return %w }"), tmp_path / "g")
+
+
+@pytest.mark.parametrize("size", [0, 1, 6, 7])
+@pytest.mark.parametrize("name", ["g.safetensors", "g"])
+def test_four_bits_take_half_a_byte(tmp_path: Path, size: int, name: str) -> None:
+    values = (np.arange(size) * 5 % 16 - 8).astype(t.i4.numpy)
+    w = OPS["param"](name="w", type=TensorType(t.i4, (size,)))
+    save_graph(Graph("f", (), (OPS["cast"](w, dtype=t.i8),), {"w": values}), tmp_path / name)
+    back = load_graph(tmp_path / name).params["w"]
+    assert back.dtype == t.i4.numpy and back.tolist() == values.tolist()
+    file = tmp_path / name if name.endswith(".safetensors") else next(tmp_path.glob("g/weights-*"))
+    with safetensors.safe_open(file, framework="np") as stored:
+        assert stored.get_tensor("w").nbytes == (size + 1) // 2
