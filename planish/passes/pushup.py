@@ -167,6 +167,12 @@ def pull_matmul(node: Node, cut: Cut) -> tuple[Cut, ...]:
     return (*a, cut[-2], None), (*b, None, cut[-1])
 
 
+def pull_scaled_matmul(node: Node, cut: Cut) -> tuple[Cut, ...]:
+    """As for matmul; the columns of the scales are those of b"""
+    columns = (None, cut[-1])
+    return (*cut[:-1], None), columns, columns
+
+
 def pull_take(node: Node, cut: Cut) -> tuple[Cut, ...]:
     """The axes of the indices stand in place of the table's axis"""
     axis, end = node.attrs["axis"], node.attrs["axis"] + node.inputs[1].type.rank
@@ -200,6 +206,7 @@ PULL = {
     "reduction": pull_reduction,
     "reshape": pull_reshape,
     "matmul": pull_matmul,
+    "scaled_matmul": pull_scaled_matmul,
     "take": pull_take,
     "concat": pull_concat,
     "attention": pull_attention,

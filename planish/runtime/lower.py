@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from planish.ir.dims import Size, product, upper
+from planish.ir.dims import AnySize, Size, product, upper
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
@@ -36,6 +36,7 @@ from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.reduce import reduce_kernel
 from planish.runtime.kernels.rows import row_kernel
+from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
@@ -142,6 +143,9 @@ class Lowering(Operands):
         note = ""
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
+            if anchor.op.name == "scaled_matmul":
+                self.scaled(node, body, operands, anchor, outs, flops)
+                return
             ready = bool(self.weights_of(body, operands, anchor.inputs[1]))
             roles = Roles.of(body, anchor, ready)
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
@@ -154,6 +158,18 @@ class Lowering(Operands):
         chosen = None if roles is None else (roles.swapped, roles.shifted, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
         self.enter(made, operands, outs, label(node) + note, packed, flops)
+
+    def scaled(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,
+        outs: tuple[Slot, ...], flops: AnySize,
+    ) -> None:  # fmt: skip
+        """A product by integers in groups."""
+        body, operands, anchor, panels = self.in_groups(node, body, operands, anchor)
+        name, packed = kernel_name(body.name), panels is not None
+        made = self.once(
+            body, lambda: scaled_kernel(body, anchor, name, self.target, packed), packed
+        )
+        self.enter(made, operands, outs, label(node), (None, panels), flops)
 
     def in_parts(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,

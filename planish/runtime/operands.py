@@ -32,6 +32,7 @@ from planish.runtime.kernels.gemm import (
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
+from planish.runtime.kernels.scaled import is_nibbles, nibble_rows, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
@@ -80,25 +81,67 @@ class Operands(Draft):
         empty = anchor.inputs[0].shape[-1] == 0  # sums over nothing
         if empty or not takes_words(anchor):
             return body, operands, anchor, roles
-        a, b = padded(roles.a, -1), column_words(padded(roles.b, -2))
-        read = words_in(a)
-        if read is not None:
-            operand, leaf = operands[body.inputs.index(read)], as_words(read)
-            words = seen_through(a, leaf)
-        elif a.type.rank == 2 and is_turned(body, a):
-            operand = self.rows_now(node, body, operands, column_words(swap_last(a)))
-            leaf = input_(name="words", type=operand.type)
-            words = swap_last(leaf)
-        else:
-            operand = self.rows_now(node, body, operands, a)
-            words = leaf = as_words(operand)
+        words, leaf, operand = self.row_words(node, body, operands, padded(roles.a, -1))
+        b = column_words(padded(roles.b, -2))
         sides = (swap_last(b), swap_last(words)) if roles.swapped else (words, b)
-        dot = Node(anchor.op, sides, anchor.attrs, anchor.type, anchor.loc)
-        body = replace(body, inputs=(*body.inputs, leaf))
-        body = body.map(lambda x: dot if x is anchor else x)
+        body, dot = with_sides(body, anchor, sides, leaf)
         bytewise = anchor.dtype == t.i32 and self.target.has_byte_dot
         shifted = bytewise and bool(self.weights_of(body, operands, b))
         return body, (*operands, operand), dot, replace(roles, a=words, b=b, shifted=shifted)
+
+    def row_words(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node
+    ) -> tuple[Node, Node, Node]:
+        """The rows of `a` as words, the leaf that those are read from, and the operand it is."""
+        read = words_in(a)
+        if read is not None:
+            leaf = as_words(read)
+            return seen_through(a, leaf), leaf, operands[body.inputs.index(read)]
+        if a.type.rank == 2 and is_turned(body, a):
+            operand = self.rows_now(node, body, operands, column_words(swap_last(a)))
+            leaf = input_(name="words", type=operand.type)
+            return swap_last(leaf), leaf, operand
+        operand = self.rows_now(node, body, operands, a)
+        leaf = as_words(operand)
+        return leaf, leaf, operand
+
+    def in_groups(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node
+    ) -> tuple[Graph, tuple[Node, ...], Node, Slot | None]:
+        """A `scaled_matmul` by weights of 4 bits, with their panels, its bytes of A as words."""
+        slot = self.nibbles(body, operands, anchor)
+        a, b, scale = anchor.inputs
+        if slot is None or a.dtype != t.i8:
+            return body, operands, anchor, slot
+        words, leaf, operand = self.row_words(node, body, operands, a)
+        body, dot = with_sides(body, anchor, (words, b, scale), leaf)
+        return body, (*operands, operand), dot, slot
+
+    def nibbles(self, body: Graph, operands: tuple[Node, ...], anchor: Node) -> Slot | None:
+        """The panels of weights of 4 bits and their scales; None where those are no weights."""
+        given = [self.weights_of(body, operands, x) for x in anchor.inputs[1:]]
+        if any(len(x) != 1 for x in given) or not is_nibbles(anchor):
+            return None
+        rows, lanes = product(anchor.shape[:-1]), self.target.lanes(t.f32)
+        _, nr = tile_of(self.target, rows, anchor.shape[-1], lanes)
+        names = [name for x in given for name in x.values()]
+        chains = tuple(
+            (n.op.name, n.attrs) for n in Graph("b", (), anchor.inputs[1:]).nodes if n.inputs
+        )
+        made = Made(names[0], "nibbles", nr)
+        key = (*made.key, names[1], chains)
+        if key not in self.packed_weights:
+            b, scale = (
+                computed(x, {leaf: self.graph.params[name] for leaf, name in leaves.items()})
+                for x, leaves in zip(anchor.inputs[1:], given, strict=True)
+            )
+            found = nibble_rows(b, scale)
+            words = input_(name="words", type=TensorType(t.u32, found.shape))
+            (panels,) = self.packing.panels(key, words, {words: found}, nr)
+            type_ = TensorType(t.u32, panels.shape)
+            slot = self.constant(panels, type_, f"{names[0]} (packed)", made)
+            self.packed_weights[key] = (slot,)
+        return self.packed_weights[key][0]
 
     def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
         """A step that copies the rows of a matmul's A, as an operand to read."""
@@ -204,6 +247,15 @@ def view_text(b: Node, leaf: Node) -> str:
     for node in Graph("view", (leaf,), (b,)).nodes[1:]:
         new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
     return graph_text(Graph("view", (new[leaf],), (new[b],)))
+
+
+def with_sides(
+    body: Graph, anchor: Node, sides: tuple[Node, ...], leaf: Node
+) -> tuple[Graph, Node]:
+    """A body whose anchor has other operands, made of one more input; and the new anchor."""
+    dot = Node(anchor.op, sides, anchor.attrs, anchor.type, anchor.loc)
+    body = replace(body, inputs=(*body.inputs, leaf))
+    return body.map(lambda x: dot if x is anchor else x), dot
 
 
 def origin(body: Graph, operands: tuple[Node, ...], x: Node) -> tuple:

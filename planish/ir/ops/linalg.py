@@ -1,4 +1,4 @@
-"""Contractions: matmul."""
+"""Contractions: matmul, and that by integers whose scale changes along k."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.errors import DTypeError, ShapeError
+from planish.ir.loop_scalars import fma
 from planish.ir.node import OPS, Node, Op, register
 from planish.ir.ops.base import as_node, broadcast_shapes, promoted
 from planish.ir.types import DType, TensorType
@@ -85,3 +86,45 @@ class Matmul(Op):
 
 
 matmul = register(Matmul)
+
+
+class ScaledMatmul(Op):
+    """a[..., m, k] @ (b[k, n] * scale[g, n]), where k is g groups of equal size, each with scales.
+
+    a is f32, or i8 of which the sums of a group are exact; b is i4 or i8. The sums of the groups,
+    times their scales, are added in f32, in order, each product and sum rounded as one.
+    """
+
+    name, kind, arity = "scaled_matmul", "contraction", 3
+    no_vjp = "its weights are integers, which are constant between their steps"
+
+    def infer(self, a: TensorType, b: TensorType, scale: TensorType) -> TensorType:
+        """The rows of a, the columns of b."""
+        given = f"scaled_matmul({a}, {b}, {scale})"
+        if a.dtype not in (t.f32, t.i8) or b.dtype not in (t.i4, t.i8) or scale.dtype != t.f32:
+            raise DTypeError(f"{given} takes a of f32 or i8, b of i4 or i8, and scales of f32")
+        if a.rank < 2 or b.rank != 2 or scale.rank != 2:
+            raise ShapeError(f"{given}: a needs at least 2 axes, b and scale have 2")
+        sizes = a.shape[-1], *b.shape, *scale.shape
+        if any(not isinstance(s, int) for s in sizes):
+            raise ShapeError(f"{given}: k, n and the number of groups must be known")
+        if a.shape[-1] != b.shape[0] or b.shape[1] != scale.shape[1]:
+            raise ShapeError(f"{given}: a is [..., k], b [k, n], scale [groups, n]")
+        k, groups = int(b.shape[0]), int(scale.shape[0])  # type: ignore[arg-type]
+        if not groups or k % groups:
+            raise ShapeError(f"{given}: {groups} groups do not divide k = {k}")
+        return TensorType(t.f32, (*a.shape[:-1], b.shape[1]))
+
+    def ref(self, a: np.ndarray, b: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        wide = scale.dtype
+        total = np.zeros((*a.shape[:-1], b.shape[1]), wide)
+        exact = np.float64 if a.dtype == np.int8 else wide
+        size = len(b) // len(scale)
+        for group, factors in enumerate(scale):
+            part = slice(group * size, (group + 1) * size)
+            sums = np.matmul(a[..., part].astype(exact), b[part].astype(np.int8).astype(exact))
+            total = fma(sums.astype(wide), np.broadcast_to(factors, sums.shape), total)
+        return total
+
+
+scaled_matmul = register(ScaledMatmul)
