@@ -20,7 +20,7 @@ import numpy as np
 from planish.ir.errors import UnsupportedError
 from planish.ir.evaluate import bind_sizes, evaluate
 from planish.ir.graph import Graph
-from planish.passes.measure import bytes_moved, flops, kernels, live_bytes
+from planish.passes.measure import bytes_moved, flops, kernels, live_bytes, weight_bytes
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import PIPELINES, pipeline
 
@@ -132,7 +132,7 @@ def compare(
                 bytes_moved=bytes_moved(after, sizes),
                 flops=flops(after, sizes),
                 memory=live_bytes(after, sizes),
-                weights=sum(x.nbytes for x in after.params.values()),
+                weights=weight_bytes(after),
                 compile_seconds=spent,
                 run_seconds=times.pop(0) if program else None,
                 error=largest_error(expected, outputs(found)),

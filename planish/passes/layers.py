@@ -19,7 +19,7 @@ from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.quantize import dequantize
 from planish.passes.bf16 import viewed_of
-from planish.passes.pipeline import Pipeline, Step
+from planish.passes.pipeline import Step
 from planish.passes.quantize import Quantize
 
 VIEWS = ("transpose", "reshape")  # through which a weight is multiplied
@@ -64,13 +64,14 @@ class Layer:
 
 def layers(graph: Graph, options: Quantize) -> tuple[Layer, ...]:
     """The weights of a graph, as a pass with these options will store them."""
-    reasons, made = options.reasons(graph), integers(options(graph))
+    reasons, after, done = options.reasons(graph), options(graph), integers(graph)
+    made = integers(after)
     return tuple(
-        quantized(graph, node, made[name])
+        quantized(graph, after, node, made[name])
         if reasons.get(name, "no") == ""
         else kept(node, reasons.get(name, f"it has {node.type.rank} axes, not 2"))
         for name, node in graph.param_nodes.items()
-        if node.dtype.is_float
+        if node.dtype.is_float and name not in done
     )
 
 
@@ -88,24 +89,26 @@ def kept(node: Node, reason: str) -> Layer:
     return Layer(name, node.shape, bits, "-", None, size, size, f"stays: {reason}")
 
 
-def quantized(graph: Graph, node: Node, made: Node) -> Layer:
+def quantized(graph: Graph, after: Graph, node: Node, made: Node) -> Layer:
     """A weight that becomes integers."""
     name, scale, bits = node.attrs["name"], made.inputs[1], made.dtype.bits
     size, scales = math.prod(node.shape), math.prod(scale.shape)
-    after = size * bits // 8 + scales * scale.dtype.itemsize
-    found = sqnr(made, graph) if name in graph.params else None
+    stored = size * bits // 8 + scales * scale.dtype.itemsize
+    found = sqnr(graph, after, made) if name in graph.params else None
     granularity = "tensor" if scales == 1 else "channel"
+    if made.type.rank == 3:
+        granularity = f"group of {made.shape[-1]}"
     kinds = {"product" if x.op.name in (*VIEWS, "matmul") else "rows" for x in graph.users[node]}
     before = size * node.dtype.itemsize
     reason = " and ".join(sorted(kinds))
-    return Layer(name, node.shape, bits, granularity, found, after, before, reason)
+    return Layer(name, node.shape, bits, granularity, found, stored, before, reason)
 
 
-def sqnr(made: Node, graph: Graph) -> float | None:
+def sqnr(graph: Graph, after: Graph, made: Node) -> float | None:
     """The power of what is quantized over that of the error, in dB; None where there is none."""
     x, scale = made.inputs
-    part = Graph("error", (), (x, dequantize(made, scale)), graph.params)
-    exact, rounded = (y.astype(np.float64) for y in evaluate(part))
+    (exact,) = evaluate(Graph("exact", (), (x,), graph.params), dtype="f64")
+    (rounded,) = evaluate(Graph("rounded", (), (dequantize(made, scale),), after.params))
     signal, noise = np.square(exact).sum(), np.square(exact - rounded).sum()
     return 10 * math.log10(signal / noise) if noise and signal else None
 
@@ -114,12 +117,16 @@ def sqnr(made: Node, graph: Graph) -> float | None:
 class Layers:
     """An observer of pipelines that collects `layers` of each quantization; prints as a table."""
 
-    found: list[Layer] = field(default_factory=list)
+    by_name: dict[str, Layer] = field(default_factory=dict)
 
     def __call__(self, step: Step) -> None:
-        (ran,) = Pipeline.parse(step.name).passes if step.name.startswith("quantize") else (None,)
-        if isinstance(ran, Quantize):
-            self.found.extend(layers(step.before, ran))
+        if isinstance(step.ran, Quantize):
+            self.by_name.update((x.name, x) for x in layers(step.before, step.ran))
+
+    @property
+    def found(self) -> list[Layer]:
+        """What became of each weight at last."""
+        return list(self.by_name.values())
 
     def records(self) -> list[dict[str, Any]]:
         """For JSON."""

@@ -43,6 +43,14 @@ def nbytes(node: Node, sizes: Sizes = None) -> int:
     return sum(elements(x, sizes) * x.dtype.itemsize for x in items)
 
 
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of the weights that a graph reads, those of 4 bits two in a byte."""
+    return sum(
+        -(-x.type.size * x.dtype.bits // 8)  # type: ignore[operator]
+        for x in graph.param_nodes.values()
+    )
+
+
 def kernels(graph: Graph) -> int:
     """How many kernels run: the nodes but for leaves, views and parts of results."""
     return sum(node.op.kind not in ("leaf", "get", "view") for node in graph.nodes)

@@ -36,6 +36,7 @@ class Step:
     before: Graph
     after: Graph
     seconds: float
+    ran: Pass
 
     def __str__(self) -> str:
         return f"{self.name} ({self.position} of {self.total})"
@@ -92,7 +93,7 @@ class Pipeline:
             verify(after, where, known=known)
             known = set(after.nodes)
             for observer in observe:
-                observer(Step(name, position, len(self.passes), graph, after, seconds))
+                observer(Step(name, position, len(self.passes), graph, after, seconds, step))
             yield name, after
             graph = after
 

@@ -23,6 +23,7 @@ from planish.passes.simplify import simplify
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
 NARROW = Pipeline(Bf16(), fold, simplify)
 SMALL = Pipeline(Quantize(), cse, fold, simplify)
+TINY = Pipeline(Quantize(bits=4)) + SMALL
 FAST = Pipeline(pushup, cse, Chunk(), Fuse())
 TRAIN = Pipeline(Chunk(), Remat(), Fuse())
 
@@ -34,6 +35,7 @@ PIPELINES = {
     "train_bf16": CLEAN + Pipeline(mixed, simplify, cse) + TRAIN,  # products of bf16
     "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
     "int8": CLEAN + SMALL + FAST,  # weights stored as i8, products of i8
+    "int4": CLEAN + TINY + FAST,  # weights of 4 bits in groups, tables as i8, activations too
     "sparse": CLEAN + Pipeline(Bitmap()) + FAST,  # for pruned models: weights without their zeros
     "sparse_int8": CLEAN + SMALL + Pipeline(Bitmap()) + FAST,
 }

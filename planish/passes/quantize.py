@@ -1,4 +1,4 @@
-"""Multiply integers: weights as 8-bit integers, activations too, or weights alone.
+"""Multiply integers: weights of 8 or 4 bits, by activations of 8 bits, or weights alone.
 
     %w = param : f32[4, 8]
     %0 = matmul(%x, %w) : f32[2, 8]
@@ -16,6 +16,14 @@ scales part of the kernels around.
 
 In mode "weights" activations stay as they are, and weights become floats again where they are read.
 
+Of 4 bits, each `group` of so many neighbours along k has a scale of its own; the sums of the groups
+are added as floats:
+
+    %1 = quantize(%groups_of_w, %scale_of_each, dtype=i4) : i4[8, 2, 32]
+    %2 = scaled_matmul(%0, %1, %scale_of_each) : f32[2, 8]
+
+Tables are too sensitive for that: another `quantize`, of 8 bits, is for them.
+
 Rows of a table that is a head, too, are taken from the integers, so that there is one array; so are
 rows of tables that nothing multiplies by. What stays, and why, says `layers`.
 """
@@ -32,12 +40,14 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
 from planish.ir.ops.arithmetic import cast
-from planish.ir.ops.linalg import matmul
+from planish.ir.ops.linalg import matmul, scaled_matmul, swap_last
 from planish.ir.ops.quantize import dequantize, quantize, scale_of
 from planish.passes.bf16 import viewed_of, weight
 from planish.passes.rewrite import rewritten
 
 MODES = ("dynamic", "weights")
+GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
+GROUP = 64  # a scale for so many is half a bit for each
 ROWS = ("take", "slice", "add")  # what reads rows of a table: some of them, or all of them
 
 
@@ -45,17 +55,26 @@ ROWS = ("take", "slice", "add")  # what reads rows of a table: some of them, or 
 class Quantize:
     """Quantize f32 products by a weight, and tables; those whose name matches `skip` stay.
 
-    Each output channel of a weight has a scale, or (`per_channel=False`) each weight.
+    Each output channel of a weight has a scale, or (`per_channel=False`) each weight; of 4 bits
+    each `group` of neighbours in a channel, 64 where nothing is said.
     """
 
     bits: int = 8
     mode: str = "dynamic"
+    group: int = 0
     per_channel: bool = True
     skip: str = ""
 
     def __post_init__(self) -> None:
-        if self.bits != 8 or isinstance(self.bits, bool):
-            raise DataError(f"quantize: bits is 8, got {self.bits!r}")
+        if self.bits not in (8, 4) or isinstance(self.bits, bool):
+            raise DataError(f"quantize: bits is 8 or 4, got {self.bits!r}")
+        if self.bits == 8 and self.group:
+            raise DataError(f"quantize: groups are for bits=4, got bits=8 and group={self.group!r}")
+        if self.group and (self.group not in GROUPS or isinstance(self.group, bool)):
+            listed = ", ".join(map(str, GROUPS))
+            raise DataError(f"quantize: group is one of {listed}, got {self.group!r}")
+        if self.bits == 4 and not self.per_channel:
+            raise DataError("quantize: weights of 4 bits have scales in groups, not one for all")
         if self.mode not in MODES:
             raise DataError(f"quantize: mode is one of {', '.join(MODES)}, got {self.mode!r}")
 
@@ -68,7 +87,7 @@ class Quantize:
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight of two axes or more why it stays as it is; "" where it does not."""
         found = {
-            name: _reason(node, graph)
+            name: _reason(node, graph) or self._too_coarse(node, graph)
             for name, node in graph.param_nodes.items()
             if node.type.rank > 1 and node.dtype.is_float
         }
@@ -79,6 +98,21 @@ class Quantize:
                 raise DataError(f"quantize: skip={self.skip!r} matches no weight of {listed}")
             found.update(dict.fromkeys(skipped, f"its name matches {self.skip!r}"))
         return found
+
+    def _too_coarse(self, param: Node, graph: Graph) -> str:
+        """Why a weight cannot be, or should not be, of 4 bits."""
+        if self.bits == 8:
+            return ""
+        if any(reads_rows(x) for x in graph.users[param]):
+            return "rows of it are read, for which 4 bits are too coarse"
+        depths = {x.inputs[1].shape[0] for x in _readers(param, graph)}
+        uneven = [k for k in depths if not isinstance(k, int) or k % self.group_size or not k]
+        return f"groups of {self.group_size} do not divide {uneven[0]}" if uneven else ""
+
+    @property
+    def group_size(self) -> int:
+        """How many weights share a scale, where it is a matter of groups."""
+        return self.group or GROUP
 
     def skips(self, name: str) -> bool:
         """Whether the option names this weight, with or without ".weight"."""
@@ -177,22 +211,54 @@ class _Rewriting:
         return viewed_of(x).attrs.get("name") in self.chosen
 
     def integers(self, x: Node, axis: int) -> tuple[Node, Node]:
-        """`x` as i8, and its scales along `axis`."""
+        """A weight as integers, and its scales along `axis`."""
         key = x, axis
         if key not in self.made:
-            is_weight = x.op.name == "param"
-            whole = is_weight and not self.options.per_channel
-            scale = scale_of(x, tuple(range(x.type.rank)) if whole else (axis,))
-            self.made[key] = quantize(x, scale, dtype=t.i8), scale
+            kind = t.i4 if self.options.bits == 4 else t.i8
+            whole = x.op.name == "param" and not self.options.per_channel
+            scale = scale_of(x, tuple(range(x.type.rank)) if whole else (axis,), kind)
+            self.made[key] = quantize(x, scale, dtype=kind), scale
         return self.made[key]
 
     def product(self, a: Node, b: Node) -> Node:
         """a @ b by integers."""
+        if self.options.bits == 4:
+            return self.grouped(a, b)
         columns, scale = self.columns(b)
         if self.options.mode == "weights":
             return matmul(a, cast(columns, dtype=t.f32)) * scale
-        rows, row_scale = self.integers(a, a.type.rank - 1)
+        rows, row_scale = self.activations(a)
         return dequantize(matmul(rows, columns, out=t.i32), row_scale) * scale
+
+    def grouped(self, a: Node, b: Node) -> Node:
+        """a @ b by integers of 4 bits, which have a scale for each group along k."""
+        k, n = b.shape
+        is_turned = b.op.name == "transpose" and b.inputs[0].op.name == "param"
+        rows = b.inputs[0] if is_turned else swap_last(b)
+        size = self.options.group_size
+        x = self.reshaped(rows, (n, k // size, size))
+        q, scale = self.integers(x, 2)
+        weights = swap_last(OPS["reshape"](q, shape=(n, k)))
+        scales = swap_last(OPS["reshape"](scale, shape=(n, k // size)))
+        if self.options.mode == "weights":
+            return scaled_matmul(a, weights, scales)
+        activations, row_scale = self.activations(a)
+        return scaled_matmul(activations, weights, scales) * row_scale
+
+    def reshaped(self, x: Node, shape: tuple[int, ...]) -> Node:
+        """`x` in another shape, once."""
+        key = x, -1
+        if key not in self.made:
+            self.made[key] = OPS["reshape"](x, shape=shape), x
+        return self.made[key][0]
+
+    def activations(self, a: Node) -> tuple[Node, Node]:
+        """`a` as i8, and a scale for each row."""
+        key = a, a.type.rank - 1
+        if key not in self.made:
+            scale = scale_of(a, key[1:])
+            self.made[key] = quantize(a, scale, dtype=t.i8), scale
+        return self.made[key]
 
     def columns(self, b: Node) -> tuple[Node, Node]:
         """The matrix `b` as i8, and a scale for each column, or one.

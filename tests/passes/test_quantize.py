@@ -14,7 +14,7 @@ from planish.ir.node import OPS
 from planish.ir.types import TensorType
 from planish.passes.layers import Layers, layers
 from planish.passes.pipeline import Pipeline
-from planish.passes.pipelines import CLEAN, PIPELINES
+from planish.passes.pipelines import CLEAN, PIPELINES, SMALL
 from planish.passes.quantize import Quantize
 
 RNG = np.random.default_rng(0)
@@ -45,8 +45,11 @@ def test_a_weight_that_is_no_number_is_refused_by_name(bad: float) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"bits": 7}, "bits is 8, got 7"),
-        ({"bits": True}, "bits is 8, got True"),
+        ({"bits": 7}, "bits is 8 or 4, got 7"),
+        ({"bits": True}, "bits is 8 or 4, got True"),
+        ({"bits": 4, "group": 48}, "group is one of 32, 64, 128, got 48"),
+        ({"group": 64}, "groups are for bits=4, got bits=8 and group=64"),
+        ({"bits": 4, "per_channel": False}, "4 bits have scales in groups, not one for all"),
         ({"mode": "static"}, "mode is one of dynamic, weights, got 'static'"),
     ],
 )
@@ -135,9 +138,50 @@ def test_channels_are_better_than_one_scale() -> None:
     assert errors[0] < 0.05 * np.abs(want).max() < errors[1]
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "weights"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_four_bits_in_groups(mode: str, group: int) -> None:
+    """Each weight is off by at most half a step of its group, which is a 7th of its largest."""
+    w, x = normal(6, 128), normal(3, 128)
+    w[2, :group], x[1] = 0, 0
+    w[4, 5] = 1e4  # an outlier costs its own group only
+    graph = dense(w)
+    after = Pipeline(Quantize(bits=4, group=group, mode=mode), *SMALL.passes[1:]).run(graph)
+    (q,) = (a for a in after.params.values() if a.dtype == t.i4.numpy)
+    (scale,) = (a for a in after.params.values() if a.dtype == np.float32)
+    assert q.shape == (6, 128 // group, group) and scale.shape == (6, 128 // group, 1)
+    assert scale[2, 0] == 1 and not q[2, 0].astype(np.int8).any()
+    steps = np.abs(w).reshape(q.shape).max(-1) / 7
+    bound = np.abs(x) @ np.repeat(steps, group, 1).T / 2
+    if mode == "dynamic":  # half a step of each row of x
+        bound += np.abs(x).max(1, keepdims=True) / 254 * np.abs(w).sum(1) * 1.2
+    (y,), (want,) = evaluate(after, x), evaluate(graph, x)
+    assert (np.abs(y - want) <= bound * 1.01 + 1e-5).all() and not y[1].any()
+
+
+def test_what_four_bits_leave() -> None:
+    """Tables, for the next pass; and what its groups do not divide. All of it is reported."""
+    graph = CLEAN.run(pl.trace(model(), pl.spec((1, "T"), "i32")))
+    found = {x.name: x for x in layers(graph, Quantize(bits=4, group=32))}
+    table, wide = found["wte.weight"], found["h.0.mlp.c_proj.weight"]
+    assert table.kept
+    assert table.reason == "stays: rows of it are read, for which 4 bits are too coarse"
+    assert found["h.0.attn.c_attn.weight"].reason == "stays: groups of 32 do not divide 48"
+    assert (wide.bits, wide.granularity) == (4, "group of 32")
+    assert wide.bytes == 48 * 192 // 2 + 48 * 6 * 4
+    seen = Layers()
+    PIPELINES["int4"].run(graph, observe=(seen,))
+    bits = {x.name: x.bits for x in seen.found}
+    assert set(bits) == set(graph.params)
+    assert bits["wte.weight"] == 8 and bits["h.0.mlp.c_proj.weight"] == 4
+
+
 def test_the_pipeline_as_text() -> None:
     text = str(PIPELINES["int8"])
     assert ",quantize,cse,fold," in text and Pipeline.parse(text) == PIPELINES["int8"]
     options = Quantize(mode="weights", per_channel=False, skip="lm_head")
+    assert Pipeline.parse(str(Pipeline(options))).passes == (options,)
+    options = Quantize(bits=4, group=32)
+    assert str(Pipeline(options)) == "quantize{bits=4,group=32}"
     assert Pipeline.parse(str(Pipeline(options))).passes == (options,)
     assert Pipeline.parse('quantize{bits=8,skip="lm_head"}').passes == (Quantize(skip="lm_head"),)
