@@ -28,6 +28,7 @@ _NAMES = {
     "planish.frontend.training": ("Trainer", "perplexity", "training_graph"),
     "planish.frontend.prune": ("prune",),
     "planish.frontend.gradual": ("Gradual",),
+    "planish.frontend.quantize": ("quantize", "calibrate"),
     "planish.frontend.checkpoint": ("save",),
     "planish.frontend.pretrained": ("load_model",),
     "planish.ir.dims": ("Dim",),

@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from planish.ir.errors import ParseError, PlanishError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.verify import verify
+from planish.passes.calibrate import Samples
 from planish.passes.registry import PASSES, Pass
 
 
@@ -75,6 +76,15 @@ class Pipeline:
             pass
         return after
 
+    def calibrated(self, graph: Graph, samples: Samples) -> Pipeline:
+        """The pipeline with each pass bound that wants to look at samples: see `calibrate`."""
+        bound: list[Pass] = []
+        for position, step in enumerate(self.passes):
+            bound.append(step.calibrate(graph, samples) if hasattr(step, "calibrate") else step)
+            if any(hasattr(x, "calibrate") for x in self.passes[position + 1 :]):
+                graph = Pipeline(bound[-1]).run(graph)
+        return Pipeline(*bound)
+
     def trace(
         self, graph: Graph, observe: tuple[Observer, ...] = ()
     ) -> Iterator[tuple[str, Graph]]:
@@ -110,11 +120,16 @@ def pass_text(step: Pass) -> str:
     """A pass as it prints: its name and the options that differ from their defaults."""
     options = []
     if is_dataclass(step):
-        for option in fields(step):
+        for option in visible(step):
             value = getattr(step, option.name)
             if option.default is MISSING or value != option.default:
                 options.append(f"{option.name}={value_text(value)}")
     return pass_name(step) + (f"{{{','.join(options)}}}" if options else "")
+
+
+def visible(step: Any) -> list[Field]:
+    """The fields of a pass that are options; what it was bound to is none."""
+    return [x for x in fields(step) if not x.metadata.get("bound")]
 
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -191,7 +206,7 @@ class _Parser:
         made = self.passes[name]
         options: dict[str, Any] = {}
         if self.accept("{"):
-            known = [f.name for f in fields(made)] if is_dataclass(made) else []
+            known = [f.name for f in visible(made)] if is_dataclass(made) else []
             while not self.accept("}"):
                 option = self.take("word")
                 if option not in known:

@@ -14,6 +14,9 @@ that of an activation (mode "dynamic") is found for each row while it runs, in t
 the row if that is a norm. Sums are exact. `fold` then stores the weight as i8; fusion makes the
 scales part of the kernels around.
 
+In mode "static" the scale of an activation is one number, chosen by `method` from what `calibrate`
+saw (see `calibrate`), so that nothing need be found while the program runs.
+
 In mode "weights" activations stay as they are, and weights become floats again where they are read.
 
 Of 4 bits, each `group` of so many neighbours along k has a scale of its own; the sums of the groups
@@ -30,7 +33,8 @@ rows of tables that nothing multiplies by. What stays, and why, says `layers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -40,12 +44,14 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
 from planish.ir.ops.arithmetic import cast
+from planish.ir.ops.base import const
 from planish.ir.ops.linalg import matmul, scaled_matmul, swap_last
 from planish.ir.ops.quantize import dequantize, quantize, scale_of
 from planish.passes.bf16 import viewed_of, weight
+from planish.passes.calibrate import METHODS, Histogram, Samples, digest, scale_by
 from planish.passes.rewrite import rewritten
 
-MODES = ("dynamic", "weights")
+MODES = ("dynamic", "static", "weights")
 GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
 GROUP = 64  # a scale for so many is half a bit for each
 ROWS = ("take", "slice", "add")  # what reads rows of a table: some of them, or all of them
@@ -64,10 +70,18 @@ class Quantize:
     group: int = 0
     per_channel: bool = True
     skip: str = ""
+    method: str = "minmax"
+    calibration: str = ""  # names what it was bound to
+    scales: Mapping[str, float] | None = field(
+        default=None, compare=False, repr=False, metadata={"bound": True}
+    )
 
     def __post_init__(self) -> None:
         if self.bits not in (8, 4) or isinstance(self.bits, bool):
             raise DataError(f"quantize: bits is 8 or 4, got {self.bits!r}")
+        if self.method not in METHODS:
+            listed = ", ".join(METHODS)
+            raise DataError(f"quantize: method is one of {listed}, got {self.method!r}")
         if self.bits == 8 and self.group:
             raise DataError(f"quantize: groups are for bits=4, got bits=8 and group={self.group!r}")
         if self.group and (self.group not in GROUPS or isinstance(self.group, bool)):
@@ -81,8 +95,33 @@ class Quantize:
     def __call__(self, graph: Graph) -> Graph:
         chosen = {name for name, reason in self.reasons(graph).items() if not reason}
         check_finite(graph, chosen)
+        self.check_bound(products(graph, chosen))
         work = _Rewriting(self, chosen)
         return rewritten(graph, work.step) if chosen else graph
+
+    def calibrate(self, graph: Graph, samples: Samples) -> Quantize:
+        """Bound to the scales of what is multiplied by each weight; itself where none is wanted."""
+        if self.mode != "static":
+            return self
+        chosen = {name for name, reason in self.reasons(graph).items() if not reason}
+        found = products(graph, chosen)
+        seen = {name: Histogram() for name, _ in found}
+        for arrays in samples.values(graph, [node.inputs[0] for _, node in found]):
+            for (name, _), array in zip(found, arrays, strict=True):
+                seen[name].add(array)
+        scales = {name: scale_by(self.method, x) for name, x in seen.items()}
+        return replace(self, scales=scales, calibration=digest(scales))
+
+    def check_bound(self, found: list[tuple[str, Node]]) -> None:
+        """Refuse static scales that nobody has found."""
+        if self.mode != "static":
+            return
+        missing = [name for name, _ in found if name not in (self.scales or {})]
+        if missing:
+            raise DataError(
+                f"quantize: mode=static has no calibration for {missing[0]}; pl.quantize and "
+                "pl.calibrate take calibration text, mode=dynamic needs none"
+            )
 
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight of two axes or more why it stays as it is; "" where it does not."""
@@ -152,6 +191,12 @@ def _readers(param: Node, graph: Graph) -> list[Node]:
     return found
 
 
+def products(graph: Graph, chosen: set[str]) -> list[tuple[str, Node]]:
+    """The products by chosen weights, with the names of those."""
+    found = ((viewed_of(x.inputs[1]).attrs.get("name"), x) for x in graph.nodes if is_product(x))
+    return [(name, x) for name, x in found if name in chosen]
+
+
 def is_product(node: Node) -> bool:
     """Whether a node multiplies f32 by a matrix that is a view of a weight."""
     if node.op.name != "matmul" or {x.dtype for x in (node, *node.inputs)} != {t.f32}:
@@ -188,7 +233,7 @@ class _Rewriting:
 
     options: Quantize
     chosen: set[str]
-    made: dict[tuple[Node, int], tuple[Node, Node]] = field(default_factory=dict)
+    made: dict[tuple[Node, int | float], tuple[Node, Node]] = field(default_factory=dict)
 
     def step(self, node: Node) -> Node:
         """A product or some rows in integers; other nodes as they are."""
@@ -227,7 +272,7 @@ class _Rewriting:
         columns, scale = self.columns(b)
         if self.options.mode == "weights":
             return matmul(a, cast(columns, dtype=t.f32)) * scale
-        rows, row_scale = self.activations(a)
+        rows, row_scale = self.activations(a, b)
         return dequantize(matmul(rows, columns, out=t.i32), row_scale) * scale
 
     def grouped(self, a: Node, b: Node) -> Node:
@@ -242,7 +287,7 @@ class _Rewriting:
         scales = swap_last(OPS["reshape"](scale, shape=(n, k // size)))
         if self.options.mode == "weights":
             return scaled_matmul(a, weights, scales)
-        activations, row_scale = self.activations(a)
+        activations, row_scale = self.activations(a, b)
         return scaled_matmul(activations, weights, scales) * row_scale
 
     def reshaped(self, x: Node, shape: tuple[int, ...]) -> Node:
@@ -252,11 +297,13 @@ class _Rewriting:
             self.made[key] = OPS["reshape"](x, shape=shape), x
         return self.made[key][0]
 
-    def activations(self, a: Node) -> tuple[Node, Node]:
-        """`a` as i8, and a scale for each row."""
-        key = a, a.type.rank - 1
+    def activations(self, a: Node, b: Node) -> tuple[Node, Node]:
+        """`a` as i8, and a scale for each row, or the one that was found beside `b`."""
+        known = self.options.scales if self.options.mode == "static" else None
+        number = None if known is None else known[viewed_of(b).attrs["name"]]
+        key = a, a.type.rank - 1 if number is None else number
         if key not in self.made:
-            scale = scale_of(a, key[1:])
+            scale = scale_of(a, (a.type.rank - 1,)) if number is None else const(number, t.f32)
             self.made[key] = quantize(a, scale, dtype=t.i8), scale
         return self.made[key]
 

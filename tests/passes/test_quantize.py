@@ -50,7 +50,7 @@ def test_a_weight_that_is_no_number_is_refused_by_name(bad: float) -> None:
         ({"bits": 4, "group": 48}, "group is one of 32, 64, 128, got 48"),
         ({"group": 64}, "groups are for bits=4, got bits=8 and group=64"),
         ({"bits": 4, "per_channel": False}, "4 bits have scales in groups, not one for all"),
-        ({"mode": "static"}, "mode is one of dynamic, weights, got 'static'"),
+        ({"mode": "fast"}, "mode is one of dynamic, static, weights, got 'fast'"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:

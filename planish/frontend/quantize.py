@@ -1,0 +1,85 @@
+"""Smaller models: calibration on text, and a model as a graph of integers.
+
+graph = pl.quantize(model, mode="static", method="mse", calibration=tokens)
+pl.compile(graph)(tokens)
+
+pipeline = pl.calibrate(model, recipe, tokens)      # for generate, perplexity, compile ...
+model.generate(prompt, pipeline=pipeline)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.api import compiled
+from planish.frontend.data import as_tokens
+from planish.frontend.trace import spec, trace
+from planish.ir.dims import Dim
+from planish.ir.errors import DataError
+from planish.ir.graph import Graph
+from planish.passes.calibrate import Run, Samples
+from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import CLEAN, FAST, SMALL
+from planish.passes.pipelines import pipeline as pipeline_named
+from planish.passes.quantize import Quantize
+
+PIECES = 32  # of a text, each as long as the context, that are looked at
+TOGETHER = 8  # of them in one run
+
+
+def samples_of(model: Any, tokens: Any, threads: int | None = None) -> Samples:
+    """Pieces of a text, spread evenly over it, as arguments of a model's graph."""
+    context, vocab = model.config["max_seq_len"], model.config["vocab_size"]
+    text = as_tokens(tokens, vocab)
+    count = min(PIECES, len(text) // context)
+    if not count:
+        raise DataError(
+            f"the calibration text has {len(text)} tokens; a context of {context} needs as many"
+        )
+    starts = np.linspace(0, len(text) - context, count).astype(int)
+    pieces = np.stack([text[at : at + context] for at in starts])
+
+    def program(graph: Graph) -> Run:
+        form = tuple(map(str, range(len(graph.outputs))))
+        return compiled(replace(graph, treedef=form), FAST, threads=threads)
+
+    batches = tuple((pieces[at : at + TOGETHER],) for at in range(0, count, TOGETHER))
+    return Samples(batches, program)
+
+
+def calibrate(
+    model: Any, pipeline: str | Pipeline, tokens: Any, *, threads: int | None = None
+) -> Pipeline:
+    """A pipeline whose passes know what the model computes on `tokens`, a text of the context or
+    longer. What it knows goes by the names of weights, so it fits all graphs of the model."""
+    samples = samples_of(model, tokens, threads)
+    return pipeline_named(pipeline).calibrated(forward(model), samples)
+
+
+def quantize(
+    model: Any, *, calibration: Any = None, threads: int | None = None, **options: Any
+) -> Graph:
+    """The graph of a model, or another graph, with integers for weights and for what they multiply.
+
+    `options` are those of the pass `quantize`: bits, mode, group, per_channel, skip, method. With
+    bits=4, tables get 8. mode="static" wants `calibration`: tokens for a model, `Samples` for a
+    graph. DataError refuses a weight that is NaN, a pattern that matches nothing, and static scales
+    without calibration.
+    """
+    graph = model if isinstance(model, Graph) else forward(model)
+    first = Quantize(**options)
+    small = SMALL if first.bits == 4 else Pipeline(*SMALL.passes[1:])
+    passes = CLEAN + Pipeline(first) + small
+    if calibration is not None:
+        known = isinstance(calibration, Samples)
+        samples = calibration if known else samples_of(model, calibration, threads)
+        passes = passes.calibrated(graph, samples)
+    return passes.run(graph)
+
+
+def forward(model: Any) -> Graph:
+    """The graph of a model, for any number of texts of any length."""
+    return trace(model, spec(("B", Dim("T", max=model.config["max_seq_len"])), "i32"))

@@ -1,0 +1,159 @@
+"""Looking at what a graph computes on real inputs, for passes that want to know.
+
+A pass that has a method `calibrate(graph, samples)` is bound to what it sees before it runs:
+
+    samples = Samples(((tokens,), (more,)))
+    bound = Pipeline.parse("expand,quantize{mode=static}").calibrated(graph, samples)
+    bound.run(graph)
+
+Each is shown the graph as the passes before it leave it. What it sees goes by the names of weights,
+so that a bound pipeline runs on other graphs of the same model, too (those of generation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from planish.ir.errors import DataError
+from planish.ir.evaluate import evaluate
+from planish.ir.graph import Graph
+from planish.ir.node import Node
+
+BINS = 2048  # of a histogram of magnitudes
+LEVELS = 127  # magnitudes that i8 tells apart
+CANDIDATES = 64  # ranges among which the best is sought
+PERCENTILE = 99.99
+METHODS = ("minmax", "percentile", "mse", "entropy")
+
+Run = Callable[..., Sequence[np.ndarray]]
+
+
+def interpreted(graph: Graph) -> Run:
+    """The interpreter as a program."""
+    return partial(evaluate, graph)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Arguments of a graph, some for each run; `program` makes a function of a graph."""
+
+    batches: tuple[tuple[np.ndarray, ...], ...]
+    program: Callable[[Graph], Run] = field(default=interpreted, compare=False)
+
+    def values(self, graph: Graph, nodes: Sequence[Node]) -> Iterator[list[np.ndarray]]:
+        """The values of nodes of a graph, for each batch."""
+        if not self.batches:
+            raise DataError("calibration needs at least one batch of inputs, got none")
+        if not nodes:
+            return
+        run = self.program(Graph(graph.name, graph.inputs, tuple(nodes), graph.params))
+        for arrays in self.batches:
+            yield list(run(*arrays))
+
+
+def digest(found: Mapping[str, Any]) -> str:
+    """A short name for what was found: bound pipelines of one text are not the same."""
+    total = hashlib.sha256()
+    for name in sorted(found):
+        total.update(name.encode())
+        for x in found[name] if isinstance(found[name], tuple) else (found[name],):
+            total.update(np.ascontiguousarray(x).tobytes())
+    return total.hexdigest()[:8]
+
+
+class Histogram:
+    """How often magnitudes occur. The range doubles where it is too small."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(BINS, np.int64)
+        self.width = 0.0  # of a bin
+        self.largest = 0.0
+
+    def add(self, x: np.ndarray) -> None:
+        """Count the elements of an array."""
+        sizes = np.abs(np.asarray(x, np.float32)).reshape(-1)
+        if not sizes.size:
+            return
+        most = float(sizes.max())
+        if not np.isfinite(most):
+            raise DataError("calibration met NaN or infinity in an activation")
+        self.largest = max(self.largest, most)
+        if self.width == 0.0:
+            if most == 0.0:
+                return
+            self.width = most / BINS
+        while most > self.width * BINS:
+            halves = self.counts.reshape(-1, 2).sum(1)
+            self.counts = np.concatenate([halves, np.zeros(BINS // 2, np.int64)])
+            self.width *= 2
+        places = np.minimum(sizes / self.width, BINS - 1).astype(np.int64)
+        self.counts += np.bincount(places, minlength=BINS)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The magnitude that each bin stands for."""
+        return (np.arange(BINS) + 0.5) * self.width
+
+
+def scale_by(method: str, seen: Histogram) -> float:
+    """The scale of i8 for magnitudes that were seen; 1 where all were 0."""
+    if seen.largest == 0.0:
+        return 1.0
+    return float(np.float32(THRESHOLDS[method](seen) / LEVELS))
+
+
+def largest(seen: Histogram) -> float:
+    """All that was seen."""
+    return seen.largest
+
+
+def percentile(seen: Histogram) -> float:
+    """All but one in ten thousand."""
+    below = np.cumsum(seen.counts)
+    at = int(np.searchsorted(below, below[-1] * PERCENTILE / 100))
+    return min(seen.largest, (at + 1) * seen.width)
+
+
+def least_squares(seen: Histogram) -> float:
+    """The range with the least mean square error: rounding inside, clipping outside."""
+    x, tops = seen.centres, np.linspace(0, seen.largest, CANDIDATES + 1)[1:]
+    steps = tops[:, None] / LEVELS
+    errors = np.minimum(np.rint(x / steps), LEVELS) * steps - x
+    # within a bin, magnitudes are spread: that part of rounding no choice of steps avoids
+    costs = (np.square(errors) * seen.counts).sum(1)
+    return float(tops[costs.argmin()])
+
+
+def least_entropy(seen: Histogram) -> float:
+    """The range whose levels tell most of the distribution (Migacz, "8-bit inference", 2017)."""
+    found = [(divergence(seen.counts, n), n) for n in range(LEVELS + 1, BINS + 1, 16)]
+    return min(seen.largest, min(found)[1] * seen.width)
+
+
+def divergence(counts: np.ndarray, kept: int) -> float:
+    """KL divergence of what is clipped at `kept` bins from the same in as many levels as i8 has."""
+    p = counts[:kept].astype(np.float64)
+    level = np.arange(kept) * (LEVELS + 1) // kept
+    there = p > 0
+    sums = np.bincount(level, weights=p, minlength=LEVELS + 1)
+    shares = np.bincount(level, weights=there, minlength=LEVELS + 1)
+    q = np.where(there, (sums / np.maximum(shares, 1))[level], 0.0)
+    p[-1] += counts[kept:].sum()
+    q[-1] += p[-1] > 0 and q[-1] == 0  # what is clipped falls where nothing was
+    both = p > 0
+    p, q = p / p.sum(), q / max(q.sum(), 1e-30)
+    return float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-30))).sum())
+
+
+THRESHOLDS: Mapping[str, Callable[[Histogram], float]] = {
+    "minmax": largest,
+    "percentile": percentile,
+    "mse": least_squares,
+    "entropy": least_entropy,
+}
