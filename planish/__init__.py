@@ -29,6 +29,7 @@ _NAMES = {
     "planish.frontend.prune": ("prune",),
     "planish.frontend.gradual": ("Gradual",),
     "planish.frontend.quantize": ("quantize", "calibrate"),
+    "planish.frontend.compress": ("compress",),
     "planish.frontend.checkpoint": ("save",),
     "planish.frontend.pretrained": ("load_model",),
     "planish.ir.dims": ("Dim",),

@@ -101,7 +101,7 @@ class Quantize:
 
     def calibrate(self, graph: Graph, samples: Samples) -> Quantize:
         """Bound to the scales of what is multiplied by each weight; itself where none is wanted."""
-        if self.mode != "static":
+        if self.mode != "static" or self.scales is not None:
             return self
         chosen = {name for name, reason in self.reasons(graph).items() if not reason}
         found = products(graph, chosen)

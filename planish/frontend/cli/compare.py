@@ -98,12 +98,12 @@ def layers_of(model: TinyGPT, tokens: np.ndarray, name: str) -> Layers:
     return seen
 
 
-def named(pipelines: str) -> list[str]:
-    """The pipelines of the option."""
+def named(pipelines: str, option: str = "--pipelines") -> list[str]:
+    """The pipelines of an option."""
     mark = ";" if ";" in pipelines else ","
     found = [name.strip() for name in pipelines.split(mark) if name.strip()]
     if not found:
-        raise click.UsageError("--pipelines names none")
+        raise click.UsageError(f"{option} names none")
     return found
 
 

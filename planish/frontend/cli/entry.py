@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": "Write text with a model.",
     "graph": "Show a model's graph as text or as a picture.",
     "compare": "Measure pipelines side by side on a model.",
+    "compress": "Measure how small, fast and accurate recipes make a model.",
     "profile": "Measure each kernel of a model, beside what the machine can do.",
     "bench": "Measure what this machine can do, and our own models on it.",
     "compile": "Write a model as a program that runs without compiling.",

@@ -1,0 +1,71 @@
+"""`planish compress`: recipes side by side, how small, how fast and how accurate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from planish.frontend.cli.common import (
+    File,
+    examples,
+    json_text,
+    model_argument,
+    need_folder_of,
+    threads_option,
+)
+from planish.frontend.cli.compare import named
+from planish.frontend.compress import compress, stored
+from planish.frontend.pretrained import load_model
+from planish.frontend.quantize import calibrate
+from planish.frontend.text import read_text
+from planish.ir.errors import DataError
+from planish.ir.store import save_graph
+from planish.runtime.target import Target, thread_count
+
+
+@click.command(
+    epilog=examples(
+        "planish compress book.safetensors --recipe int8,int4 --text book.txt",
+        "planish compress book.safetensors --recipe int4 --text book.txt --out small.safetensors",
+        "planish compress book.safetensors --recipe O2,int8,int4 --text book.txt --plot f.png",
+    )
+)
+@model_argument
+@click.option("--recipe", required=True, metavar="R,R",
+              help="Names of pipelines; lists of passes are separated by ';'.")  # fmt: skip
+@click.option("--text", type=File, required=True,
+              help="Calibrate on its first half, judge on its second.")  # fmt: skip
+@click.option("--out", type=File, metavar="FILE.safetensors",
+              help="Write the graph that the last recipe makes.")  # fmt: skip
+@click.option("--plot", type=File, metavar="FILE.(png|svg)",
+              help="Draw perplexity against size and speed.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
+              help="Time to spend on measuring.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@threads_option
+def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path | None,
+            seconds: float, as_json: bool, threads: int | None) -> None:  # fmt: skip
+    """Compare recipes on MODEL: bytes, times, perplexity, distance from the model as it is.
+
+    A recipe is a pipeline. KL and same top are beside the float model.
+    """
+    for path in (out, plot):
+        if path is not None:
+            need_folder_of(path)
+    recipes = named(recipe, "--recipe")
+    made, tokenizer = load_model(model)
+    if tokenizer is None:
+        raise DataError(f"{model} has no tokenizer, so it cannot read {text}")
+    tokens = tokenizer.encode(read_text(text))
+    table = compress(made, recipes, tokens, threads=threads, seconds=seconds)
+    if plot is not None:
+        table.plot(plot)
+    if out is not None:
+        last = calibrate(made, recipes[-1], tokens[: len(tokens) // 2], threads=threads)
+        save_graph(stored(made, last), out)
+    if not as_json:
+        print(table)
+        return
+    facts = {"model": str(model), "threads": thread_count(threads), "cpu": Target.parse().cpu}
+    print(json_text({**facts, "rows": table.records()}))

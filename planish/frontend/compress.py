@@ -1,0 +1,200 @@
+"""Recipes side by side on a trained model: how small, how fast, and what they cost in accuracy.
+
+    table = compress(model, ["O2", "int8", "int4"], tokens)
+    print(table); table.plot("frontier.png")
+
+A recipe is a pipeline. Those that want to see text are calibrated on the first half of it, and all
+are judged on the second, beside the model as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.api import compiled
+from planish.frontend.data import as_tokens
+from planish.frontend.quantize import calibrate, forward
+from planish.frontend.workloads import Workload, workload
+from planish.ir.errors import DataError, UnsupportedError
+from planish.ir.graph import Graph
+from planish.ir.store import save_graph
+from planish.passes.compare import show_bytes, title_of
+from planish.passes.pipeline import Pipeline, pass_name
+from planish.passes.pipelines import pipeline as pipeline_named
+
+PIECES = 64  # of the text, each as long as the context, by which recipes are judged
+ROUNDS = 50  # turns of timing, at most
+FAST = ("pushup", "chunk", "fuse")  # passes from which on a graph is made for running
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe. `disk` are bytes of its graph as a file, `memory` those of the weights of decoding.
+
+    `kl` is the mean divergence from the model as it is, in nats; `top1` how often the likeliest
+    token is the same.
+    """
+
+    recipe: str
+    disk: int
+    memory: int
+    prefill_ms: float
+    decode_tokens_per_second: float
+    perplexity: float
+    kl: float
+    top1: float
+
+    def cells(self) -> tuple[str, ...]:
+        """As they print."""
+        return (
+            self.recipe,
+            show_bytes(self.disk),
+            show_bytes(self.memory),
+            f"{self.prefill_ms:.3f}",
+            f"{self.decode_tokens_per_second:,.0f}",
+            f"{self.perplexity:.4f}",
+            f"{self.kl:.5f}",
+            f"{self.top1:.2%}",
+        )
+
+
+HEAD = ("recipe", "disk", "memory", "prefill ms", "tokens/s", "perplexity", "KL", "same top")
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Rows of recipes; prints as a table."""
+
+    rows: tuple[Row, ...]
+
+    def records(self) -> list[dict[str, Any]]:
+        """For JSON."""
+        return [asdict(row) for row in self.rows]
+
+    def __str__(self) -> str:
+        lines = [HEAD, *(row.cells() for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                text.rjust(width) if i else text.ljust(width)
+                for i, (text, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        )
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw perplexity against size and against speed."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise UnsupportedError("plot needs matplotlib: pip install 'planish[plot]'") from None
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        sides = (("disk", "bytes on disk"), ("decode_tokens_per_second", "tokens/s, decoding"))
+        for axes, (name, label) in zip(figure.subplots(1, 2, sharey=True), sides, strict=True):
+            for row in self.rows:
+                axes.plot(getattr(row, name), row.perplexity, "o", label=row.recipe)
+            axes.set(xlabel=label, xscale="log")
+        figure.axes[0].set_ylabel("perplexity")
+        figure.axes[1].legend(fontsize="small")
+        figure.savefig(path)
+
+
+def compress(
+    model: Any, recipes: Iterable[str | Pipeline], tokens: Any, *, threads: int | None = None,
+    seconds: float = 1.0,
+) -> Frontier:  # fmt: skip
+    """A row for each recipe: bytes, times, perplexity, and how far it is from the model as it is.
+
+    `tokens` is a text of at least twice the context. Times are medians of about `seconds` in all,
+    programs taking turns: of reading a prompt, and of adding a token, see `workload`.
+    """
+    context = model.config["max_seq_len"]
+    text = as_tokens(tokens, model.config["vocab_size"])
+    if len(text) < 2 * context:
+        raise DataError(
+            f"the text has {len(text)} tokens; to calibrate and to judge at a context of {context} "
+            f"takes at least {2 * context}"
+        )
+    seen, kept = text[: len(text) // 2], text[len(text) // 2 :]
+    pieces = kept[: min(PIECES, len(kept) // context) * context].reshape(-1, context)
+    named = [
+        (title_of(x, pipeline_named(x)), calibrate(model, x, seen, threads=threads))
+        for x in recipes
+    ]
+    exact = log_probabilities(forward(model), pipeline_named("O2"), pieces, threads)
+    judged = [accuracy(model, p, pieces, exact, threads) for _, p in named]
+    loads = [
+        [workload(what, model, pipeline=p, threads=threads) for what in ("prefill", "decode")]
+        for _, p in named
+    ]
+    times = timed([x for pair in loads for x in pair], seconds)
+    rows = []
+    for at, ((name, p), judgement, (_, decode)) in enumerate(
+        zip(named, judged, loads, strict=True)
+    ):
+        prefill_time, decode_time = times[2 * at : 2 * at + 2]
+        memory = sum(x.nbytes for x in decode.bound.program.plan.params)
+        disk = disk_bytes(stored(model, p))
+        rows.append(Row(name, disk, memory, prefill_time * 1e3, 1 / decode_time, *judgement))
+    return Frontier(tuple(rows))
+
+
+def stored(model: Any, recipe: Pipeline) -> Graph:
+    """The graph of a model after a recipe, before it is made for running: what a file holds."""
+    names = list(map(pass_name, recipe.passes))
+    first = min((names.index(x) for x in FAST if x in names), default=len(names))
+    return Pipeline(*recipe.passes[:first]).run(forward(model))
+
+
+def disk_bytes(graph: Graph) -> int:
+    """The size of a graph as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "graph.safetensors")
+        save_graph(graph, path)
+        return path.stat().st_size
+
+
+def log_probabilities(
+    graph: Graph, recipe: Pipeline, pieces: np.ndarray, threads: int | None
+) -> np.ndarray:
+    """Of every token at every place of pieces of text."""
+    program = compiled(graph, recipe, threads=threads)
+    x = np.concatenate([program(piece[None]) for piece in pieces]).astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def accuracy(
+    model: Any, recipe: Pipeline, pieces: np.ndarray, exact: np.ndarray, threads: int | None
+) -> tuple[float, float, float]:
+    """Perplexity, KL divergence, and how often the likeliest token is the same."""
+    found = log_probabilities(forward(model), recipe, pieces, threads)
+    loss = -np.take_along_axis(found[:, :-1], pieces[:, 1:, None], -1).mean()
+    kl = (np.exp(exact) * (exact - found)).sum(-1).mean()
+    return math.exp(loss), float(kl), float((exact.argmax(-1) == found.argmax(-1)).mean())
+
+
+def timed(loads: Sequence[Workload], seconds: float) -> list[float]:
+    """The median time of a run of each; they take turns."""
+    found: list[list[float]] = [[] for _ in loads]
+    end = time.perf_counter() + seconds
+    for turn in range(ROUNDS + 1):
+        for load, times in zip(loads, found, strict=True):
+            if load.reset is not None:
+                load.reset()
+            started = time.perf_counter()
+            load.bound.run()
+            times.append(time.perf_counter() - started)
+        if turn and time.perf_counter() > end:
+            break
+    return [median(times[1:]) for times in found]

@@ -1,0 +1,78 @@
+"""Recipes side by side, as a table and on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import planish as pl
+from planish.frontend.cli.entry import run
+from planish.frontend.text import CharTokenizer
+from planish.ir.errors import DataError
+from planish.passes.pipelines import PIPELINES
+
+TEXT = "To flatten and smooth metal by hammering. " * 12
+STATIC = str(PIPELINES["int8"]).replace("quantize", "quantize{mode=static}")
+FIELDS = [
+    "recipe", "disk", "memory", "prefill_ms", "decode_tokens_per_second", "perplexity", "kl", "top1"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> pl.TinyGPT:
+    return pl.TinyGPT(19, 64, 1, 2, 16, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def file(model: pl.TinyGPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    pl.save(model, path, CharTokenizer.from_text(TEXT))
+    path.with_name("book.txt").write_text(TEXT, "utf-8")
+    return path
+
+
+def test_rows_of_recipes(model: pl.TinyGPT) -> None:
+    """The model itself is no distance from itself; fewer bits take fewer bytes."""
+    tokens = CharTokenizer.from_text(TEXT).encode(TEXT)
+    table = pl.compress(model, ["O2", "int8", STATIC, "int4"], tokens, seconds=0)
+    exact, small, static, smallest = table.rows
+    assert [exact.recipe, small.recipe, smallest.recipe] == ["O2", "int8", "int4"]
+    assert (exact.kl, exact.top1) == (0, 1) and all(0 < x.kl < 0.01 for x in table.rows[1:])
+    assert exact.disk > small.disk > smallest.disk and exact.memory > small.memory
+    assert small.memory > smallest.memory and static.disk == pytest.approx(small.disk, rel=0.1)
+    kept = tokens[len(tokens) // 2 :]
+    judged = kept[: len(kept) // 16 * 16]
+    pieces = [pl.perplexity(model, judged[at : at + 16]) for at in range(0, len(judged), 16)]
+    assert exact.perplexity == pytest.approx(np.exp(np.log(pieces).mean()), rel=1e-5)
+    lines = str(table).splitlines()
+    assert len(lines) == 5 and lines[0].split()[:3] == ["recipe", "disk", "memory"]
+
+
+def test_a_text_too_short_is_refused(model: pl.TinyGPT) -> None:
+    with pytest.raises(DataError, match=r"has 31 tokens; .*context of 16 takes at least 32"):
+        pl.compress(model, ["int8"], np.zeros(31, np.int32))
+
+
+def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, plot = tmp_path / "small.safetensors", tmp_path / "frontier.svg"
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
+    recipes = ["--recipe", f"O2; {STATIC}", "--out", str(out), "--plot", str(plot)]
+    assert run([*words, *recipes, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [list(x) for x in rows] == [FIELDS] * 2
+    assert out.stat().st_size == rows[1]["disk"] and plot.stat().st_size > 1000
+    logits = pl.compile(pl.load_graph(out))(np.zeros((1, 16), np.int32))
+    assert logits.shape == (1, 16, 19)
+    assert run([*words, "--recipe", "int8"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("int8 ")
+
+
+def test_mistakes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt"))]
+    assert run([*words, "--recipe", ","]) == 2
+    assert "--recipe names none" in capsys.readouterr().err
+    assert run([*words, "--recipe", "int3"]) == 2
+    assert "unknown pipeline or pass 'int3'" in capsys.readouterr().err
