@@ -89,6 +89,8 @@ ORDER = (
     Not("fold", "bitmap"),  # it would find the params that it makes
     Not("bitmap", "fuse"),
     Before("expand", "quantize"),  # as for bf16
+    Before("expand", "gptq"),
+    Then("gptq", "quantize"),  # which rounds to where it has moved the weights
     Then("quantize", "fold"),  # weights are rounded, and their scales found, once
     Then("quantize", "cse"),  # what several weights multiply is quantized once
     Not("quantize", "fuse"),

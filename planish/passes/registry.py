@@ -14,6 +14,7 @@ from planish.passes.cse import cse
 from planish.passes.expand import Expand
 from planish.passes.fold import fold
 from planish.passes.fuse import Fuse
+from planish.passes.gptq import Gptq
 from planish.passes.lift import LiftParams
 from planish.passes.mixed import mixed
 from planish.passes.prune import Prune
@@ -37,6 +38,7 @@ PASSES: dict[str, Pass | type] = {
     "bf16": Bf16,
     "mixed": mixed,
     "prune": Prune,
+    "gptq": Gptq,
     "quantize": Quantize,
     "bitmap": Bitmap,
     "fuse": Fuse,
