@@ -5,7 +5,8 @@ make them of the model's own. Weights themselves are not kept. The key is a dige
 text, of the pipeline and the target, and of planish itself.
 
 Not kept is what a text does not say: a pipeline with a pass that has no name, a program with
-numbers of weights in its code, or weights that were computed from others and nobody wrote down how.
+numbers of weights in its code, panels of several weights (those of 4 bits, with their scales), or
+weights that were computed from others and nobody wrote down how.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def packed(image: Image, before: Graph, after: Graph) -> bytes | None:
     `before` is the graph that the key is of, `after` what the passes made of it.
     """
     recipes: dict[str, str] = {}
-    if "" in after.made:
+    if "" in after.made or not all(x.alone for x in image.made):
         return None
     for name in {x.name: None for x in image.made}:
         if not _noted(name, after.params[name], before, after, recipes):

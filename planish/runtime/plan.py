@@ -64,6 +64,11 @@ class Made:
     shifted: bool = False
 
     @property
+    def alone(self) -> bool:
+        """Whether that param is all it is made of: otherwise its view is a word, not a text."""
+        return not self.view.isidentifier()
+
+    @property
     def key(self) -> tuple:
         """What panels of equal params have in common."""
         return self.name, self.view, self.width, self.shifted

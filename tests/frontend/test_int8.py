@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,15 @@ def test_scales_are_found_in_the_kernels_around(trained: Trained, name: str, mor
     graph = graphs(model, 1, CONTEXT)[name]
     before, after = (kernels(PIPELINES[p].run(graph)) for p in ("O2", "int8"))
     assert after == before + more * len(model.h)
+
+
+def test_four_bits_are_the_same_compiled_again(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is a cache of programs, too; and from a file."""
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / "cache"))
+    model, tokens = trained
+    one, two = (pl.compile(model, pl.spec(tokens.shape, "i32"), pipeline="int4") for _ in "12")
+    np.testing.assert_array_equal(one(tokens), two(tokens))
+    one.save(tmp_path / "small.so")
+    np.testing.assert_array_equal(pl.load(tmp_path / "small.so")(tokens), one(tokens))
