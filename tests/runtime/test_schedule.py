@@ -12,15 +12,20 @@ from planish.frontend.tensor import apply
 from planish.ir import types as t
 from planish.ir.loops import Expr, Let, Store, Var, cast
 from planish.ir.ops.sampling import nucleus_by_bits
-from planish.runtime.schedule import in_pieces
+from planish.runtime.build import modules_of
+from planish.runtime.schedule import Schedule, in_pieces
 from tests.ir.nests import J, K, buffer, kernel, over
 
 RNG = np.random.default_rng(0)
 
 
+def schedule_of(program: pl.Program) -> Schedule:
+    return modules_of(program.plan, program.target).schedule
+
+
 def table(program: pl.Program) -> list[tuple[str, str, bool]]:
     """(the op that a step is named after, who runs it, whether all meet before it)"""
-    steps, s = program.plan.steps, program.schedule
+    steps, s = program.plan.steps, schedule_of(program)
     names = [step.label.rsplit(".", 1)[-1].split("_")[0] for step in steps]
     return list(zip(names, s.runs, s.meets, strict=True))
 
@@ -36,7 +41,8 @@ def test_a_small_step_between_shared_ones_is_run_by_every_thread() -> None:
     assert table(two) == [
         ("matmul", "shared", False), ("norm", "each", True), ("matmul", "shared", False),
     ]  # fmt: skip
-    assert len(two.schedule.private) == 1 and two.schedule.bytes == 1024
+    made = schedule_of(two)
+    assert len(made.private) == 1 and made.bytes == 1024
     assert (two(*given) == one(*given)).all()
 
 
