@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "frontend": {"frontend", "passes", "runtime", "ir"},
 }
 # imported where they are needed: extras that may be absent
-OPTIONAL = {"matplotlib", "graphviz_pure"}
+OPTIONAL = {"matplotlib", "graphviz_pure", "tokenizers"}
 
 
 @cache

@@ -20,7 +20,6 @@ import hashlib
 import inspect
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,9 @@ import safetensors.numpy
 from planish.frontend.nn.layers import BLANK
 from planish.frontend.sparse_files import KEY as BITMAPS
 from planish.frontend.sparse_files import with_zeros, without_zeros
-from planish.frontend.text import CharTokenizer
+from planish.frontend.strict import strict_json
+from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.tokenizers.stored import tokenizer_from_json
 from planish.ir import types as t
 from planish.ir.errors import ArtifactError, PlanishError
 from planish.ir.files import write_atomically
@@ -71,11 +72,11 @@ class File:
         return {n: x for n, x in self.arrays.items() if not n.startswith(TRAINING)}
 
     @property
-    def tokenizer(self) -> CharTokenizer | None:
+    def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, where there is one."""
         text = self.metadata.get("planish.tokenizer")
         try:
-            return None if text is None else CharTokenizer.from_json(text)
+            return None if text is None else tokenizer_from_json(text)
         except PlanishError as error:
             raise ArtifactError(f"{self.path}: {error}") from error
 
@@ -94,26 +95,26 @@ class Snapshot:
 # Models
 
 
-def save(model: Any, path: str | os.PathLike[str], tokenizer: CharTokenizer | None = None) -> None:
+def save(model: Any, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
     """Write a model (and its tokenizer) as one file, for `TinyGPT.from_pretrained`."""
     write_file(path, model.state_dict(), model_facts(model, tokenizer))
 
 
-def model_facts(model: Any, tokenizer: CharTokenizer | None) -> dict[str, str]:
+def model_facts(model: Any, tokenizer: Tokenizer | None) -> dict[str, str]:
     """The metadata that describes a model."""
     config = {"class": type(model).__name__, "config": getattr(model, "config", {})}
     found = {"planish.model": json.dumps(config)}
     return found if tokenizer is None else {**found, "planish.tokenizer": tokenizer.to_json()}
 
 
-def load(cls: type[M], file: File) -> M:
-    """The model of class `cls` in a file."""
+def load(cls: type[M], file: File, **options: Any) -> M:
+    """The model of class `cls` in a file; `options` replace those of the file."""
     found = file.json("model")
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise ArtifactError(f"{file.path}: holds arrays, but no model written by planish")
     if found.get("class") != cls.__name__:
         raise ArtifactError(f"{file.path}: holds a {found.get('class')}, not a {cls.__name__}")
-    config = found["config"]
+    config = {**found["config"], **options}
     unknown = [name for name in config if name not in inspect.signature(cls).parameters]
     if unknown:
         raise ArtifactError(
@@ -135,7 +136,7 @@ def load(cls: type[M], file: File) -> M:
 
 
 def save_snapshot(
-    path: str | os.PathLike[str], model: Any, tokenizer: CharTokenizer | None, snapshot: Snapshot
+    path: str | os.PathLike[str], model: Any, tokenizer: Tokenizer | None, snapshot: Snapshot
 ) -> None:
     """Write a training, so that it can be resumed, or its model loaded."""
     history = np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
@@ -268,25 +269,6 @@ def _header(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return strict_json(path, file.read(length).decode("utf-8"))
-
-
-def strict_json(path: Path, text: str) -> Any:
-    """JSON without doubled names, NaN or endless numbers and nesting; ArtifactError for others."""
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            raise ValueError(f"{twice!r} stands twice")
-        return found
-
-    def refused(word: str) -> None:
-        raise ValueError(f"{word} is no number of JSON")
-
-    try:
-        return json.loads(text, object_pairs_hook=members, parse_constant=refused)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: bad JSON: {error!s:.200}") from error
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

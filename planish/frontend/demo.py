@@ -18,7 +18,7 @@ import numpy as np
 from planish.frontend.api import compare
 from planish.frontend.checkpoint import save
 from planish.frontend.data import split
-from planish.frontend.generate import Generator, generate_text, generator_for
+from planish.frontend.generate import Generator, generator_for
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.optim import AdamW, cosine
 from planish.frontend.presets import PRESETS, Preset
@@ -26,6 +26,7 @@ from planish.frontend.sampling import Sampling, row_keys
 from planish.frontend.text import CharTokenizer, default_corpus
 from planish.frontend.trace import spec, trace
 from planish.frontend.training import Trainer
+from planish.frontend.writing import generate_text
 from planish.ir.dims import Dim
 from planish.ir.errors import PlanishError
 from planish.passes.compare import Table

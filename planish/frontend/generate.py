@@ -1,8 +1,6 @@
 """Writing with a language model: prompt, cached decoding and sampling, all in native code.
 
     model.generate(tokenizer.encode("To be"), max_new_tokens=50, temperature=0.8, seed=1)
-    generate_text(model, tokenizer, "To be", 200, stop=["\\n\\n"])
-
     model.generate([[1, 2, 3], [4, 5]], max_new_tokens=50)   # prompts of different lengths
 
 Two programs do the work, both traced in `next_token`. One reads a prompt (a piece of at most
@@ -283,47 +281,3 @@ def generate(
     if is_list(ids):
         return [row[: first_of(np.isin(row, ends)[None])[0] + 1] for row in found]
     return found[0] if alone else found
-
-
-def generate_text(
-    model: Any, tokenizer: Any, prompt: str, max_new_tokens: int = 50, *,
-    stop: str | Sequence[str] = (), stream: Callable[[str], object] | None = None,
-    seed: int | None = None, temperature: float = 1.0, top_k: int | None = None,
-    top_p: float | None = None, sliding_window: bool = False, pipeline: str | Pipeline = "O2",
-    threads: int | None = None, min_p: float | None = None,
-    repetition_penalty: float | None = None,
-) -> str:  # fmt: skip
-    """The text after `prompt`, up to the first of the strings `stop`.
-
-    `stream` is called with pieces of it; what may be the beginning of a stop string is held back
-    until it is none.
-    """
-    stops = [stop] if isinstance(stop, str) else list(stop)
-    if not all(isinstance(x, str) and x for x in stops):
-        raise DataError(f"stop strings are texts of at least 1 character, got {stops!r}")
-    settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    ids = tokenizer.encode(prompt)
-    maker = generator_for(model, pipeline, threads, 1, settings.options, settings.greedy)
-    pause = PAUSE if stream is None else FLOW
-    walk = maker.stream(ids, max_new_tokens, settings, seed, True, sliding_window, pause)
-    text, told, done = "", 0, False
-    for piece in walk:
-        text += tokenizer.decode(piece[0])
-        places = [at for at in (text.find(x) for x in stops) if at >= 0]
-        done = bool(places)
-        text = text[: min(places)] if done else text
-        safe = len(text) if done else len(text) - held_back(text, stops)
-        if stream is not None and safe > told:
-            stream(text[told:safe])
-            told = safe
-        if done:
-            break
-    if stream is not None and told < len(text):
-        stream(text[told:])
-    return text
-
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of a stop string."""
-    sizes = (n for x in stops for n in range(1, len(x)) if text.endswith(x[:n]))
-    return max(sizes, default=0)

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from planish.ir.errors import ArtifactError, DataError, DTypeError, TokenError
+from planish.frontend.tokenizers.base import Tokenizer, checked_ids, surrogate
+from planish.ir.errors import ArtifactError, DataError, DTypeError
 
 BOM = "\ufeff"
 
 
-@dataclass(frozen=True)
-class CharTokenizer:
+@dataclass(frozen=True, repr=False)
+class CharTokenizer(Tokenizer):
     """Every character is a token; `characters[id]` is the character of a token."""
 
     characters: str
@@ -44,9 +45,6 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         """The number of tokens."""
         return len(self.characters)
-
-    def __len__(self) -> int:
-        return self.vocab_size
 
     def __repr__(self) -> str:
         return f"CharTokenizer({self.vocab_size} characters)"
@@ -76,39 +74,23 @@ class CharTokenizer:
 
     def decode(self, ids: Any) -> str:
         """The text of one sequence of tokens (or of a single one)."""
-        listed = ids if isinstance(ids, np.ndarray) else np.asarray(list(np.atleast_1d(ids)))
-        if listed.size == 0:
-            return ""
-        if listed.dtype.kind not in "iu":
-            raise DTypeError(f"token ids are integers, got {listed.dtype}")
-        if listed.ndim > 1:
-            raise DataError(
-                f"decode takes one sequence of tokens, got {list(listed.shape)}; decode each row, "
-                "as in decode(ids[0])"
-            )
-        flat = np.atleast_1d(listed)
-        wrong = np.flatnonzero((flat < 0) | (flat >= self.vocab_size))
-        if len(wrong):
-            raise TokenError(
-                f"token id {flat[wrong[0]]} at position {wrong[0]} is outside "
-                f"0 <= id < {self.vocab_size}, the size of the vocabulary"
-            )
+        flat = checked_ids(ids, self.vocab_size)
         return "".join(map(self.characters.__getitem__, flat.tolist()))
 
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token's character."""
+        return self.characters[token].encode()
+
     def to_json(self) -> str:
-        """The tokenizer as text, for `from_json`."""
+        """The tokenizer as text."""
         return json.dumps({"type": "char", "characters": self.characters})
 
     @classmethod
-    def from_json(cls, text: str) -> CharTokenizer:
-        """The tokenizer that `to_json` wrote; ArtifactError if it is none."""
-        try:
-            found = json.loads(text)
-            if found["type"] != "char" or not isinstance(found["characters"], str):
-                raise ArtifactError(f"not a character tokenizer: {text[:60]!r}")
-            return cls(found["characters"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ArtifactError(f"not a tokenizer: {error!r:.200}") from error
+    def from_facts(cls, facts: dict[str, Any]) -> CharTokenizer:
+        """The tokenizer that `to_json` wrote."""
+        if not isinstance(facts["characters"], str):
+            raise ArtifactError("the characters are no text")
+        return cls(facts["characters"])
 
 
 def _codes(text: str) -> np.ndarray:
@@ -116,10 +98,7 @@ def _codes(text: str) -> np.ndarray:
     try:
         return np.frombuffer(text.encode("utf-32-le"), np.uint32)
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"position {error.start} of the text is a lone surrogate "
-            f"(U+{ord(text[error.start]):04X}), which is no character"
-        ) from error
+        raise surrogate(text, error.start) from error
 
 
 def read_text(

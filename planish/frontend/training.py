@@ -41,7 +41,7 @@ from planish.frontend.step import (
     loss_graph,
     training_graph,
 )
-from planish.frontend.text import CharTokenizer
+from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir import types as t
 from planish.ir.errors import DataError, DTypeError, ShapeError
 from planish.ir.graph import Graph
@@ -68,7 +68,7 @@ class Trainer:
         self, model: Any, optimizer: Optimizer | None = None,
         schedule: Callable[[int], float] | None = None, loss: Loss | None = None, *,
         clip: float | None = 1.0, batch: int = 12, accumulate: int = 1, context: int | None = None,
-        seed: int = 0, tokenizer: CharTokenizer | None = None, pipeline: str | Pipeline = "train",
+        seed: int = 0, tokenizer: Tokenizer | None = None, pipeline: str | Pipeline = "train",
         threads: int | None = None, backend: str = "native", dtype: Any = None,
     ):  # fmt: skip
         if backend not in BACKENDS or (backend == "native" and dtype is not None):
@@ -387,7 +387,7 @@ def mean_loss(engine: Engine, x: np.ndarray, y: np.ndarray, tokens: np.ndarray) 
 
 
 def perplexity(
-    model: Any, text: Any, *, tokenizer: CharTokenizer | None = None, batch: int = 8,
+    model: Any, text: Any, *, tokenizer: Tokenizer | None = None, batch: int = 8,
     context: int | None = None, pipeline: str | Pipeline = "O2", threads: int | None = None,
 ) -> float:  # fmt: skip
     """exp of the mean loss of `model` over all of `text` (tokens; a str with a tokenizer)."""

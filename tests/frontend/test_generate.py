@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import planish as pl
-from planish.frontend.generate import Generator, generate_text, generator_for, held_back
+from planish.frontend.generate import Generator, generator_for
 from planish.frontend.sampling import Sampling, row_keys
 from planish.frontend.text import CharTokenizer
+from planish.frontend.writing import generate_text, held_back
 from planish.runtime.order import written
 
 VOCAB, CONTEXT = 11, 24

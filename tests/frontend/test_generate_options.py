@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import planish as pl
-from planish.frontend.generate import Generator, generate_text, generator_for
+from planish.frontend.generate import Generator, generator_for
 from planish.frontend.sampling import Sampling
 from planish.frontend.text import CharTokenizer
+from planish.frontend.writing import generate_text
 from planish.ir.errors import DataError
 from tests.frontend.test_generate import PROMPT, VOCAB, small
 

@@ -18,11 +18,12 @@ from planish.frontend.cli.common import (
     pipeline_option,
     threads_option,
 )
-from planish.frontend.generate import generate_text
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
-from planish.frontend.text import CharTokenizer
-from planish.ir.errors import ArtifactError, DataError
+from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.tokenizers.stored import fits, read_tokenizer
+from planish.frontend.writing import generate_text, write
+from planish.ir.errors import DataError
 from planish.runtime.target import thread_count
 
 MOST = 200  # new tokens where nobody says how many, if so many fit
@@ -41,7 +42,7 @@ MOST = 200  # new tokens where nobody says how many, if so many fit
 @click.option("-n", "--tokens", "count", type=int, metavar="N",
               help=f"New tokens.  [default: what fits, at most {MOST}]")  # fmt: skip
 @click.option("--tokenizer", type=File, metavar="FILE",
-              help="A tokenizer as JSON, instead of the model's own.")  # fmt: skip
+              help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
 @click.option("--temperature", type=float, default=1.0, show_default=True, metavar="T",
               help="Below 1 bolder in what is likely; 0 always takes the likeliest.")  # fmt: skip
 @click.option("--top-k", type=int, metavar="K", help="Choose among the K likeliest tokens.")
@@ -63,10 +64,10 @@ def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
             **settings: Any) -> None:  # fmt: skip
     """Write on from a prompt with MODEL, a .safetensors file of `planish train`."""
     made, own = load_model(model)
-    words = own if tokenizer is None else tokenizer_in(tokenizer)
+    words = own if tokenizer is None else read_tokenizer(tokenizer)
     if words is None:
         raise DataError(f"{model} has no tokenizer; name one with --tokenizer FILE")
-    if len(words) != made.config["vocab_size"]:
+    if not fits(words, made.config["vocab_size"]):
         raise DataError(
             f"the tokenizer has {len(words)} tokens, the model {made.config['vocab_size']}"
         )
@@ -83,18 +84,17 @@ def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
 
 
 def facts(
-    model: TinyGPT, tokenizer: CharTokenizer, prompt: str, count: int, given: dict[str, Any]
+    model: TinyGPT, tokenizer: Tokenizer, prompt: str, count: int, given: dict[str, Any]
 ) -> dict[str, Any]:
     """What was written, and how fast; compiling is counted by itself."""
     started = time.perf_counter()
     generate_text(model, tokenizer, prompt, min(count, 2), **given)  # compiles both programs
     compiled = time.perf_counter()
-    text = generate_text(model, tokenizer, prompt, count, **given)
+    written = write(model, tokenizer, prompt, count, **given)
     seconds = time.perf_counter() - compiled
-    tokens = tokenizer.encode(text).tolist()
     return {
-        "prompt": prompt, "text": text, "tokens": tokens, "seconds": seconds,
-        "tokens_per_second": len(tokens) / seconds, "compile_seconds": compiled - started,
+        "prompt": prompt, "text": written.text, "tokens": written.tokens, "seconds": seconds,
+        "tokens_per_second": len(written.tokens) / seconds, "compile_seconds": compiled - started,
         "threads": thread_count(given["threads"]),
     }  # fmt: skip
 
@@ -112,12 +112,10 @@ class Pieces:
         self.before = ""
 
 
-def room(
-    model: TinyGPT, tokenizer: CharTokenizer, prompt: str, count: int | None, slide: bool
-) -> int:
+def room(model: TinyGPT, tokenizer: Tokenizer, prompt: str, count: int | None, slide: bool) -> int:
     """How many tokens to write: as many as are wanted, else what fits."""
     context = model.config["max_seq_len"]
-    left = context - len(tokenizer.encode(prompt))
+    left = context - len(tokenizer.prompt(prompt))
     if count is None:
         return MOST if slide else min(MOST, max(left, 1))
     if count > left >= 0 and not slide:
@@ -126,13 +124,3 @@ def room(
             "--slide goes on with the last half of it"
         )
     return count
-
-
-def tokenizer_in(path: Path) -> CharTokenizer:
-    """The tokenizer in a JSON file."""
-    try:
-        return CharTokenizer.from_json(path.read_text("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: not a tokenizer, it is not text") from error
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error
