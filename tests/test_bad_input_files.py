@@ -138,7 +138,7 @@ def test_row_84_a_character_outside_the_vocabulary(planish: Command, model: Path
         (["paint"], "no such command 'paint'"),
         (["generate", "no.safetensors", "--prompt", "x"], "no such file: no.safetensors"),
         (["train", "--text", "no.txt", "--out", MODEL], "no.txt"),
-        (["generate", __file__, "--prompt", "x"], "not a safetensors file"),
+        (["generate", __file__, "--prompt", "x"], "not a model: no safetensors file"),
         (["train", "--out", MODEL, "--preset", "huge"], "huge"),
     ],
 )

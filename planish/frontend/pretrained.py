@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
-from planish.frontend.checkpoint import load, read_file
+from planish.frontend.formats.known import load_known
 from planish.frontend.models.tinygpt import TinyGPT
-from planish.frontend.text import CharTokenizer
+from planish.frontend.tokenizers.base import Tokenizer
 
 
-def load_model(path: str | os.PathLike[str]) -> tuple[TinyGPT, CharTokenizer | None]:
-    """The model in a file written by planish, and its tokenizer where it has one."""
-    file = read_file(path)
-    return load(TinyGPT, file), file.tokenizer
+def load_model(path: str | os.PathLike[str], **options: Any) -> tuple[TinyGPT, Tokenizer | None]:
+    """The model in a file or folder, and its tokenizer where it has one.
+
+    What may stand at `path`, and the options, are those of `TinyGPT.from_pretrained`.
+    """
+    return load_known(TinyGPT, Path(path), **options)

@@ -185,7 +185,7 @@ def test_bad_options_of_generate(
     bare = tmp_path / "bare.safetensors"
     pl.save(pl.TinyGPT(19, 16, 1, 2, 16), bare)
     assert "has no tokenizer" in failing(capsys, "generate", bare, "--prompt", "To")
-    assert "not a safetensors file" in failing(capsys, "generate", text, "--prompt", "To")
+    assert "not a model" in failing(capsys, "generate", text, "--prompt", "To")
     assert failing(capsys, "generate", "no.safetensors", "--prompt", "x") == (
         "planish: no such file: no.safetensors"
     )

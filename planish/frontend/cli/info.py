@@ -15,6 +15,7 @@ from planish import __version__
 from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.cli.table import facts_text
+from planish.frontend.formats.known import kind_of
 from planish.frontend.generate import graphs
 from planish.frontend.optim import AdamW
 from planish.frontend.peak import peak_of
@@ -82,11 +83,12 @@ def installed(package: str) -> str | None:
 
 def described(path: Path) -> dict[str, Any]:
     """What a file holds."""
-    file = read_file(path)
+    kind = kind_of(path)
     model, tokenizer = load_model(path)
-    losses = file.arrays.get("training/losses")
+    losses = read_file(path).arrays.get("training/losses") if kind == "safetensors" else None
     return {
         "model": str(path),
+        "format": kind,
         "class": type(model).__name__,
         "config": model.config,
         "parameters": model.count_parameters(),

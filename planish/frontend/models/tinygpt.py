@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from planish.frontend.array.creation import arange
-from planish.frontend.checkpoint import load, read_file
+from planish.frontend.formats.known import load_known
 from planish.frontend.generate import generate as generate_tokens
 from planish.frontend.indexing import index
 from planish.frontend.nn import functional as F
@@ -53,7 +54,10 @@ class TinyGPT(Module):
 
     positions     "learned" (GPT-2), "sinusoidal", or "rope" (Llama) with `rope_base`
     norm          "layer" or "rms", with `norm_eps`
-    mlp           "gelu", "gelu_erf", "relu", or gated "swiglu"; `hidden_dim` is 4 C, or 8/3 C
+    mlp           "gelu" (GPT-2's, by tanh), "gelu_erf", "gelu_quick", "relu", "silu", "tanh", or
+                  gated "swiglu"; `hidden_dim` is 4 C, for the gated one 8/3 C
+    scale_attn    whether products of queries and keys are divided by the root of a head's width,
+    scale_by_layer  and whether those of layer i also by i + 1
     num_kv_heads  fewer key heads than query heads; they divide `num_heads`
     head_dim      the width of a head, by default C / H; models whose heads were pruned say it
     tie_head      whether logits are made with the embedding's weights
@@ -83,6 +87,8 @@ class TinyGPT(Module):
         rope_base: float = 10000.0,
         rope_interleaved: bool = False,
         head_dim: int | None = None,
+        scale_attn: bool = True,
+        scale_by_layer: bool = False,
     ):
         given = locals()
         self.config = {n: given[n] for n in inspect.signature(TinyGPT).parameters}
@@ -97,18 +103,21 @@ class TinyGPT(Module):
             TransformerBlock(
                 embed_dim, num_heads, num_kv_heads, norm, mlp, hidden_dim, bias, dropout, norm_eps,
                 proj_std=STD / math.sqrt(2 * num_layers), rng=rng, head_dim=head_dim,
-                **(rope if positions == "rope" else {}),
+                scale=self._scale(layer), **(rope if positions == "rope" else {}),
             )
-            for _ in range(num_layers)
+            for layer in range(num_layers)
         )  # fmt: skip
-        self.ln_f = make_norm(norm, embed_dim, norm_eps, bias)
+        self.ln_f = make_norm(norm, embed_dim, norm_eps, bias, rng)
         if not tie_head:
             self.lm_head = Linear(embed_dim, vocab_size, bias=False, rng=rng)
 
     @classmethod
-    def from_pretrained(cls, path: Any) -> TinyGPT:
-        """The model in a file that `pl.save` or a checkpoint of a training wrote."""
-        return load(cls, read_file(path))
+    def from_pretrained(cls, path: Any, **options: Any) -> TinyGPT:
+        """The model in a file that `pl.save` or a training wrote, or in a checkpoint of llama2.c.
+
+        `options` are arguments of the class that replace those of the file, such as `dropout`.
+        """
+        return load_known(cls, Path(path), **options)[0]
 
     def forward(self, tokens: Any, key: Any = None) -> Any:
         """Logits [B, T, V] of the token that follows each of `tokens` [B, T]."""
@@ -180,6 +189,15 @@ class TinyGPT(Module):
     def sinusoids(self) -> np.ndarray:
         """The position table of "sinusoidal" positions."""
         return sinusoids(self.config["max_seq_len"], self.config["embed_dim"])
+
+    def _scale(self, layer: int) -> float | None:
+        """What a layer multiplies products of queries and keys with; None for the usual."""
+        config = self.config
+        if config["scale_attn"] and not config["scale_by_layer"]:
+            return None
+        width = config["head_dim"] or config["embed_dim"] // config["num_heads"]
+        scale = 1 / math.sqrt(width) if config["scale_attn"] else 1.0
+        return scale / (layer + 1) if config["scale_by_layer"] else scale
 
     def _check_tokens(self, tokens: Any, rank: int) -> tuple:
         """The shape of token ids; refused where they are no ids or longer than the context."""

@@ -29,6 +29,11 @@ def normal(shape: tuple[int, ...], std: float, rng: Any) -> Parameter:
     return Parameter(array)
 
 
+def filled(width: int, value: float, rng: Any = None) -> Parameter:
+    """A parameter [width] of one value."""
+    return Parameter.blank((width,)) if rng is BLANK else Parameter(np.full(width, value, "f4"))
+
+
 class Linear(Module):
     """y = x @ weight.T + bias, with weight [out, in] as in PyTorch.
 
@@ -43,7 +48,7 @@ class Linear(Module):
         rng: np.random.Generator | None = None,
     ):  # fmt: skip
         self.weight = normal((out_features, in_features), std, rng)
-        self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
+        self.bias = filled(out_features, 0.0, rng) if bias else None
 
     def forward(self, x: Any) -> Any:
         """[..., in] -> [..., out]"""
@@ -68,9 +73,9 @@ class Embedding(Module):
 class LayerNorm(Module):
     """Mean 0 and variance 1 along the last axis, then times weight plus bias."""
 
-    def __init__(self, width: int, eps: float = 1e-5, bias: bool = True):
-        self.weight = Parameter(np.ones(width, np.float32))
-        self.bias = Parameter(np.zeros(width, np.float32)) if bias else None
+    def __init__(self, width: int, eps: float = 1e-5, bias: bool = True, rng: Any = None):
+        self.weight = filled(width, 1.0, rng)
+        self.bias = filled(width, 0.0, rng) if bias else None
         self.eps = eps
 
     def forward(self, x: Any) -> Any:
@@ -81,8 +86,8 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Root mean square 1 along the last axis, then times weight."""
 
-    def __init__(self, width: int, eps: float = 1e-5):
-        self.weight = Parameter(np.ones(width, np.float32))
+    def __init__(self, width: int, eps: float = 1e-5, rng: Any = None):
+        self.weight = filled(width, 1.0, rng)
         self.eps = eps
 
     def forward(self, x: Any) -> Any:

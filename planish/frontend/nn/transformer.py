@@ -16,7 +16,7 @@ from planish.frontend.shapes import shape_of
 from planish.ir.errors import DataError
 
 NORMS = ("layer", "rms")
-MLPS = ("gelu", "gelu_erf", "swiglu", "relu")
+MLPS = ("gelu", "gelu_erf", "gelu_quick", "relu", "silu", "tanh", "swiglu")
 
 
 class MultiHeadAttention(Module):
@@ -24,9 +24,9 @@ class MultiHeadAttention(Module):
 
     Its rows are those of all query heads, then of all key heads, then of all value heads. With
     fewer `num_kv_heads`, neighbouring query heads share a key head. `rope_base` turns rotary
-    positions on. With a cache (k, v), each [B, G, S, D], the T tokens are the ones at `pos`
-    onward, a scalar or [B], and the result is (y, the cache with their keys and values written).
-    Heads are C / H wide, or `head_dim`.
+    positions on, `scale` replaces 1 / sqrt(head width). With a cache (k, v), each [B, G, S, D], the
+    T tokens are the ones at `pos` onward, a scalar or [B], and the result is (y, the cache with
+    their keys and values written). Heads are C / H wide, or `head_dim`.
     """
 
     def __init__(
@@ -34,11 +34,13 @@ class MultiHeadAttention(Module):
         dropout: float = 0.0, causal: bool = True, rope_base: float | None = None,
         rope_interleaved: bool = False, proj_std: float = STD,
         rng: np.random.Generator | None = None, head_dim: int | None = None,
+        scale: float | None = None,
     ):  # fmt: skip
         kv_heads = num_kv_heads if num_kv_heads is not None else num_heads
         check_heads(embed_dim, num_heads, kv_heads, head_dim)
         self.num_heads, self.num_kv_heads = num_heads, kv_heads
         self.head_dim = head_dim or embed_dim // num_heads
+        self.scale = scale
         self.causal, self.rope_base, self.rope_interleaved = causal, rope_base, rope_interleaved
         width = (num_heads + 2 * kv_heads) * self.head_dim
         self.c_attn = Linear(embed_dim, width, bias, rng=rng)
@@ -70,6 +72,7 @@ class MultiHeadAttention(Module):
             v,
             causal=self.causal,
             offset=offset,
+            scale=self.scale,
             dropout_rate=self.attn_dropout.rate,
             key=drop,
         )
@@ -117,7 +120,7 @@ def check_heads(
 
 
 class MLP(Module):
-    """Two layers with an activation between: "gelu", "gelu_erf", "relu", or gated "swiglu"."""
+    """Two layers with an activation between, one of `MLPS`; "swiglu" is a gated one."""
 
     def __init__(
         self, embed_dim: int, hidden_dim: int | None = None, kind: str = "gelu", bias: bool = True,
@@ -138,10 +141,12 @@ class MLP(Module):
         up = self.c_fc(x)
         if self.kind == "swiglu":
             hidden = F.silu(self.c_gate(x)) * up
-        elif self.kind == "relu":
-            hidden = F.relu(up)
-        else:
+        elif self.kind in ("gelu", "gelu_erf"):
             hidden = F.gelu(up, "tanh" if self.kind == "gelu" else "none")
+        elif self.kind == "gelu_quick":
+            hidden = up * F.sigmoid(up * 1.702)
+        else:
+            hidden = {"relu": F.relu, "silu": F.silu, "tanh": F.tanh}[self.kind](up)
         return self.dropout(self.c_proj(hidden), key)
 
 
@@ -159,7 +164,7 @@ class TransformerBlock(Module):
         norm_eps: float = 1e-5, proj_std: float = STD, rng: np.random.Generator | None = None,
         **attention: Any,
     ):  # fmt: skip
-        self.ln_1 = make_norm(norm, embed_dim, norm_eps, bias)
+        self.ln_1 = make_norm(norm, embed_dim, norm_eps, bias, rng)
         self.attn = MultiHeadAttention(
             embed_dim,
             num_heads,
@@ -170,7 +175,7 @@ class TransformerBlock(Module):
             rng=rng,
             **attention,
         )
-        self.ln_2 = make_norm(norm, embed_dim, norm_eps, bias)
+        self.ln_2 = make_norm(norm, embed_dim, norm_eps, bias, rng)
         self.mlp = MLP(embed_dim, hidden_dim, mlp, bias, dropout, proj_std, rng)
 
     def forward(
@@ -185,8 +190,8 @@ class TransformerBlock(Module):
         return x if cache is None else (x, cache)
 
 
-def make_norm(kind: str, width: int, eps: float, bias: bool) -> Module:
+def make_norm(kind: str, width: int, eps: float, bias: bool, rng: Any = None) -> Module:
     """The normalisation called "layer" or "rms"."""
     if kind not in NORMS:
         raise DataError(f"norm is one of {', '.join(NORMS)}, got {kind!r}")
-    return LayerNorm(width, eps, bias) if kind == "layer" else RMSNorm(width, eps)
+    return LayerNorm(width, eps, bias, rng) if kind == "layer" else RMSNorm(width, eps, rng)

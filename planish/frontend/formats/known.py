@@ -1,0 +1,39 @@
+"""Which kind of file a model is in, seen from its first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from planish.frontend.checkpoint import load, read_file
+from planish.frontend.formats.llama2c import is_llama2c, load_llama2c
+from planish.frontend.tokenizers.base import Tokenizer
+from planish.ir.errors import ArtifactError
+
+HEAD = 64  # bytes that are looked at
+
+
+def kind_of(path: Path) -> str:
+    """safetensors or llama2.c; ArtifactError where it is none of them."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not a file")
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if is_llama2c(head):
+        return "llama2.c"
+    if head[8:9] == b"{":
+        return "safetensors"
+    raise ArtifactError(f"{path}: not a model: no safetensors file, and none of llama2.c")
+
+
+def load_known(cls: type, path: Path, **options: Any) -> tuple[Any, Tokenizer | None]:
+    """The model in a file or folder, and the tokenizer that comes with it."""
+    kind = kind_of(path)
+    if kind == "llama2.c":
+        return load_llama2c(cls, path, **options), None
+    file = read_file(path)
+    return load(cls, file, **options), file.tokenizer
