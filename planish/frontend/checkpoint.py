@@ -29,7 +29,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from planish.frontend.nn.layers import BLANK
+from planish.frontend.formats.assemble import blank
 from planish.frontend.sparse_files import KEY as BITMAPS
 from planish.frontend.sparse_files import with_zeros, without_zeros
 from planish.frontend.strict import strict_json
@@ -120,14 +120,10 @@ def load(cls: type[M], file: File, **options: Any) -> M:
         raise ArtifactError(
             f"{file.path}: {cls.__name__} has no option {', '.join(map(repr, unknown))}"
         )
-    layers = config.get("num_layers")
-    if isinstance(layers, int) and layers > len(file.arrays):
-        raise ArtifactError(f"{file.path}: {layers} layers, but only {len(file.arrays)} arrays")
+    model = blank(cls, file.path, config, len(file.arrays))
     try:
-        model = cls(**{**config, "seed": BLANK})
-        model.config["seed"] = config.get("seed")  # type: ignore[attr-defined]
-        model.load_state_dict(file.weights)  # type: ignore[attr-defined]
-    except (PlanishError, TypeError) as error:
+        model.load_state_dict(file.weights)
+    except PlanishError as error:
         raise ArtifactError(f"{file.path}: {error}") from error
     return model
 

@@ -16,4 +16,5 @@ def load_model(path: str | os.PathLike[str], **options: Any) -> tuple[TinyGPT, T
 
     What may stand at `path`, and the options, are those of `TinyGPT.from_pretrained`.
     """
-    return load_known(TinyGPT, Path(path), **options)
+    model, tokenizer = load_known(TinyGPT, Path(path), **options)
+    return model, tokenizer()

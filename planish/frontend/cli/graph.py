@@ -9,7 +9,6 @@ import click
 from planish.frontend.cli.common import examples, model_argument, need_folder_of, note
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.next_token import graphs
-from planish.frontend.pretrained import load_model
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
@@ -47,7 +46,7 @@ def command(model: Path, after: str | None, pipeline: str | None, what: str, out
         if out.suffix.lower() not in KINDS:
             raise click.UsageError(f"--out is a {', '.join(KINDS)} file, or -, not {out.name!r}")
     passes = chosen(after, pipeline)
-    graph = passes.run(graph_of(load_model(model)[0], what))
+    graph = passes.run(graph_of(TinyGPT.from_pretrained(model), what))
     if to_stdout:
         print(graph)
     elif out.suffix.lower() == ".txt":

@@ -6,7 +6,8 @@ checked, and every mistake listed, before the first weight is read; a model is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ class Stored:
     read: Callable[[], np.ndarray]
 
 
+LARGEST = 1 << 28  # of any size in a configuration; those of the largest models are far below
 Plan = Mapping[str, tuple[Part, ...]]
 
 
@@ -51,17 +53,17 @@ def _same(array: np.ndarray) -> np.ndarray:
 
 def assemble(
     cls: type, path: Path, config: Mapping[str, Any], plan: Callable[[Any], Plan],
-    weights: Mapping[str, Stored], ignored: Collection[str] = (),
+    weights: Mapping[str, Stored], ignored: str = "",
 ) -> Any:  # fmt: skip
     """A model of class `cls` with this configuration; ArtifactError lists all that is wrong.
 
-    `plan` is asked about the model without weights; weights that are `ignored` may be there.
+    `plan` is asked about the model without weights; names may be there that match `ignored`.
     """
     model = blank(cls, path, config, len(weights))
     own, parts = dict(model.named_parameters()), plan(model)
     wrong = [x for name, p in own.items() for x in _mistakes(p.array.shape, parts[name], weights)]
     used = {part.name for listed in parts.values() for part in listed}
-    wrong += [f"unexpected: {x}" for x in weights if x not in used and x not in ignored]
+    wrong += [f"unexpected: {x}" for x in weights if x not in used and not re.fullmatch(ignored, x)]
     if wrong:
         raise ArtifactError(
             f"{path}: the weights do not fit the configuration:\n  " + "\n  ".join(sorted(wrong))
@@ -72,7 +74,10 @@ def assemble(
 
 
 def blank(cls: type, path: Path, config: Mapping[str, Any], arrays: int) -> Any:
-    """A model whose weights take no memory yet. More layers than there are arrays are refused."""
+    """A model whose weights take no memory yet; refused where no file could hold it."""
+    for name, value in config.items():
+        if isinstance(value, int) and value > LARGEST and name != "seed":
+            raise ArtifactError(f"{path}: {name}={value} is more than {LARGEST:,}")
     layers = config.get("num_layers")
     if isinstance(layers, int) and layers > arrays:
         raise ArtifactError(f"{path}: {layers} layers, but only {arrays} arrays")

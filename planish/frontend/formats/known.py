@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from planish.frontend.checkpoint import load, read_file
+from planish.frontend.formats.huggingface import load_folder
 from planish.frontend.formats.llama2c import is_llama2c, load_llama2c
 from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.tokenizers.stored import tokenizer_in_folder
 from planish.ir.errors import ArtifactError
 
 HEAD = 64  # bytes that are looked at
 
 
 def kind_of(path: Path) -> str:
-    """safetensors or llama2.c; ArtifactError where it is none of them."""
+    """Hugging Face (a folder), safetensors or llama2.c; ArtifactError where it is none of them."""
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    if path.is_dir():
+        return "Hugging Face"
     if not path.is_file():
         raise ArtifactError(f"{path}: not a file")
     if path.suffix == ".safetensors":
@@ -30,10 +35,12 @@ def kind_of(path: Path) -> str:
     raise ArtifactError(f"{path}: not a model: no safetensors file, and none of llama2.c")
 
 
-def load_known(cls: type, path: Path, **options: Any) -> tuple[Any, Tokenizer | None]:
-    """The model in a file or folder, and the tokenizer that comes with it."""
+def load_known(cls: type, path: Path, **options: Any) -> tuple[Any, Callable[[], Tokenizer | None]]:
+    """The model in a file or folder, and what reads the tokenizer that comes with it."""
     kind = kind_of(path)
+    if kind == "Hugging Face":
+        return load_folder(cls, path, **options), lambda: tokenizer_in_folder(path)
     if kind == "llama2.c":
-        return load_llama2c(cls, path, **options), None
+        return load_llama2c(cls, path, **options), lambda: None
     file = read_file(path)
-    return load(cls, file, **options), file.tokenizer
+    return load(cls, file, **options), lambda: file.tokenizer

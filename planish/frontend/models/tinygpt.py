@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.array.creation import arange
+from planish.frontend.formats.huggingface import save_folder
 from planish.frontend.formats.known import load_known
 from planish.frontend.generate import generate as generate_tokens
 from planish.frontend.indexing import index
@@ -113,11 +114,20 @@ class TinyGPT(Module):
 
     @classmethod
     def from_pretrained(cls, path: Any, **options: Any) -> TinyGPT:
-        """The model in a file that `pl.save` or a training wrote, or in a checkpoint of llama2.c.
+        """The model in a file that `pl.save` or a training wrote, or that comes from elsewhere.
 
+        That is a folder in Hugging Face's layout, of GPT-2's or Llama's family; or a checkpoint of
+        llama2.c. ArtifactError lists what does not fit, UnsupportedError what is not provided.
         `options` are arguments of the class that replace those of the file, such as `dropout`.
         """
         return load_known(cls, Path(path), **options)[0]
+
+    def save_pretrained(self, folder: Any, tokenizer: Any = None) -> None:
+        """Write a folder in Hugging Face's layout, with a tokenizer that others can read.
+
+        UnsupportedError where neither GPT-2's layout nor Llama's holds the model.
+        """
+        save_folder(self, Path(folder), tokenizer)
 
     def forward(self, tokens: Any, key: Any = None) -> Any:
         """Logits [B, T, V] of the token that follows each of `tokens` [B, T]."""
