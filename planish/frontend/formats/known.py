@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from planish.frontend.checkpoint import load, read_file
+from planish.frontend.formats.gguf import load_gguf
+from planish.frontend.formats.gguf_file import MAGIC, read_gguf
+from planish.frontend.formats.gguf_words import tokenizer_of
 from planish.frontend.formats.huggingface import load_folder
 from planish.frontend.formats.llama2c import is_llama2c, load_llama2c
+from planish.frontend.formats.nanogpt import is_nanogpt, load_nanogpt
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import tokenizer_in_folder
 from planish.ir.errors import ArtifactError
@@ -17,7 +22,7 @@ HEAD = 64  # bytes that are looked at
 
 
 def kind_of(path: Path) -> str:
-    """Hugging Face (a folder), safetensors or llama2.c; ArtifactError where it is none of them."""
+    """Hugging Face (a folder), safetensors, GGUF or llama2.c; ArtifactError for anything else."""
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir():
@@ -28,11 +33,13 @@ def kind_of(path: Path) -> str:
         return "safetensors"
     with open(path, "rb") as file:
         head = file.read(HEAD)
+    if head[:4] == MAGIC:
+        return "GGUF"
     if is_llama2c(head):
         return "llama2.c"
     if head[8:9] == b"{":
         return "safetensors"
-    raise ArtifactError(f"{path}: not a model: no safetensors file, and none of llama2.c")
+    raise ArtifactError(f"{path}: not a model: no safetensors file, and none of GGUF or llama2.c")
 
 
 def load_known(cls: type, path: Path, **options: Any) -> tuple[Any, Callable[[], Tokenizer | None]]:
@@ -40,7 +47,12 @@ def load_known(cls: type, path: Path, **options: Any) -> tuple[Any, Callable[[],
     kind = kind_of(path)
     if kind == "Hugging Face":
         return load_folder(cls, path, **options), lambda: tokenizer_in_folder(path)
+    if kind == "GGUF":
+        gguf = read_gguf(path)
+        return load_gguf(cls, path, gguf, **options), partial(tokenizer_of, path, gguf.facts)
     if kind == "llama2.c":
         return load_llama2c(cls, path, **options), lambda: None
     file = read_file(path)
+    if is_nanogpt(file):
+        return load_nanogpt(cls, file, **options), lambda: None
     return load(cls, file, **options), lambda: file.tokenizer

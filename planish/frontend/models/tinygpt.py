@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.array.creation import arange
+from planish.frontend.formats.gguf import save_gguf
 from planish.frontend.formats.huggingface import save_folder
 from planish.frontend.formats.known import load_known
 from planish.frontend.generate import generate as generate_tokens
@@ -116,8 +117,9 @@ class TinyGPT(Module):
     def from_pretrained(cls, path: Any, **options: Any) -> TinyGPT:
         """The model in a file that `pl.save` or a training wrote, or that comes from elsewhere.
 
-        That is a folder in Hugging Face's layout, of GPT-2's or Llama's family; or a checkpoint of
-        llama2.c. ArtifactError lists what does not fit, UnsupportedError what is not provided.
+        That is a folder in Hugging Face's layout, of GPT-2's or Llama's family; a GGUF file; a
+        checkpoint of llama2.c; or nanoGPT's weights as safetensors (with `num_heads=...`).
+        ArtifactError lists all that does not fit, UnsupportedError says what is not provided.
         `options` are arguments of the class that replace those of the file, such as `dropout`.
         """
         return load_known(cls, Path(path), **options)[0]
@@ -128,6 +130,13 @@ class TinyGPT(Module):
         UnsupportedError where neither GPT-2's layout nor Llama's holds the model.
         """
         save_folder(self, Path(folder), tokenizer)
+
+    def save_gguf(self, path: Any, dtype: str = "f16", tokenizer: Any = None) -> dict[str, str]:
+        """Write a file of llama.cpp: f32, f16, bf16, q8_0 or q4_0; says how tensors are stored.
+
+        UnsupportedError where llama.cpp would compute something else.
+        """
+        return save_gguf(self, Path(path), dtype, tokenizer)
 
     def forward(self, tokens: Any, key: Any = None) -> Any:
         """Logits [B, T, V] of the token that follows each of `tokens` [B, T]."""
