@@ -311,3 +311,16 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text('{"a": 1, "a": 2}', "utf-8")
     with pytest.raises(ArtifactError, match=r"config\.json: bad JSON: 'a' stands twice"):
         pl.TinyGPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("family", [{}, {"positions": "rope", "norm": "rms", "mlp": "swiglu"}])
+def test_heads_of_another_width_have_no_layout(family: dict[str, Any], tmp_path: Path) -> None:
+    model = pl.TinyGPT(
+        11, embed_dim=12, num_layers=1, num_heads=2, max_seq_len=8, head_dim=4,
+        bias=not family, **family,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="head_dim=4"):
+        model.save_pretrained(tmp_path / "folder")
+    with pytest.raises(UnsupportedError, match="head_dim=4"):
+        model.save_gguf(tmp_path / "x.gguf")
+    assert not list(tmp_path.iterdir())

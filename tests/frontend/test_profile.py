@@ -119,7 +119,7 @@ def test_profile_of_a_compiled_function(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append(threads)
         return ROOF
 
-    monkeypatch.setattr("planish.frontend.api.machine_roof", roof)
+    monkeypatch.setattr("planish.runtime.roofs.machine_roof", roof)
     program = pl.compile(lambda x: {"y": pnp.exp(x) @ x}, pl.spec((8, 8)), threads=1)
     found = program.profile(np.ones((8, 8), np.float32), repeat=2)
     assert found.roof is ROOF and asked == [1] and found.total.flops >= 2 * 8**3

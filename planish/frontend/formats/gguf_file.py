@@ -23,8 +23,8 @@ import numpy as np
 
 from planish.frontend.formats.gguf_blocks import KINDS, Kind
 from planish.ir.errors import ArtifactError, UnsupportedError
+from planish.ir.files import write_atomically
 from planish.ir.mapped import mapped
-from planish.ir.store import write_atomically
 
 MAGIC, VERSIONS, VERSION = b"GGUF", (2, 3), 3
 STRING, ARRAY, BOOL = 8, 9, 7

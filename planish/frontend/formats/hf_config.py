@@ -176,11 +176,12 @@ def family_of(config: Mapping[str, Any]) -> str:
     """The family whose layout holds a model; UnsupportedError, with reasons, if none does."""
     c = config
     heads = c["num_kv_heads"] in (None, c["num_heads"])
+    width = c["head_dim"] in (None, c["embed_dim"] // c["num_heads"])
     against = {
         "gpt2": {"positions": c["positions"] == "learned", "norm": c["norm"] == "layer",
-                 "mlp": c["mlp"] != "swiglu", "num_kv_heads": heads},
+                 "mlp": c["mlp"] != "swiglu", "num_kv_heads": heads, "head_dim": width},
         "llama": {"positions": c["positions"] == "rope", "norm": c["norm"] == "rms",
-                  "mlp": c["mlp"] == "swiglu", "bias": not c["bias"],
+                  "mlp": c["mlp"] == "swiglu", "bias": not c["bias"], "head_dim": width,
                   "scale_attn": c["scale_attn"], "scale_by_layer": not c["scale_by_layer"]},
     }  # fmt: skip
     for family, fits in against.items():

@@ -25,7 +25,7 @@ from planish.frontend.strict import strict_json
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import save_tokenizer
 from planish.ir.errors import ArtifactError
-from planish.ir.store import write_atomically
+from planish.ir.files import write_atomically
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PLAIN = re.compile(r"[\w\-.]+\.safetensors", re.ASCII)

@@ -15,7 +15,7 @@ from planish.frontend.tokenizers.bpe import BytePairTokenizer, parsed_merges, vo
 from planish.frontend.tokenizers.library import LibraryTokenizer
 from planish.frontend.tokenizers.llama2c import ScoreTokenizer, read_llama2c
 from planish.ir.errors import ArtifactError, DataError, PlanishError
-from planish.ir.store import write_atomically
+from planish.ir.files import write_atomically
 
 # The "type" in the JSON -> what makes a tokenizer of its facts
 TYPES: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
