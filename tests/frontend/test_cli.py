@@ -19,6 +19,7 @@ from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.entry import COMMANDS, run
 from planish.frontend.pretrained import load_model
 from planish.frontend.text import CharTokenizer
+from planish.frontend.tokenizers.bpe import BytePairTokenizer
 
 TEXT = "To flatten and smooth metal by hammering. " * 12
 TINY = ["--width", "16", "--layers", "1", "--heads", "2", "--context", "16", "--batch", "2"]
@@ -67,7 +68,7 @@ def test_train_and_resume(text: Path, tmp_path: Path, capsys: pytest.CaptureFixt
                 "--resume"]) == 0  # fmt: skip
     assert capsys.readouterr().out.startswith("0 steps in ")
     other = failing(capsys, "train", "--out", whole, "--steps", 9, *TINY, "--resume")
-    assert "was trained on a text with other characters" in other
+    assert "was trained with other tokens" in other
     less = failing(capsys, "train", "--text", text, "--out", whole, "--steps", 5, *TINY, "--resume")
     assert "has had 6 steps already, --steps is 5" in less
     missing = failing(capsys, "train", "--text", text, "--out", parts, "--steps", 5, "--resume")
@@ -116,6 +117,26 @@ def test_bad_options_of_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "num_heads=4 does not divide embed_dim=10" in wrong
     assert "threads must be a whole number" in failing(capsys, "train", "--out", out, *TINY,
                                                        "--threads", 0)  # fmt: skip
+
+
+def test_train_by_byte_pairs(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.safetensors"
+    wanted = ["train", "--text", str(text), "--out", str(out), *TINY, "--tokenizer", "bpe"]
+    assert run([*wanted, "--vocab", "270", "--steps", "2"]) == 0
+    model, tokenizer = load_model(out)
+    assert tokenizer == BytePairTokenizer.train(TEXT[: len(TEXT) * 9 // 10], 270)
+    assert model.config["vocab_size"] == 270
+    assert run([*wanted, "--vocab", "270", "--steps", "2", "--resume"]) == 0
+    capsys.readouterr()
+    assert run(["generate", str(out), "--prompt", "To ☃", "-n", "4", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.startswith("To ☃")
+    other = failing(capsys, *wanted, "--vocab", 271, "--steps", 9, "--resume")
+    assert "was trained with other tokens" in other
+    assert "vocab_size is at least 256" in failing(capsys, *wanted, "--vocab", 9)
+    given = ["train", "--out", out, *TINY, "--vocab", 300]
+    assert "--vocab goes with --tokenizer bpe" in failing(capsys, *given)
 
 
 def test_train_accumulates(text: Path, tmp_path: Path) -> None:

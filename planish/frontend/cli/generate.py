@@ -35,6 +35,7 @@ MOST = 200  # new tokens where nobody says how many, if so many fit
         'planish generate book.safetensors --prompt "Once upon" --temperature 0',
         'planish generate book.safetensors --prompt "Once upon" -n 1000 --slide --top-k 20',
         'planish generate book.safetensors --prompt "Once upon" --min-p 0.05 --json',
+        'planish generate stories260K.bin --tokenizer tok512.bin --prompt ""',
     )
 )
 @model_argument
@@ -62,7 +63,12 @@ MOST = 200  # new tokens where nobody says how many, if so many fit
 def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None, slide: bool,
             as_json: bool, pipeline: str, threads: int | None,
             **settings: Any) -> None:  # fmt: skip
-    """Write on from a prompt with MODEL, a .safetensors file of `planish train`."""
+    """Write on from a prompt with MODEL.
+
+    MODEL is a file of `planish train`, a folder in Hugging Face's layout, a GGUF file or a
+    checkpoint of llama2.c, whose tokenizer is a file of its own. An empty prompt needs a tokenizer
+    that has a start token.
+    """
     made, own = load_model(model)
     words = own if tokenizer is None else read_tokenizer(tokenizer)
     if words is None:

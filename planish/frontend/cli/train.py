@@ -16,9 +16,12 @@ from planish.frontend.data import check_length, split
 from planish.frontend.optim import AdamW, cosine
 from planish.frontend.presets import PRESETS, Preset
 from planish.frontend.text import CharTokenizer, default_corpus, read_text
+from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.tokenizers.bpe import BytePairTokenizer
 from planish.frontend.training import Trainer
 from planish.ir.errors import DataError
 
+VOCAB = 512  # byte pairs where nobody says how many
 WARMUP = 100  # steps, or a tenth of them where there are few
 OPTIONS = (
     ("--width", int, "Width of the model.", "width"),
@@ -45,6 +48,7 @@ def preset_options(function: Any) -> Any:
         "planish train --steps 500 --out words.safetensors",
         "planish train --text book.txt --steps 5000 --preset baby --out book.safetensors",
         "planish train --text book.txt --steps 9000 --preset baby --out book.safetensors --resume",
+        "planish train --text book.txt --tokenizer bpe --vocab 1000 --out book.safetensors",
     )
 )
 @click.option("--text", type=File, help="Text to learn, UTF-8.  [default: Python's own help pages]")
@@ -55,6 +59,11 @@ def preset_options(function: Any) -> Any:
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="nano", show_default=True,
               help="Sizes, which the next options change (nano / baby / gpt2).")  # fmt: skip
 @preset_options
+@click.option("--tokenizer", "kind", type=click.Choice(["char", "bpe"]), default="char",
+              show_default=True,
+              help="Tokens: characters, or byte pairs learnt from the text.")  # fmt: skip
+@click.option("--vocab", type=int, metavar="N",
+              help=f"Tokens of byte pairs, 256 at least.  [default: {VOCAB}]")  # fmt: skip
 @click.option("--accumulate", type=click.IntRange(1), default=1, metavar="N", show_default=True,
               help="Batches of a step: one update by the mean of N of them.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides weights and batches.")
@@ -71,26 +80,29 @@ def preset_options(function: Any) -> Any:
 @threads_option
 def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, resume: bool,
             evaluate_every: int, checkpoint_every: int, errors: str, plot: Path | None,
-            bf16: bool, threads: int | None, accumulate: int,
+            bf16: bool, threads: int | None, accumulate: int, kind: str, vocab: int | None,
             **changes: Any) -> None:  # fmt: skip
-    """Train a TinyGPT on a text, character by character.
+    """Train a TinyGPT on a text, by characters or by byte pairs.
 
     The last tenth of the text is kept apart for validation. Ctrl-C saves what has been learnt.
     """
     need_folder_of(out)
+    if vocab is not None and kind != "bpe":
+        raise click.UsageError("--vocab goes with --tokenizer bpe")
     words = default_corpus() if text is None else read_text(text, errors)
     sizes = replace(PRESETS[preset], **{n: x for n, x in changes.items() if x is not None})
-    tokenizer, learnt, held = prepared(words, sizes.context)
+    pairs = (VOCAB if vocab is None else vocab) if kind == "bpe" else None
+    tokenizer, learnt, held = prepared(words, sizes.context, pairs)
     pipeline = "train_bf16" if bf16 else "train"
     options = {"pipeline": pipeline, "threads": threads, "accumulate": accumulate}
     trainer = trainer_for(sizes, tokenizer, steps, seed, **options)
     if resume:
-        refuse_other_characters(out, tokenizer)
+        refuse_other_tokens(out, tokenizer)
         trainer.resume(out)
     before, left = trainer.steps, steps - trainer.steps
     if left < 0:
         raise DataError(f"{out} has had {before} steps already, --steps is {steps}")
-    note(f"{trainer.model!r}\n{len(words):,} characters, {len(tokenizer)} different ones")
+    note(f"{trainer.model!r}\n{len(words):,} characters, {tokenizer!r}")
     started = time.perf_counter()
     trainer.fit(learnt, left, validation=held, evaluate_every=evaluate_every, checkpoint=out,
                 checkpoint_every=checkpoint_every)  # fmt: skip
@@ -102,18 +114,25 @@ def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, re
     print(summary(trainer, left, spent, out))
 
 
-def prepared(words: str, context: int) -> tuple[CharTokenizer, np.ndarray, np.ndarray]:
-    """The tokenizer of a text, and its tokens: nine tenths to learn, one for validation."""
-    tokenizer = CharTokenizer.from_text(words)
+def prepared(
+    words: str, context: int, pairs: int | None = None
+) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
+    """The tokenizer of a text, and its tokens: nine tenths to learn, one for validation.
+
+    Tokens are characters, or `pairs` byte pairs, which come from the first nine tenths, too.
+    """
+    tokenizer: Tokenizer = CharTokenizer.from_text(words)
     if len(tokenizer) < 2:
         raise DataError(f"the text repeats one character, {words[0]!r}: nothing to learn")
+    if pairs is not None:
+        tokenizer = BytePairTokenizer.train(words[: len(words) * 9 // 10], pairs)
     learnt, held = split(tokenizer.encode(words))
     check_length(learnt, context, "the first nine tenths of the text")
     return tokenizer, learnt, held
 
 
 def trainer_for(
-    sizes: Preset, tokenizer: CharTokenizer, steps: int, seed: int, **options: Any
+    sizes: Preset, tokenizer: Tokenizer, steps: int, seed: int, **options: Any
 ) -> Trainer:
     """A trainer with nanoGPT's settings."""
     optimizer = AdamW(lr=sizes.lr, betas=(0.9, 0.99), weight_decay=0.1)
@@ -124,11 +143,11 @@ def trainer_for(
     )  # fmt: skip
 
 
-def refuse_other_characters(out: Path, tokenizer: CharTokenizer) -> None:
-    """A training goes on only with the characters it began with."""
+def refuse_other_tokens(out: Path, tokenizer: Tokenizer) -> None:
+    """A training goes on only with the tokens it began with."""
     found = read_file(out).tokenizer
     if found is not None and found != tokenizer:
-        raise DataError(f"{out} was trained on a text with other characters")
+        raise DataError(f"{out} was trained with other tokens")
 
 
 def summary(trainer: Trainer, steps: int, seconds: float, out: Path) -> str:
