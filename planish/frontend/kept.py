@@ -62,9 +62,9 @@ def packed(image: Image, before: Graph, after: Graph) -> bytes | None:
     `before` is the graph that the key is of, `after` what the passes made of it.
     """
     recipes: dict[str, str] = {}
-    if "" in after.made or not all(x.alone for x in image.made):
+    if "" in after.made or any(len(x.names) > 1 for x in image.made):
         return None
-    for name in {x.name: None for x in image.made}:
+    for name in dict.fromkeys(x.names[0] for x in image.made):
         if not _noted(name, after.params[name], before, after, recipes):
             return None
     head = json.dumps(recipes).encode()
@@ -108,7 +108,7 @@ def weights_of(
         made = evaluate(parse(text, reads))
         arrays[name] = made[0] if isinstance(made, tuple) else made
         arrays[name].flags.writeable = False
-    return {x.name: arrays[x.name] for x in image.made}
+    return {name: arrays[name] for x in image.made for name in x.names}
 
 
 def _is_finite(array: np.ndarray) -> bool:

@@ -38,6 +38,7 @@ MAGIC = b"planish program\n"
 VERSION = 1  # of the layout, and of how `planish_main` is called
 ALIGN = 64
 SYMBOL = "planish_artifact"
+FACTS = ("image", "weights", "requires", "memory", "treedef", "pipeline", "graph")
 _HEAD = struct.Struct("<16sQQ32s")
 
 
@@ -56,17 +57,25 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 
     `pool` is the object of the functions of a pool. LinkError where nothing can link.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
     weights = [np.ascontiguousarray(x) for x in program.params]
     facts = {**more, **described(program), "weights": list(_entries(weights))}
-    code = {f"code{i}.o": x for i, x in enumerate(program.image.code)}
-    with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
-        data = Path(folder, "data.o")
-        _write_object(data, program.image.target.arch, facts, weights)
-        link_shared({**code, "pool.o": pool, "data.o": data}, path)
+    objects = {f"code{i}.o": x for i, x in enumerate(program.image.code)} | {"pool.o": pool}
+    with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as name:
+        folder = Path(name)
+        for file, data in objects.items():
+            (folder / file).write_bytes(data)
+        _write_object(folder / "data.o", program.image.target.arch, facts, weights)
+        link_shared(folder, [*objects, "data.o"], path)
 
 
 def described(program: Program) -> dict[str, Any]:
-    """The facts of a program: its image, and the memory it needs."""
+    """The facts of a program: its image, the memory and the processor it needs.
+
+    Of this machine's own features those count that the system has words for: of the others nobody
+    could say whether another machine has them.
+    """
     memory, target = program.memory, program.image.target
     silent = missing_here(target.features) if target.name == "host" else []
     return {
@@ -100,19 +109,20 @@ def _write_object(
     for x in weights:
         checksum.update(x.reshape(-1).view(np.uint8).data)
     head = _HEAD.pack(MAGIC, VERSION, len(text), checksum.digest()) + text
+    before, after = elf.data_object(arch, SYMBOL, size, ALIGN)
     with open(path, "wb") as file:
-        file.write(elf.data_header(arch, size, ALIGN))
+        file.write(before)
         file.write(head.ljust(start, b"\0"))
         for x in weights:
             file.write(x.reshape(-1).view(np.uint8).data)
             file.write(bytes(_up(x.nbytes) - x.nbytes))
-        file.write(elf.data_tables(arch, size, ALIGN, SYMBOL))
+        file.write(after)
 
 
-def read_shared(path: Path, check: bool = True) -> Artifact:
+def read_shared(path: Path) -> Artifact:
     """What is in a library that `save_shared` wrote; ArtifactError, naming it, if it is none.
 
-    Nothing in it is run. `check` compares the checksum, which reads all weights once.
+    Nothing in it is run. The checksum is compared, which reads all weights once.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -123,14 +133,14 @@ def read_shared(path: Path, check: bool = True) -> Artifact:
     data = mapped(path)
     try:
         at, size = elf.exported(data.data, SYMBOL)
-        return _artifact(path, data[at : at + size], check)
+        return _artifact(path, data[at : at + size])
     except (struct.error, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         if isinstance(error, ArtifactError):
             raise ArtifactError(f"{path}: {error}") from error
         raise ArtifactError(f"{path}: not a program of planish: {error!s:.200}") from error
 
 
-def _artifact(path: Path, data: np.ndarray, check: bool) -> Artifact:
+def _artifact(path: Path, data: np.ndarray) -> Artifact:
     if len(data) < _HEAD.size:
         raise ArtifactError("not a program of planish")
     magic, version, length, checksum = _HEAD.unpack_from(data.data)
@@ -142,12 +152,14 @@ def _artifact(path: Path, data: np.ndarray, check: bool) -> Artifact:
         raise ArtifactError("cut: its facts go beyond its end")
     text = data[_HEAD.size : _HEAD.size + length].tobytes()
     facts = json.loads(text)
+    if missing := [name for name in FACTS if name not in facts]:
+        raise ArtifactError(f"damaged: it does not say its {missing[0]}")
     start = _up(_HEAD.size + length)
     weights = tuple(_weight(entry, data[start:]) for entry in facts["weights"])
     found = hashlib.sha256(text)
-    for x in weights if check else ():
+    for x in weights:
         found.update(x.reshape(-1).view(np.uint8).data)
-    if check and found.digest() != checksum:
+    if found.digest() != checksum:
         raise ArtifactError("damaged: the contents do not match their checksum")
     image = Image.from_facts(facts["image"])
     if len(weights) != len(image.made):

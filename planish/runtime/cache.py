@@ -16,7 +16,7 @@ import hashlib
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -98,13 +98,13 @@ class Cache:
             self.put(key, data)
         return data
 
-    def entries(self) -> Iterator[tuple[Path, os.stat_result]]:
+    def entries(self) -> list[tuple[Path, os.stat_result]]:
         """The files, the latest used first."""
         found = []
         for path in self.folder.glob(f"*{SUFFIX}") if self.folder else ():
             with suppress(OSError):
                 found.append((path, path.lstat()))
-        return iter(sorted(found, key=lambda x: x[1].st_mtime, reverse=True))
+        return sorted(found, key=lambda x: x[1].st_mtime, reverse=True)
 
     def clear(self) -> int:
         """Remove all entries; how many there were."""

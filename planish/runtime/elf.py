@@ -214,51 +214,36 @@ def _symbols(table: _Section, sections: list[_Section]) -> Iterator[_Symbol]:
 # Data that goes into a shared library: an object with one section and one symbol
 
 _MACHINES = {"x86_64": AMD64, "aarch64": 183, "riscv64": 243}
+_SECTIONS = ("", ".rodata", ".symtab", ".strtab", ".note.GNU-stack")
+STRTAB, DYNSYM, SHARED = 3, 11, 3
 _GLOBAL_OBJECT = 0x11
-_STRINGS = b"\0.rodata\0.symtab\0.strtab\0.note.GNU-stack\0"
-STRTAB, DYNSYM = 3, 11
-_NOTE = 1
 
 
-def data_header(arch: str, size: int, align: int) -> bytes:
-    """What stands before `size` bytes of data; `data_tables` follows them."""
-    count, table = 5, _tables_start(size, align) + _names_size()
-    ident = MAGIC.ljust(16, b"\0")
-    kind = RELOCATABLE, _MACHINES[arch], 1, 0, 0, table, 0
-    head = HEADER.pack(ident, *kind, HEADER.size, 0, 0, SECTION.size, count, 3)
-    return head.ljust(_start(align), b"\0")
-
-
-def _start(align: int) -> int:
-    return -(-HEADER.size // align) * align
-
-
-def _tables_start(size: int, align: int) -> int:
-    return -(-(_start(align) + size) // 8) * 8
-
-
-def _names_size() -> int:
-    return 2 * SYMBOL.size + NAMES
-
-
-NAMES = 128  # bytes for the names of sections and of the symbol
-
-
-def data_tables(arch: str, size: int, align: int, name: str) -> bytes:
-    """The symbol, the names and the section headers of an object with data."""
-    at = _tables_start(size, align)
-    names = (_STRINGS + name.encode() + b"\0").ljust(NAMES, b"\0")
-    symbols = bytes(SYMBOL.size) + SYMBOL.pack(len(_STRINGS), _GLOBAL_OBJECT, 0, 1, 0, size)
-    where = {x: _STRINGS.index(b"\0" + x + b"\0") + 1 for x in _STRINGS.split(b"\0") if x}
-    rows = (
-        (0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (where[b".rodata"], PROGBITS, ALLOC, 0, _start(align), size, 0, 0, align, 0),
-        (where[b".symtab"], SYMTAB, 0, 0, at, len(symbols), 3, 1, 8, SYMBOL.size),
-        (where[b".strtab"], STRTAB, 0, 0, at + len(symbols), NAMES, 0, 0, 1, 0),
-        (where[b".note.GNU-stack"], _NOTE, 0, 0, at, 0, 0, 0, 1, 0),
+def data_object(arch: str, name: str, size: int, align: int) -> tuple[bytes, bytes]:
+    """What stands before and after `size` bytes of data in an object, whose symbol is `name`."""
+    start = -(-HEADER.size // align) * align
+    symbols_at = -(-(start + size) // 8) * 8
+    names = b"".join(x.encode() + b"\0" for x in (*_SECTIONS, name))
+    names = names.ljust(-(-len(names) // 8) * 8, b"\0")
+    place = {x: names.index(x.encode() + b"\0") for x in (*_SECTIONS, name)}
+    symbols = bytes(SYMBOL.size) + SYMBOL.pack(place[name], _GLOBAL_OBJECT, 0, 1, 0, size)
+    names_at = symbols_at + len(symbols)
+    kinds = {
+        "": (0, 0, 0, 0, 0, 0, 0, 0),
+        ".rodata": (PROGBITS, ALLOC, start, size, 0, 0, align, 0),
+        ".symtab": (SYMTAB, 0, symbols_at, len(symbols), 3, 1, 8, SYMBOL.size),
+        ".strtab": (STRTAB, 0, names_at, len(names), 0, 0, 1, 0),
+        ".note.GNU-stack": (PROGBITS, 0, symbols_at, 0, 0, 0, 1, 0),  # the stack is for no code
+    }
+    table = b"".join(
+        SECTION.pack(place[x], kind, flags, 0, *rest) for x, (kind, flags, *rest) in kinds.items()
     )
-    gap = bytes(at - _start(align) - size)
-    return gap + symbols + names + b"".join(SECTION.pack(*row) for row in rows)
+    ident = MAGIC.ljust(16, b"\0")
+    head = HEADER.pack(
+        ident, RELOCATABLE, _MACHINES[arch], 1, 0, 0, names_at + len(names), 0, HEADER.size, 0, 0,
+        SECTION.size, len(_SECTIONS), 3,
+    )  # fmt: skip
+    return head.ljust(start, b"\0"), bytes(symbols_at - start - size) + symbols + names + table
 
 
 def exported(data: memoryview, name: str) -> tuple[int, int]:
@@ -267,7 +252,7 @@ def exported(data: memoryview, name: str) -> tuple[int, int]:
     ArtifactError where there is none, or where it lies beyond the end of the file.
     """
     ident, kind, *_, start, _, _, _, _, size, count, _ = HEADER.unpack_from(data)
-    if ident[: len(MAGIC)] != MAGIC or kind != 3 or size != SECTION.size:
+    if ident[: len(MAGIC)] != MAGIC or kind != SHARED or size != SECTION.size:
         raise ArtifactError("not a shared library")
     sections = [SECTION.unpack_from(data, start + i * size) for i in range(count)]
     for table in (x for x in sections if x[1] == DYNSYM):

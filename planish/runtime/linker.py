@@ -11,8 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from planish.ir.errors import LinkError
@@ -33,24 +32,19 @@ def linker() -> list[str]:
     raise LinkError(f"no linker here: neither cc, ld nor ziglang; {INSTALL}")
 
 
-def link_shared(objects: Mapping[str, bytes | Path], out: Path) -> None:
-    """Link objects, by file name, into the shared library `out`, which is replaced in one step."""
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder")
-    with tempfile.TemporaryDirectory(prefix=".planish-", dir=out.parent) as folder:
-        for name, data in objects.items():
-            if isinstance(data, bytes):
-                Path(folder, name).write_bytes(data)
-            else:
-                os.link(data, Path(folder, name))
-        # in the folder: names of files, which a library may hold, are the same every time
-        command = [*linker(), "-o", "out.so", *objects]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise LinkError(f"{command[0]} cannot be run: {error.strerror}") from error
-        made = Path(folder, "out.so")
-        if done.returncode or not made.is_file():
-            told = " ".join((done.stderr or done.stdout or "it said nothing").split())
-            raise LinkError(f"{command[0]} failed with code {done.returncode}: {told[:SHOWN]}")
-        os.replace(made, out)
+def link_shared(folder: Path, objects: Sequence[str], out: Path) -> None:
+    """Link objects, files in `folder`, into the shared library `out`, replaced in one step.
+
+    The folder is on the file system of `out`. LinkError says what the linker said.
+    """
+    # run there: names of files, which a library may hold, are the same every time
+    command = [*linker(), "-o", "out.so", *objects]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise LinkError(f"{command[0]} cannot be run: {error.strerror}") from error
+    made = folder / "out.so"
+    if done.returncode or not made.is_file():
+        told = " ".join((done.stderr or done.stdout or "it said nothing").split())
+        raise LinkError(f"{command[0]} failed with code {done.returncode}: {told[:SHOWN]}")
+    os.replace(made, out)

@@ -225,15 +225,6 @@ def _described() -> tuple[str, str, list[str]]:
     return triple, llvm.get_host_cpu_name(), sorted(features)
 
 
-def missing_here(features: Iterable[str]) -> list[str]:
-    """Those of a processor's features that this one lacks, by what the system says, not LLVM."""
-    listed = next((x for x in _machine_text().splitlines() if x.startswith(_FLAGS)), "")
-    flags = {_SPELLED.get(x, x.replace("_", "")) for x in listed.partition(":")[2].split()}
-    if "amx-bf16" in flags and not _may_use_tiles():
-        flags = {x for x in flags if not x.startswith("amx-")}
-    return sorted(set(features) - flags - _UNSAID)
-
-
 _FLAGS = ("flags", "Features")
 # The system's words for features that LLVM spells otherwise; and those for which it has no word
 _SPELLED = {
@@ -243,6 +234,15 @@ _SPELLED = {
     "asimd": "neon", "asimddp": "dotprod", "asimdhp": "fullfp16", "atomics": "lse",
 }  # fmt: skip
 _UNSAID = frozenset({"64bit", "crc32", "prefetchi", "avx10.1"})
+
+
+def missing_here(features: Iterable[str]) -> list[str]:
+    """Those of a processor's features that this one lacks, by what the system says, not LLVM."""
+    listed = next((x for x in _machine_text().splitlines() if x.startswith(_FLAGS)), "")
+    flags = {_SPELLED.get(x, x.replace("_", "")) for x in listed.partition(":")[2].split()}
+    if "amx-bf16" in flags and not _may_use_tiles():
+        flags = {x for x in flags if not x.startswith("amx-")}
+    return sorted(set(features) - flags - _UNSAID)
 
 
 def _machine_text() -> str:

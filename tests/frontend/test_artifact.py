@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 import planish as pl
 from planish.frontend.cli.entry import commands, run
-from planish.runtime import artifact, linker, target
+from planish.runtime import artifact, elf, linker, target
 from planish.runtime.artifact import read_shared
 from tests.frontend.small import small_model
 
@@ -252,3 +253,20 @@ def test_ld_is_taken_where_there_is_no_cc(tools: Path) -> None:
 def test_ziglang_is_the_last_resort(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linker.importlib.util, "find_spec", lambda name: object())
     assert linker.linker()[:4] == [sys.executable, "-m", "ziglang", "ld.lld"]
+
+
+def test_facts_that_are_missing_are_refused(saved: Path, tmp_path: Path) -> None:
+    """Also where the checksum fits, as somebody may write one."""
+    whole = np.fromfile(saved, np.uint8)
+    at, _ = elf.exported(whole.data, artifact.SYMBOL)
+    magic, version, length, _ = artifact._HEAD.unpack_from(whole[at:].data)
+    text = whole[at + artifact._HEAD.size :][:length].tobytes()
+    changed = text.replace(b'"requires"', b'"required"')
+    weights = read_shared(saved).weights
+    checksum = hashlib.sha256(b"".join([changed, *(x.tobytes() for x in weights)])).digest()
+    head = artifact._HEAD.pack(magic, version, length, checksum) + changed
+    whole[at : at + len(head)] = np.frombuffer(head, np.uint8)
+    path = tmp_path / "x.so"
+    path.write_bytes(whole.tobytes())
+    with pytest.raises(pl.ArtifactError, match=r"x\.so: damaged: it does not say its requires"):
+        pl.load(path)
