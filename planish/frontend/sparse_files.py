@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir.errors import ArtifactError
-from planish.ir.ops.sparse import WORD, bitmap_bytes, bits_of, is_kept
+from planish.ir.ops.sparse import WORD, bitmap_bytes, bits_of, is_kept, mask_of
 from planish.runtime.target import need_memory
 
 LEAST = 1 << 12  # elements of an array that is worth it
@@ -37,10 +37,7 @@ def without_zeros(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarra
             found[name] = array
             continue
         kept = is_kept(array)
-        bits = np.zeros(-(-kept.size // WORD) * WORD, bool)
-        bits[: kept.size] = kept
-        mask = np.packbits(bits, bitorder="little").view("<i8").astype(np.int64)
-        found.update(zip(parts, (mask, array.reshape(-1)[kept]), strict=True))
+        found.update(zip(parts, (mask_of(kept), array[kept]), strict=True))
         shapes[name] = list(array.shape)
     return found, {KEY: json.dumps(shapes)} if shapes else {}
 

@@ -1,81 +1,55 @@
 """Panels of a weight without its zeros: what `kernels.sparse` and `kernels.blocks` read.
 
-A panel is [K, NR] words of four bytes, or floats. Each 64 of their bytes, or of the floats, have a
-mask; what is kept of a panel lies in one row.
+A panel is [K, NR] words of four bytes, or floats. It becomes three arrays: two that say where what
+is kept belongs, and what is kept. Words of bytes have a fourth, u32[P, NR]: the sums that go
+before, see `kernels.gemm`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-BITS = 64  # of a mask
+from planish.ir.ops.sparse import WORD, is_kept, mask_of
+
+Parts = tuple[np.ndarray, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class BitPanels:
-    """masks i64[P, K, C], starts i64[P + 1], values [kept], and for words the sums that go before,
-    u32[P, NR] (see `gemm`), or none."""
-
-    masks: np.ndarray
-    starts: np.ndarray
-    values: np.ndarray
-    first: np.ndarray | None
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All that a kernel takes."""
-        rest = () if self.first is None else (self.first,)
-        return (self.masks, self.starts, self.values, *rest)
-
-
-def bit_panels(b: np.ndarray, nr: int, room: int, first: np.ndarray | None) -> BitPanels:
-    """The panels of a matrix [K, N] of words or floats, NR columns in each; `room` for values."""
+def bit_panels(b: np.ndarray, nr: int, room: int, first: np.ndarray | None) -> Parts:
+    """Masks i64[P, K, C], starts i64[P + 1] and values [room] of a matrix [K, N], NR columns a
+    panel. A mask is of 64 bytes of words, or of as many floats; `starts` are those of panels."""
     panels = panels_of(b, nr)
     count, k, _ = panels.shape
     units = panels.view(np.uint8 if b.dtype == np.uint32 else b.dtype)
-    kept = bits(units)
-    masks = np.packbits(kept.reshape(count, k, -1, BITS), axis=-1, bitorder="little")
-    each = kept.reshape(count, -1).sum(1, dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(each)]).astype(np.int64)
+    kept = is_kept(units)
+    starts = starts_of(kept.reshape(count, -1).sum(1, dtype=np.int64))
     values = np.zeros(room, units.dtype)
     values[: starts[-1]] = units[kept]
-    sums = None if first is None else panels_of(first[None], nr)[:, 0]
-    return BitPanels(masks.view("<i8")[..., 0].astype(np.int64), starts, values, sums)
+    return (mask_of(kept).reshape(count, k, -1), starts, values, *sums_before(first, nr))
 
 
-@dataclass(frozen=True, eq=False)
-class BlockPanels:
-    """The rows of panels that are not all 0, [R, NR], the step of k of each, i32[R], where those of
-    each panel begin, i64[P + 1], and the sums that go before. Layers of one size mostly have equal
-    R: it is rounded up to a 64th of all rows."""
-
-    places: np.ndarray
-    starts: np.ndarray
-    values: np.ndarray
-    first: np.ndarray | None
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All that a kernel takes."""
-        rest = () if self.first is None else (self.first,)
-        return (self.places, self.starts, self.values, *rest)
-
-
-def block_panels(b: np.ndarray, nr: int, first: np.ndarray | None) -> BlockPanels:
-    """The panels of a matrix [K, N], NR columns in each, without rows of zeros."""
+def block_panels(b: np.ndarray, nr: int, first: np.ndarray | None) -> Parts:
+    """The rows of panels that are not all 0, as values [R, NR]: the step of k of each, i32[R], and
+    where those of each panel begin, i64[P + 1], go before them. Layers of one size mostly have
+    equal R: it is rounded up to a 64th of all rows."""
     panels = panels_of(b, nr)
-    kept = bits(panels).any(-1)
-    starts = np.concatenate([[0], np.cumsum(kept.sum(1, dtype=np.int64))]).astype(np.int64)
-    rows = int(starts[-1])
-    step = max(1, kept.size // 64)
+    kept = is_kept(panels).any(-1)
+    starts = starts_of(kept.sum(1, dtype=np.int64))
+    rows, step = int(starts[-1]), max(1, kept.size // WORD)
     values = np.zeros((max(1, -(-rows // step)) * step, nr), b.dtype)
     values[:rows] = panels[kept]
     places = np.zeros(len(values), np.int32)
     places[:rows] = np.nonzero(kept)[1]
-    sums = None if first is None else panels_of(first[None], nr)[:, 0]
-    return BlockPanels(places, starts, values, sums)
+    return (places, starts, values, *sums_before(first, nr))
+
+
+def starts_of(counts: np.ndarray) -> np.ndarray:
+    """Where what is kept of each panel begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def sums_before(first: np.ndarray | None, nr: int) -> Parts:
+    """The sums [N] of the columns as panels, if there are any."""
+    return () if first is None else (panels_of(first[None], nr)[:, 0],)
 
 
 def kept_rows(b: np.ndarray, nr: int) -> float:
@@ -83,7 +57,7 @@ def kept_rows(b: np.ndarray, nr: int) -> float:
     k, n = b.shape
     if not k or not n:
         return 0.0
-    columns = np.logical_or.reduceat(bits(b), np.arange(0, n, nr), axis=1)
+    columns = np.logical_or.reduceat(is_kept(b), np.arange(0, n, nr), axis=1)
     return float(columns.mean())
 
 
@@ -94,8 +68,3 @@ def panels_of(b: np.ndarray, nr: int) -> np.ndarray:
     wide = np.zeros((k, count * nr), b.dtype)
     wide[:, :n] = b
     return np.ascontiguousarray(wide.reshape(k, count, nr).swapaxes(0, 1))
-
-
-def bits(array: np.ndarray) -> np.ndarray:
-    """Which elements have any bit: -0.0 is kept."""
-    return array.view(f"u{array.dtype.itemsize}") != 0

@@ -65,7 +65,7 @@ class Draft:
             if name not in self.graph.params:
                 raise IRError(f"graph {self.graph.name}: the array of param {name!r} is missing")
             array = self.packing.plain(name, self.graph.params[name])
-            return self.constant(array, node.type, name, Made(name))
+            return self.constant(array, node.type, name, Made((name,)))
         raise IRError(f"{node!r} is read before it is computed")
 
     def constant(self, array: np.ndarray, type: TensorType, name: str, made: Made) -> Slot:

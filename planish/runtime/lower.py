@@ -40,7 +40,7 @@ from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
-from planish.runtime.operands import Operands
+from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels
 from planish.runtime.plan import Limit, Plan, Slot
@@ -49,15 +49,20 @@ from planish.runtime.target import Target
 
 def product_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target,
-    packed: tuple[TensorType, ...],
+    form: Form, panels: tuple[TensorType, ...],
 ) -> Lowered:  # fmt: skip
-    """A matmul by panels, if any: whole ones, those of a bitmap, or rows of them that are not 0."""
-    if len(packed) < 2:
-        return gemm_kernel(body, anchor, roles, name, target, bool(packed))
-    kept, *width = (int(x) for x in packed[2].shape if isinstance(x, int))
-    if not width:
-        return sparse_kernel(body, anchor, roles, name, target, kept)
-    return block_kernel(body, anchor, roles, name, target, kept, width[0])
+    """A matmul that reads B so: as it lies, in panels, a bitmap's, or rows that are not all 0."""
+    given = body, anchor, roles, name, target
+    if form.kind == "bitmap":
+        return sparse_kernel(*given, kept_in(panels))
+    if form.kind == "blocks":
+        return block_kernel(*given, kept_in(panels), form.nr)
+    return gemm_kernel(*given, form.kind == "panels")
+
+
+def kept_in(panels: tuple[TensorType, ...]) -> int:
+    """How many values, or rows of them, panels without zeros have room for."""
+    return int(panels[2].shape[0])  # type: ignore[arg-type]
 
 
 def copy_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
@@ -139,8 +144,7 @@ class Lowering(Operands):
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(body, operands, outs)
         packed: Packed = ()
-        flops = roles = None
-        note = ""
+        flops = roles = form = None
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
             if anchor.op.name == "scaled_matmul":
@@ -149,15 +153,16 @@ class Lowering(Operands):
             ready = bool(self.weights_of(body, operands, anchor.inputs[1]))
             roles = Roles.of(body, anchor, ready)
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
-            packed, note = self.panels_for(node, body, operands, roles, anchor)
+            packed, form = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
-        options = in_place, tuple(x.type for x in packed[1:] if x is not None)
+        options = in_place, form, tuple(x.type for x in packed[1:] if x is not None)
         chosen = None if roles is None else (roles.swapped, roles.shifted, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
-        self.enter(made, operands, outs, label(node) + note, packed, flops)
+        text = label(node) + (form.note if form is not None else "")
+        self.enter(made, operands, outs, text, packed, flops)
 
     def scaled(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node,
@@ -189,12 +194,13 @@ class Lowering(Operands):
         group: Group,
         roles: Roles | None,
         in_place: bool,
-        packed: tuple[TensorType, ...],
+        form: Form | None,
+        panels: tuple[TensorType, ...],
     ) -> Lowered:
         """The kernel of a body, by its kind."""
         name, anchor = kernel_name(body.name), group.anchor
-        if roles is not None and anchor is not None:
-            return product_kernel(body, anchor, roles, name, self.target, packed)
+        if roles is not None and form is not None and anchor is not None:
+            return product_kernel(body, anchor, roles, name, self.target, form, panels)
         if group.kind == "special" and anchor is not None:
             return SPECIAL[anchor.op.name](body, anchor, name, self.target)
         if group.kind == "row":

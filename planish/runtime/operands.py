@@ -49,7 +49,8 @@ from planish.runtime.plan import Made, Slot
 
 @dataclass(frozen=True)
 class Form:
-    """How panels are kept: the method of `Packing` that makes them, their width, and a note."""
+    """How a matmul reads its B: "direct", as it lies, or as what the method of `Packing` of that
+    name makes, `nr` columns wide; and a note for people."""
 
     kind: str
     nr: int
@@ -124,16 +125,14 @@ class Operands(Draft):
             return None
         rows, lanes = product(anchor.shape[:-1]), self.target.lanes(t.f32)
         _, nr = tile_of(self.target, rows, anchor.shape[-1], lanes)
-        names = [name for x in given for name in x.values()]
-        chains = tuple(
-            (n.op.name, n.attrs) for n in Graph("b", (), anchor.inputs[1:]).nodes if n.inputs
-        )
-        made = Made(names[0], "nibbles", nr)
-        key = (*made.key, names[1], chains)
+        names = tuple(name for x in given for name in x.values())
+        leaves = tuple(leaf for x in given for leaf in x)
+        made = Made(names, view_text(anchor.inputs[1:], leaves), nr)
+        key = (made, "nibbles")
         if key not in self.packed_weights:
             b, scale = (
-                computed(x, {leaf: self.graph.params[name] for leaf, name in leaves.items()})
-                for x, leaves in zip(anchor.inputs[1:], given, strict=True)
+                computed(x, {leaf: self.graph.params[name] for leaf, name in known.items()})
+                for x, known in zip(anchor.inputs[1:], given, strict=True)
             )
             found = nibble_rows(b, scale)
             words = input_(name="words", type=TensorType(t.u32, found.shape))
@@ -157,26 +156,27 @@ class Operands(Draft):
 
     def panels_for(
         self, node: Node, body: Graph, operands: tuple[Node, ...], roles: Roles, anchor: Node
-    ) -> tuple[Packed, str]:
+    ) -> tuple[Packed, Form]:
         """The slots of A's strips, None where it is read as it lies, and of B's panels or their
-        parts, none where that is; and what to note."""
+        parts, none where that is; and how B is read."""
         dtype = sums_in(anchor.dtype)
         mr, nr = choose_tile(body, roles, self.target, dtype)
         panels: tuple[Slot, ...] = ()
-        note = ""
+        form = Form("direct", nr)
         if names := self.weights_of(body, operands, roles.b):
             given = {leaf: self.graph.params[name] for leaf, name in names.items()}
             form = self.form(body, roles, anchor, given, nr)
-            panels, note = self.packed_param(tuple(names.values()), given, roles, form), form.note
+            panels = self.packed_param(tuple(names.values()), given, roles, form)
         elif not is_direct(body, roles, nr):
+            form = Form("panels", nr)
             panels = (self.packed_now(node, body, operands, roles.b, nr),)
         if not roles.strips:
-            return (None, *panels), note
+            return (None, *panels), form
         if takes_matrix(body, roles, self.target, dtype):
             strips = self.packed_now(node, body, operands, roles.a, SIDE, flat=True)
         else:
             strips = self.packed_now(node, body, operands, swap_last(roles.a), mr)
-        return (strips, *panels), note
+        return (strips, *panels), form
 
     def form(self, body: Graph, roles: Roles, anchor: Node, given: Given, nr: int) -> Form:
         """How the panels of a weight are kept: a bitmap loses its zeros if kernels gain by it."""
@@ -197,10 +197,8 @@ class Operands(Draft):
     ) -> tuple[Slot, ...]:
         """The panels of a B that is a weight, packed here and now."""
         b = roles.b
-        view = view_text(b, next(iter(given))) if len(given) == 1 else form.kind
-        made = Made(names[-1], view, form.nr, roles.shifted)
-        chain = tuple((n.op.name, n.attrs) for n in Graph("b", (), (b,)).nodes if n.inputs)
-        key = made.key if len(given) == 1 else (*made.key, chain)
+        made = Made(names, view_text((b,), tuple(given)), form.nr, roles.shifted)
+        key = (made,) if form.kind == "panels" else (made, form.kind)
         if key not in self.packed_weights:
             make = getattr(self.packing, form.kind)
             text = f"{names[0]} (packed{form.note})"
@@ -241,12 +239,13 @@ class Operands(Draft):
         return self.packed[key]
 
 
-def view_text(b: Node, leaf: Node) -> str:
-    """A view of an array, as the text of a graph: equal ones are equal views."""
-    new = {leaf: input_(name="x", type=leaf.type)}
-    for node in Graph("view", (leaf,), (b,)).nodes[1:]:
+def view_text(found: tuple[Node, ...], leaves: tuple[Node, ...]) -> str:
+    """What is made of some arrays, as the text of a graph: equal ones are equal values."""
+    new = {leaf: input_(name=f"x{i}", type=leaf.type) for i, leaf in enumerate(leaves)}
+    inputs = tuple(new.values())
+    for node in Graph("view", leaves, found).nodes[len(leaves) :]:
         new[node] = node.with_inputs(tuple(new[x] for x in node.inputs))
-    return graph_text(Graph("view", (new[leaf],), (new[b],)))
+    return graph_text(Graph("view", inputs, tuple(new[x] for x in found)))
 
 
 def with_sides(

@@ -98,19 +98,19 @@ class Packing:
     def bitmap(
         self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
     ) -> tuple[np.ndarray, ...]:
-        """Panels of `b`, which is made of a bitmap, without its zeros: see `BitPanels`."""
+        """Panels of `b`, which is made of a bitmap, without its zeros: see `bit_panels`."""
         matrix, values = computed(b, given), [*given.values()][-1]
         first = unsigned_start(matrix) if shifted else None
         room = values.nbytes if b.dtype == t.u32 else values.size
-        return self.parts((*key, b.type), values, bit_panels(matrix, nr, room, first).arrays)
+        return self.parts((*key, b.type), values, bit_panels(matrix, nr, room, first))
 
     def blocks(
         self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
     ) -> tuple[np.ndarray, ...]:
-        """Panels of `b`, which is made of a bitmap, without rows of zeros: see `BlockPanels`."""
+        """Panels of `b`, which is made of a bitmap, without rows of zeros: see `block_panels`."""
         matrix, values = computed(b, given), [*given.values()][-1]
         first = unsigned_start(matrix) if shifted else None
-        return self.parts((*key, b.type), values, block_panels(matrix, nr, first).arrays)
+        return self.parts((*key, b.type), values, block_panels(matrix, nr, first))
 
     def parts(
         self, key: Key, source: np.ndarray, arrays: tuple[np.ndarray, ...]
@@ -129,17 +129,17 @@ class Packing:
 def params_of(
     made: Sequence[Made], arrays: Mapping[str, np.ndarray], panels: Panels | None = None
 ) -> tuple[np.ndarray, ...]:
-    """The params of a plan, made again of a graph's."""
+    """The params of a plan, made again of a graph's: those that are made of one each."""
     with (panels or Panels()).packing() as packing:
-        return tuple(_param(x, arrays[x.name], packing) for x in made)
+        return tuple(_param(x, arrays[x.names[0]], packing) for x in made)
 
 
 def _param(made: Made, array: np.ndarray, packing: Packing) -> np.ndarray:
     if not made.view:
-        return packing.plain(made.name, array)
+        return packing.plain(made.names[0], array)
     view = parse(made.view, more=WORDS.values())
     (leaf,), (b,) = view.inputs, view.outputs
-    return packing.panels(made.key, b, {leaf: array}, made.width, made.shifted)[0]
+    return packing.panels((made,), b, {leaf: array}, made.width, made.shifted)[0]
 
 
 def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -52,26 +52,16 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """How a param of a plan is made of the graph's param `name`.
+    """How a param of a plan is made of the graph's params called `names`.
 
-    As it is; or, where there is a `view`, the text of a graph of one array, the panels of that
-    view, `width` columns each, `shifted` or not: see `planish.runtime.packing`.
+    One is taken as it is; or, where there is a `view`, the text of a graph of arrays, the panels of
+    that view, `width` columns each, `shifted` or not: see `planish.runtime.packing`.
     """
 
-    name: str
+    names: tuple[str, ...]
     view: str = ""
     width: int = 0
     shifted: bool = False
-
-    @property
-    def alone(self) -> bool:
-        """Whether that param is all it is made of: otherwise its view is a word, not a text."""
-        return not self.view.isidentifier()
-
-    @property
-    def key(self) -> tuple:
-        """What panels of equal params have in common."""
-        return self.name, self.view, self.width, self.shifted
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,10 +133,10 @@ def test_panels_without_rows_of_zeros() -> None:
     w[[1, 4], :64] = 0
     w[:, 64:] = 0
     w[3, 69] = -0.0
-    made = block_panels(w, 64, None)
-    assert made.starts.tolist() == [0, 8, 9]
-    assert made.places[:9].tolist() == [0, 2, 3, 5, 6, 7, 8, 9, 3]
-    np.testing.assert_array_equal(made.values[:8], w[[0, 2, 3, 5, 6, 7, 8, 9], :64])
+    places, starts, values = block_panels(w, 64, None)
+    assert starts.tolist() == [0, 8, 9]
+    assert places[:9].tolist() == [0, 2, 3, 5, 6, 7, 8, 9, 3]
+    np.testing.assert_array_equal(values[:8], w[[0, 2, 3, 5, 6, 7, 8, 9], :64])
     assert kept_rows(w, 64) == 9 / 20 and kept_rows(w[:0], 64) == 0
 
 
@@ -155,20 +155,20 @@ def test_panels_hold_what_is_not_zero() -> None:
     words = RNG.integers(0, 2**32, (3, 70), dtype=np.uint64).astype(np.uint32)
     words &= RNG.integers(0, 2**32, words.shape, dtype=np.uint64).astype(np.uint32)
     words[1] = 0
-    made = bit_panels(words, 64, 4 * words.size, None)
-    assert made.masks.shape == (2, 3, 4) and made.first is None
+    masks, starts, values = bit_panels(words, 64, 4 * words.size, None)
+    assert masks.shape == (2, 3, 4)
     at, found = 0, []
-    for word in made.masks.ravel().tolist():
+    for word in masks.ravel().tolist():
         for bit in range(WORD):
             there = word >> bit & 1
-            found.append(made.values[at] if there else 0)
+            found.append(values[at] if there else 0)
             at += there
     wide = np.zeros((3, 128), np.uint32)
     wide[:, :70] = words
     panels = wide.reshape(3, 2, 64).swapaxes(0, 1)
     units = np.ascontiguousarray(panels).view(np.uint8).ravel()
     np.testing.assert_array_equal(np.uint8(found), units)
-    assert made.starts[-1] == at and not made.values[at:].any()
+    assert starts[-1] == at and not values[at:].any()
 
 
 @pytest.mark.parametrize("target, pipeline", [("znver4", "sparse"), ("znver4", "sparse_int8")])

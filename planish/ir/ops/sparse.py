@@ -121,18 +121,22 @@ def starts_of(mask: np.ndarray) -> np.ndarray:
 
 
 def is_kept(array: np.ndarray) -> np.ndarray:
-    """Which elements, in a row, are not 0; -0.0 is kept, so that nothing changes."""
-    plain = np.ascontiguousarray(array).reshape(-1)
-    return plain.view(f"u{plain.dtype.itemsize}") != 0
+    """Which elements are not 0; -0.0 is kept, so that nothing changes."""
+    plain = np.ascontiguousarray(array)
+    return plain.view(f"u{plain.dtype.itemsize}").reshape(array.shape) != 0
+
+
+def mask_of(kept: np.ndarray) -> np.ndarray:
+    """The words whose bits say which elements, in a row, are kept."""
+    bits = np.zeros(-(-kept.size // WORD) * WORD, bool)
+    bits[: kept.size] = kept.reshape(-1)
+    return np.packbits(bits, bitorder="little").view("<i8").astype(np.int64)
 
 
 def bitmap_of(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mask, starts and values of an array."""
     kept = is_kept(array)
-    bits = np.zeros(-(-kept.size // WORD) * WORD, bool)
-    bits[: kept.size] = kept
-    mask = np.packbits(bits, bitorder="little").view("<i8").astype(np.int64)
-    found = array.reshape(-1)[kept]
+    mask, found = mask_of(kept), array[kept]
     values = np.zeros(length_of(kept.size, len(found)), array.dtype)
     values[: len(found)] = found
     return mask, starts_of(mask), values

@@ -11,11 +11,12 @@ from __future__ import annotations
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.loops import Buffer, Const, Expr, as_index, bitcast, cast, size_expr
+from planish.ir.loops import Expr, as_index, cast
 from planish.ir.node import Node
 from planish.ir.ops.linalg import sums_in
-from planish.runtime.kernels.gemm import Along, Gemm, Roles, takes_matrix
+from planish.runtime.kernels.gemm import Along, Roles, takes_matrix
 from planish.runtime.kernels.nest import Index, Lowered, lowered
+from planish.runtime.kernels.parted import PartedGemm
 from planish.runtime.kernels.tiles import HIGHEST, WIDTHS, cycles, tiles
 from planish.runtime.target import Target
 
@@ -52,24 +53,16 @@ def may_skip(body: Graph, roles: Roles, anchor: Node, target: Target) -> bool:
     return known and flat and not matrix
 
 
-class BlockGemm(Gemm):
+class BlockGemm(PartedGemm):
     """A matmul kernel whose B has `kept` rows of panels, NR columns wide."""
 
     def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int, nr: int):
-        super().__init__(body, anchor, roles, target, packed=False, split=1)
-        p, width = self.product, nr // target.lanes(self.dtype)
-        self.mr, self.nr = heights(target, product(p.rows))[width], nr
-        count = -(-p.columns // nr)  # type: ignore[operator]
-        self.places = self._part("packed0", t.i32, (kept,))
-        self.starts = self._part("packed1", t.i64, (count + 1,))
-        self.values = self._part("packed2", self.b.dtype, (kept, nr))
-        self.first = self._part("packed3", t.u32, (count, nr)) if self.shifted else None
+        width = nr // target.lanes(sums_in(anchor.dtype))
+        mr = heights(target, product(roles.product.rows))[width]
+        super().__init__(body, anchor, roles, target, mr, nr)
+        self.places = self.part(0, t.i32, kept)
+        self.values = self.part(2, self.b.dtype, kept, nr)
         self.at: Expr = as_index(0)
-
-    def _part(self, name: str, dtype: t.DType, shape: tuple) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(map(size_expr, shape)))
-        self.nest.params.append(buffer)
-        return buffer
 
     def accumulate(self, batch: Index, panel: Expr, of_a: list[Along]) -> None:
         """tile[i, j] = sum over the steps of k that are there."""
@@ -85,11 +78,6 @@ class BlockGemm(Gemm):
             self._step(acc, of_a, batch, panel, k)
         self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
 
-    def _start(self, batch: Index, panel: Expr, j: Expr) -> Expr:
-        if self.first is None:
-            return Const(0.0 if self.dtype.is_float else 0, self.dtype)
-        return bitcast(self.nest.load(self.first, panel, j), self.dtype)
-
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
         return self.nest.load(self.values, self.at, j)
 
@@ -97,7 +85,7 @@ class BlockGemm(Gemm):
 def block_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target, kept: int, nr: int
 ) -> Lowered:
-    """The kernel of a contraction body. Arguments ("packed", 0 ..) are those of `BlockPanels`."""
+    """The kernel of a contraction body. Its panels are those of `block_panels`."""
     gemm = BlockGemm(body, anchor, roles, target, kept, nr)
     gemm.write()
     return lowered(gemm.nest, gemm.pull, name)

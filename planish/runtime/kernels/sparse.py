@@ -17,17 +17,18 @@ from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loop_expand import EXPAND, LANES, bits_in, expanded
-from planish.ir.loops import Buffer, Const, Expr, as_index, bitcast, scalar, size_expr
+from planish.ir.loops import Buffer, Expr, as_index, scalar, size_expr
 from planish.ir.node import Node
 from planish.ir.ops.linalg import sums_in
-from planish.runtime.bitmaps import BITS
-from planish.runtime.kernels.gemm import UNSIGNED, Along, Gemm, Roles, takes_matrix
+from planish.ir.ops.sparse import WORD
+from planish.runtime.kernels.gemm import UNSIGNED, Along, Roles, takes_matrix
 from planish.runtime.kernels.nest import Index, Lowered, lowered
+from planish.runtime.kernels.parted import PartedGemm
 from planish.runtime.target import Target
 
 # Columns of a panel: floats of one mask, or words of four; and rows of a tile, whose sums then take
 # 24 of 32 registers. All programs of a model read the same panels.
-COLUMNS, HIGHEST = BITS, 6
+COLUMNS, HIGHEST = WORD, 6
 # When it gains. Measured with two threads, a row by f32[768, 3072] and by f32[768, 50257]:
 #   kept                  all     0.5   0.3   0.1
 #   i8 from L2 caches      10 us   19    18    18     a vector takes some 3 cycles to expand
@@ -67,30 +68,21 @@ def why_zeros(
     return ""
 
 
-class SparseGemm(Gemm):
+class SparseGemm(PartedGemm):
     """A matmul kernel whose B is a bitmap of at most `kept` bytes, or floats."""
 
     def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int):
-        super().__init__(body, anchor, roles, target, packed=False, split=1)
-        p, dtype = self.product, t.u8 if roles.b.dtype == t.u32 else t.f32
-        many = product(p.rows)
-        self.mr, self.nr = (min(many, HIGHEST) if isinstance(many, int) else HIGHEST), COLUMNS
-        count = -(-p.columns // self.nr)  # type: ignore[operator]
-        self.values = self._part("packed2", dtype, (kept,))
-        self.shared = BITS // bits_in(self.values)  # vectors of a mask
-        sizes = (count, p.depth, self.nr // LANES // self.shared)
-        self.masks = self._part("packed0", t.i64, sizes)
-        self.starts = self._part("packed1", t.i64, (count + 1,))
-        self.first = self._part("packed3", t.u32, (count, self.nr)) if self.shifted else None
+        many = product(roles.product.rows)
+        mr = min(many, HIGHEST) if isinstance(many, int) else HIGHEST
+        super().__init__(body, anchor, roles, target, mr, COLUMNS)
+        depth = self.product.depth
+        self.values = self.part(2, t.u8 if roles.b.dtype == t.u32 else t.f32, kept)
+        self.shared = WORD // bits_in(self.values)  # vectors of a mask
+        self.masks = self.part(0, t.i64, self.count, depth, self.nr // LANES // self.shared)
         self.at = self.nest.local("at", t.i64, 1)
         self.once = isinstance(many, int) and many <= self.mr
-        shape = (LANES,) if self.once else (p.depth, self.nr)
+        shape = (LANES,) if self.once else (depth, self.nr)
         self.wide = self.nest.local("wide", self.b.dtype, *shape)
-
-    def _part(self, name: str, dtype: t.DType, shape: tuple) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(map(size_expr, shape)))
-        self.nest.params.append(buffer)
-        return buffer
 
     def write(self) -> None:
         """One parallel iteration for each panel."""
@@ -142,11 +134,6 @@ class SparseGemm(Gemm):
                     at = (as_index(i), v * LANES + j)
                     nest.store(acc, at, self._sum(a, nest.load(self.wide, j), nest.load(acc, *at)))
 
-    def _start(self, batch: Index, panel: Expr, j: Expr) -> Expr:
-        if self.first is None:
-            return Const(0.0 if self.dtype.is_float else 0, self.dtype)
-        return bitcast(self.nest.load(self.first, panel, j), self.dtype)
-
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
         return self.nest.load(self.wide, k, j)
 
@@ -154,7 +141,7 @@ class SparseGemm(Gemm):
 def sparse_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target, kept: int
 ) -> Lowered:
-    """The kernel of a contraction body. Arguments ("packed", 0 ..) are those of `BitPanels`."""
+    """The kernel of a contraction body. Its panels are those of `bit_panels`."""
     gemm = SparseGemm(body, anchor, roles, target, kept)
     gemm.write()
     return lowered(gemm.nest, gemm.pull, name)
