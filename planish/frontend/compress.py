@@ -31,6 +31,7 @@ from planish.ir.store import save_graph
 from planish.passes.compare import show_bytes, title_of
 from planish.passes.pipeline import Pipeline, pass_name
 from planish.passes.pipelines import pipeline as pipeline_named
+from planish.passes.table import table_text
 
 PIECES = 64  # of the text, each as long as the context, by which recipes are judged
 ROUNDS = 50  # turns of timing, at most
@@ -73,24 +74,17 @@ HEAD = ("recipe", "disk", "memory", "prefill ms", "tokens/s", "perplexity", "KL"
 
 @dataclass(frozen=True)
 class Frontier:
-    """Rows of recipes; prints as a table."""
+    """Rows of recipes; prints as a table. `pipelines` are the recipes, bound to what they saw."""
 
     rows: tuple[Row, ...]
+    pipelines: tuple[Pipeline, ...]
 
     def records(self) -> list[dict[str, Any]]:
         """For JSON."""
         return [asdict(row) for row in self.rows]
 
     def __str__(self) -> str:
-        lines = [HEAD, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                text.rjust(width) if i else text.ljust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        )
+        return table_text([HEAD, *(row.cells() for row in self.rows)])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw perplexity against size and against speed."""
@@ -143,10 +137,10 @@ def compress(
         zip(named, judged, loads, strict=True)
     ):
         prefill_time, decode_time = times[2 * at : 2 * at + 2]
-        memory = sum(x.nbytes for x in decode.bound.program.plan.params)
+        memory = decode.bound.program.memory.params
         disk = disk_bytes(stored(model, p))
         rows.append(Row(name, disk, memory, prefill_time * 1e3, 1 / decode_time, *judgement))
-    return Frontier(tuple(rows))
+    return Frontier(tuple(rows), tuple(p for _, p in named))
 
 
 def stored(model: Any, recipe: Pipeline) -> Graph:

@@ -23,6 +23,7 @@ from planish.ir.graph import Graph
 from planish.passes.measure import bytes_moved, flops, kernels, live_bytes, weight_bytes
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import PIPELINES, pipeline
+from planish.passes.table import table_text
 
 Program = Callable[..., Any]
 ROUNDS = 50  # at most; pipelines take turns, so that a busy machine slows all of them
@@ -60,14 +61,7 @@ class Table:
         shown = [(title, show, name) for title, show, name in COLUMNS if self.has(name)]
         lines = [[title for title, _, _ in shown]]
         lines += [[cell(show, getattr(row, name)) for _, show, name in shown] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                text.ljust(width) if i == 0 else text.rjust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return table_text(lines)
 
     def has(self, name: str) -> bool:
         """Whether any row knows this."""

@@ -21,6 +21,7 @@ from planish.ir.ops.quantize import dequantize
 from planish.passes.bf16 import viewed_of
 from planish.passes.pipeline import Step
 from planish.passes.quantize import Quantize
+from planish.passes.table import table_text
 
 VIEWS = ("transpose", "reshape")  # through which a weight is multiplied
 HEAD = ("layer", "shape", "bits", "scales", "SQNR dB", "bytes", "of f32", "why")
@@ -140,12 +141,4 @@ def layers_text(found: Sequence[Layer]) -> str:
     """A table with a line for each layer, and their sum."""
     before, after = (sum(x) for x in zip(*((y.bytes_before, y.bytes) for y in found), strict=True))
     total = ("all", "", "", "", "", f"{after:,}", f"{after / max(1, before):.3f}", "")
-    lines = [HEAD, *(x.cells() for x in found), total]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if i in (0, len(HEAD) - 1) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return table_text([HEAD, *(x.cells() for x in found), total], (0, len(HEAD) - 1))

@@ -12,7 +12,6 @@ Which kernels read what is stored without its zeros, depends on the target: the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,8 +21,9 @@ from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.sparse import bitmap_bytes
 from planish.passes.bitmap import Bitmap
-from planish.passes.pipeline import Pipeline, Step
+from planish.passes.pipeline import Step
 from planish.passes.prune import Prune
+from planish.passes.table import table_text
 
 HEAD = ("layer", "shape", "zeros", "kept", "why")
 KEPT = ("layer", "shape", "dtype", "zeros", "bytes", "of dense", "why")
@@ -70,16 +70,15 @@ class Zeros:
     found: list[Zeroed] = field(default_factory=list)
 
     def __call__(self, step: Step) -> None:
-        (ran,) = Pipeline.parse(step.name).passes if step.name.startswith("prune") else (None,)
-        if isinstance(ran, Prune):
-            self.found.extend(zeroed(step.before, step.after, ran))
+        if isinstance(step.ran, Prune):
+            self.found.extend(zeroed(step.before, step.after, step.ran))
 
     def records(self) -> list[dict[str, Any]]:
         """For JSON."""
         return [asdict(x) for x in self.found]
 
     def __str__(self) -> str:
-        return aligned([HEAD, *(x.cells() for x in self.found)])
+        return table_text([HEAD, *(x.cells() for x in self.found)], (0, len(HEAD) - 1))
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,8 @@ class Stored:
     found: list[Kept] = field(default_factory=list)
 
     def __call__(self, step: Step) -> None:
-        (ran,) = Pipeline.parse(step.name).passes if step.name.startswith("bitmap") else (None,)
-        if isinstance(ran, Bitmap):
-            self.found.extend(kept(step.before, ran))
+        if isinstance(step.ran, Bitmap):
+            self.found.extend(kept(step.before, step.ran))
 
     def records(self) -> list[dict[str, Any]]:
         """For JSON."""
@@ -130,17 +128,4 @@ class Stored:
     def __str__(self) -> str:
         before, after = (sum(getattr(x, n) for x in self.found) for n in ("bytes_before", "bytes"))
         total = ("all", "", "", "", f"{after:,}", f"{after / max(1, before):.3f}", "")
-        return aligned([KEPT, *(x.cells() for x in self.found), total])
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first and the last column begin at the left."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    ends = (0, len(widths) - 1)
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if i in ends else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+        return table_text([KEPT, *(x.cells() for x in self.found), total], (0, len(KEPT) - 1))

@@ -17,7 +17,6 @@ from planish.frontend.cli.common import (
 from planish.frontend.cli.compare import named
 from planish.frontend.compress import compress, stored
 from planish.frontend.pretrained import load_model
-from planish.frontend.quantize import calibrate
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
 from planish.ir.store import save_graph
@@ -62,8 +61,7 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     if plot is not None:
         table.plot(plot)
     if out is not None:
-        last = calibrate(made, recipes[-1], tokens[: len(tokens) // 2], threads=threads)
-        save_graph(stored(made, last), out)
+        save_graph(stored(made, table.pipelines[-1]), out)
     if not as_json:
         print(table)
         return
