@@ -27,6 +27,7 @@ from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.ir.evaluate import evaluate
 from planish.passes.autodiff import Grad
+from planish.passes.finite import check_finite
 from planish.passes.norms import input_norms
 from planish.passes.prune import check_ratio
 
@@ -106,8 +107,7 @@ def squares(model: Any, method: str, tokens: np.ndarray | None) -> dict[str, np.
     state = model.state_dict()
     weights = {n: x for n, x in state.items() if n.startswith("h.") and x.ndim == 2}
     for name, x in weights.items():
-        if not np.isfinite(x).all():
-            raise DataError(f"prune: {name} has numbers that are not finite; repair the weight")
+        check_finite("prune", name, x)
     factors: dict[str, Any] = dict.fromkeys(weights, 1)
     if method != "magnitude" and tokens is None:
         raise DataError(f"prune: method={method!r} needs tokens: ids of some text")

@@ -21,7 +21,6 @@ with the root of its length, as the sum itself does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
@@ -30,6 +29,7 @@ from planish.ir.ops.arithmetic import cast
 from planish.ir.ops.attention import attention
 from planish.ir.ops.linalg import matmul
 from planish.passes.rewrite import rewritten
+from planish.passes.skip import with_skipped
 
 STORED = ("input", "param", "update_slice")  # rounding these would pass over them in every run
 
@@ -53,11 +53,13 @@ class Bf16:
     skip: str = ""
 
     def __call__(self, graph: Graph) -> Graph:
-        wanted = {x for node in graph.nodes if (x := self.weight_of(node)) is not None}
+        found = {x.attrs["name"]: x for node in graph.nodes if (x := weight_of(node)) is not None}
+        stay = with_skipped("bf16", dict.fromkeys(found, ""), self.skip)
+        wanted = {x for name, x in found.items() if not stay[name]}
         rounded = Rounding()
 
         def step(node: Node) -> Node:
-            if self.weight_of(node) is not None:
+            if weight_of(node) in wanted:
                 return matmul(*map(rounded, node.inputs), out=t.f32)
             if is_computed_attention(node):
                 operands = (*map(rounded, node.inputs[:3]), *node.inputs[3:])
@@ -69,12 +71,12 @@ class Bf16:
 
         return rewritten(graph, step) if wanted else graph
 
-    def weight_of(self, node: Node) -> Node | None:
-        """The weight by which `node` multiplies in f32; None where it stays as it is."""
-        if node.op.name != "matmul" or node.dtype != t.f32 or node.inputs[1].dtype != t.f32:
-            return None
-        found = weight(node.inputs[1])
-        return None if found is None or fnmatchcase(found.attrs["name"], self.skip) else found
+
+def weight_of(node: Node) -> Node | None:
+    """The weight by which `node` multiplies in f32."""
+    if node.op.name != "matmul" or node.dtype != t.f32 or node.inputs[1].dtype != t.f32:
+        return None
+    return weight(node.inputs[1])
 
 
 def weight(x: Node) -> Node | None:

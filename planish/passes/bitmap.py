@@ -16,7 +16,6 @@ read, or are given the whole weight when the program is compiled, if that runs f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from planish.ir.groups import has_kernel
 from planish.ir.node import OPS, Node
 from planish.ir.ops.sparse import bitmap_bytes, bitmap_of, expand_bitmap
 from planish.ir.types import TensorType
+from planish.passes.skip import with_skipped
 
 SMALLEST = 1 << 12  # elements: of smaller arrays there is little to gain
 
@@ -67,14 +67,7 @@ class Bitmap:
             for name, node in graph.param_nodes.items()
             if name in graph.params
         }
-        if self.skip:
-            skipped = [x for x in found if fnmatchcase(x, self.skip)]
-            if not skipped:
-                raise DataError(
-                    f"bitmap: skip={self.skip!r} matches no weight of {', '.join(found) or 'none'}"
-                )
-            found.update(dict.fromkeys(skipped, f"its name matches {self.skip!r}"))
-        return found
+        return with_skipped("bitmap", found, self.skip)
 
     def _reason(self, graph: Graph, node: Node) -> str:
         array = graph.params[node.attrs["name"]]

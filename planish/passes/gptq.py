@@ -27,7 +27,8 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.passes.calibrate import Samples, digest
-from planish.passes.quantize import Quantize, check_finite, products, reads_rows
+from planish.passes.finite import check_all_finite
+from planish.passes.quantize import Quantize, products, reads_rows
 
 BLOCK = 128  # columns of which errors reach the rest of the matrix at once
 DAMPING = 0.01  # of the mean second moment: directions in which nothing was seen stay tame
@@ -76,7 +77,7 @@ class Gptq:
         if self.weights is not None:
             return self
         found = self.chosen(graph)
-        check_finite(graph, {name for name, _ in found})
+        check_all_finite("gptq", graph, {name for name, _ in found})
         moments: dict[str, np.ndarray] = {}
         for arrays in samples.values(graph, [node.inputs[0] for _, node in found]):
             for (name, _), x in zip(found, arrays, strict=True):

@@ -24,10 +24,8 @@ see `masks`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -35,7 +33,9 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.passes.bf16 import viewed_of
+from planish.passes.finite import check_finite
 from planish.passes.masks import Pattern, lowest_of_all
+from planish.passes.skip import with_skipped
 
 METHODS = ("magnitude", "wanda")
 SCOPES = ("tensor", "row", "global")
@@ -109,18 +109,7 @@ class Prune:
         """For each weight why it stays as it is; "" where it does not."""
         nodes = {n: x for n, x in graph.param_nodes.items() if x.dtype.is_float}
         found = {name: _reason(graph, node) for name, node in nodes.items()}
-        if self.skip:
-            skipped = [name for name in found if self.skips(name)]
-            if not skipped:
-                raise DataError(
-                    f"prune: skip={self.skip!r} matches no weight of {', '.join(found) or 'none'}"
-                )
-            found.update(dict.fromkeys(skipped, f"its name matches {self.skip!r}"))
-        return found
-
-    def skips(self, name: str) -> bool:
-        """Whether the option names this weight, with or without ".weight"."""
-        return any(fnmatchcase(x, self.skip) for x in (name, name.removesuffix(".weight")))
+        return with_skipped("prune", found, self.skip)
 
 
 def check_ratio(what: str, ratio: object) -> None:
@@ -163,11 +152,5 @@ def products(graph: Graph) -> list[Node]:
 
 def score(name: str, array: np.ndarray, turned: bool) -> np.ndarray:
     """|w| as [out, in]; refused where it is no number, which has no place in an order."""
-    found = np.abs(array.T if turned else array).astype(np.float32)
-    if not math.isfinite(found.sum(dtype=np.float64)) and not np.isfinite(found).all():
-        at = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-        raise DataError(
-            f"prune: {name} has {array[at]} at {list(at)}; repair the weight, or leave it as it is "
-            f"with skip={name!r}"
-        )
-    return found
+    check_finite("prune", name, array)
+    return np.abs(array.T if turned else array).astype(np.float32)

@@ -35,9 +35,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-
-import numpy as np
 
 from planish.ir import types as t
 from planish.ir.errors import DataError
@@ -49,7 +46,9 @@ from planish.ir.ops.linalg import matmul, scaled_matmul, swap_last
 from planish.ir.ops.quantize import dequantize, quantize, scale_of
 from planish.passes.bf16 import viewed_of, weight
 from planish.passes.calibrate import METHODS, Histogram, Samples, digest, scale_by
+from planish.passes.finite import check_all_finite
 from planish.passes.rewrite import rewritten
+from planish.passes.skip import with_skipped
 
 MODES = ("dynamic", "static", "weights")
 GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
@@ -94,7 +93,7 @@ class Quantize:
 
     def __call__(self, graph: Graph) -> Graph:
         chosen = {name for name, reason in self.reasons(graph).items() if not reason}
-        check_finite(graph, chosen)
+        check_all_finite("quantize", graph, chosen)
         self.check_bound(products(graph, chosen))
         work = _Rewriting(self, chosen)
         return rewritten(graph, work.step) if chosen else graph
@@ -130,13 +129,7 @@ class Quantize:
             for name, node in graph.param_nodes.items()
             if node.type.rank > 1 and node.dtype.is_float
         }
-        if self.skip:
-            skipped = [name for name in found if self.skips(name)]
-            if not skipped:
-                listed = ", ".join(found) or "none"
-                raise DataError(f"quantize: skip={self.skip!r} matches no weight of {listed}")
-            found.update(dict.fromkeys(skipped, f"its name matches {self.skip!r}"))
-        return found
+        return with_skipped("quantize", found, self.skip)
 
     def _too_coarse(self, param: Node, graph: Graph) -> str:
         """Why a weight cannot be, or should not be, of 4 bits."""
@@ -152,10 +145,6 @@ class Quantize:
     def group_size(self) -> int:
         """How many weights share a scale, where it is a matter of groups."""
         return self.group or GROUP
-
-    def skips(self, name: str) -> bool:
-        """Whether the option names this weight, with or without ".weight"."""
-        return any(fnmatchcase(x, self.skip) for x in (name, name.removesuffix(".weight")))
 
 
 def _reason(param: Node, graph: Graph) -> str:
@@ -213,18 +202,6 @@ def reads_rows(node: Node) -> bool:
     if node.op.name == "take":
         return node.attrs["axis"] == 0
     return (node.attrs["starts"][1], node.attrs["stops"][1]) == (0, node.inputs[0].shape[1])
-
-
-def check_finite(graph: Graph, names: set[str]) -> None:
-    """Refuse NaN and infinity: they have no integers, and would take their channel with them."""
-    for name in sorted(names & graph.params.keys()):
-        array = graph.params[name]
-        if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
-            at = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-            raise DataError(
-                f"quantize: {name} has {array[at]} at {list(at)}, which no integer stands for; "
-                f"repair the weight, or leave it as it is with skip={name!r}"
-            )
 
 
 @dataclass

@@ -9,6 +9,7 @@ import planish as pl
 from planish.ir.errors import DataError
 from planish.ir.evaluate import evaluate
 from planish.ir.ops.sparse import bitmap_bytes, bitmap_of
+from planish.passes.bf16 import Bf16
 from planish.passes.bitmap import Bitmap
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN, PIPELINES
@@ -26,6 +27,8 @@ def test_options_are_checked(saving: object) -> None:
         Bitmap(saving)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="skip='head' matches no weight of wte"):
         Bitmap(skip="head")(graph(0.5))
+    with pytest.raises(DataError, match="bf16: skip='head' matches no weight of"):
+        Bf16(skip="head")(graph(0.5))
 
 
 @pytest.mark.parametrize("pipeline", ["bitmap", "quantize,cse,fold,bitmap", "bf16,fold,bitmap"])
