@@ -59,9 +59,10 @@ def compiled(
 ) -> Compiled:  # fmt: skip
     """`compile` of a graph; programs that are made with the same `panels` share packed weights."""
     machine, passes = Target.parse(target), pipeline_named(pipeline)
-    origin = Origin(graph.treedef, str(passes), digest(graph_text(graph)))
+    text = graph_text(graph)
+    origin = Origin(graph.treedef, str(passes), digest(text))
     files = cache_at(cache_folder() if cache else None)
-    key = kept.key_of(graph, passes, machine) if files.folder else None
+    key = kept.key_of(graph, text, passes, machine) if files.folder else None
     found = files.get(key) if key else None
     if found is not None:
         image, recipes = kept.unpacked(found)

@@ -5,8 +5,7 @@ make them of the model's own. Weights themselves are not kept. The key is a dige
 text, of the pipeline and the target, and of planish itself.
 
 Not kept is what a text does not say: a pipeline with a pass that has no name, a program with
-numbers of weights in its code, panels of several weights (those of 4 bits, with their scales), or
-weights that were computed from others and nobody wrote down how.
+numbers of weights in its code, or weights that were computed from others and nobody wrote down how.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from planish.runtime.target import Target
 _LENGTH = struct.Struct("<q")
 
 
-def key_of(graph: Graph, pipeline: Pipeline, target: Target) -> str | None:
-    """What a program is kept under; None where that cannot be said."""
-    text = str(pipeline)
+def key_of(graph: Graph, text: str, pipeline: Pipeline, target: Target) -> str | None:
+    """What the program of a graph, which has this text, is kept under; None if none can be said."""
+    passes = str(pipeline)
     try:
-        if Pipeline.parse(text) != pipeline:
+        if Pipeline.parse(passes) != pipeline:
             return None
     except PlanishError:
         return None
     facts = (target.name, target.triple, target.cpu, target.feature_text)
     types = [f"{name}: {x.dtype}{list(x.shape)}" for name, x in graph.params.items()]
-    return digest("program", graph_text(graph), *types, text, *facts, ours())
+    return digest("program", text, *types, passes, *facts, ours())
 
 
 @cache
@@ -62,9 +61,9 @@ def packed(image: Image, before: Graph, after: Graph) -> bytes | None:
     `before` is the graph that the key is of, `after` what the passes made of it.
     """
     recipes: dict[str, str] = {}
-    if "" in after.made or any(len(x.names) > 1 for x in image.made):
+    if "" in after.made:
         return None
-    for name in dict.fromkeys(x.names[0] for x in image.made):
+    for name in dict.fromkeys(name for x in image.made for name in x.names):
         if not _noted(name, after.params[name], before, after, recipes):
             return None
     head = json.dumps(recipes).encode()

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.data import as_tokens
-from planish.frontend.nn.layers import BLANK
-from planish.frontend.structured import Shares, pieces, shrunk
+from planish.frontend.structured import Shares, pieces, shrunk, with_state
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
@@ -56,10 +55,7 @@ def _zeroed(model: Any, options: Prune, ids: np.ndarray | None) -> Any:
     graph = trace(model, spec(("B", Dim("T", max=model.config["max_seq_len"])), "i32"))
     runs = None if ids is None else pieces(model, ids)
     weights = options.run(graph, _norms(options, graph, runs)).params
-    made = type(model)(**{**model.config, "seed": BLANK})
-    made.load_state_dict({**model.state_dict(), **weights})
-    made.config["seed"] = model.config["seed"]
-    return made
+    return with_state(model, {**model.state_dict(), **weights})
 
 
 def _norms(options: Prune, graph: Graph, runs: Iterable[Any] | None) -> dict[str, np.ndarray]:

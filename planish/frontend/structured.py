@@ -81,9 +81,14 @@ def shrunk(model: Any, shares: Shares, method: str, tokens: np.ndarray | None) -
         "head_dim": width if shares.heads else config["head_dim"],
         "hidden_dim": kept["channels"] if shares.channels else config["hidden_dim"],
     }
-    made = type(model)(**{**config, **sizes, "seed": BLANK})
-    made.load_state_dict(new)
-    made.config["seed"] = config["seed"]
+    return with_state(model, new, **sizes)
+
+
+def with_state(model: Any, state: Arrays, **sizes: Any) -> Any:
+    """A model like this one but for some sizes, with these weights."""
+    made = type(model)(**{**model.config, **sizes, "seed": BLANK})
+    made.load_state_dict(state)
+    made.config["seed"] = model.config["seed"]
     return made
 
 

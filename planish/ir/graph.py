@@ -34,7 +34,8 @@ class Graph:
     of keys ("0", "1" for a tuple's places or a dict's names).
 
     `made` says of params that a pass computed what they are: a graph, with the arrays that it read.
-    Under the name "" it has a number that became a constant.
+    Under the name "" stands that what is compiled depends on numbers of weights: one became a
+    constant, or zeros decide what is stored.
     """
 
     name: str

@@ -64,7 +64,7 @@ def digest(found: Mapping[str, Any]) -> str:
         total.update(name.encode())
         for x in found[name] if isinstance(found[name], tuple) else (found[name],):
             total.update(np.ascontiguousarray(x).tobytes())
-    return total.hexdigest()[:8]
+    return total.hexdigest()[:16]
 
 
 class Histogram:

@@ -32,7 +32,7 @@ from planish.runtime.kernels.gemm import (
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
-from planish.runtime.kernels.scaled import is_nibbles, nibble_rows, tile_of
+from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
@@ -128,15 +128,10 @@ class Operands(Draft):
         names = tuple(name for x in given for name in x.values())
         leaves = tuple(leaf for x in given for leaf in x)
         made = Made(names, view_text(anchor.inputs[1:], leaves), nr)
-        key = (made, "nibbles")
+        key = (made,)
         if key not in self.packed_weights:
-            b, scale = (
-                computed(x, {leaf: self.graph.params[name] for leaf, name in known.items()})
-                for x, known in zip(anchor.inputs[1:], given, strict=True)
-            )
-            found = nibble_rows(b, scale)
-            words = input_(name="words", type=TensorType(t.u32, found.shape))
-            (panels,) = self.packing.panels(key, words, {words: found}, nr)
+            arrays = dict(zip(leaves, (self.graph.params[x] for x in names), strict=True))
+            (panels,) = self.packing.nibbles(key, anchor.inputs[1:], arrays, nr)
             type_ = TensorType(t.u32, panels.shape)
             slot = self.constant(panels, type_, f"{names[0]} (packed)", made)
             self.packed_weights[key] = (slot,)

@@ -16,10 +16,13 @@ from planish.ir import types as t
 from planish.ir.graph import Graph
 from planish.ir.mapped import release
 from planish.ir.node import Node
+from planish.ir.ops.leaf import input_
 from planish.ir.parse import parse
+from planish.ir.types import TensorType
 from planish.runtime.bitmaps import bit_panels, block_panels
 from planish.runtime.crew import Crew
 from planish.runtime.gate import ProcessLock
+from planish.runtime.kernels.scaled import nibble_rows
 from planish.runtime.kernels.words import WORDS
 from planish.runtime.memory import Room
 from planish.runtime.plan import Made
@@ -112,6 +115,14 @@ class Packing:
         first = unsigned_start(matrix) if shifted else None
         return self.parts((*key, b.type), values, block_panels(matrix, nr, first))
 
+    def nibbles(
+        self, key: Key, sides: tuple[Node, ...], given: Given, nr: int
+    ) -> tuple[np.ndarray]:
+        """Panels of weights of 4 bits and of their scales, `sides`: see `nibble_rows`."""
+        found = nibble_rows(*(computed(x, given) for x in sides))
+        words = input_(name="words", type=TensorType(t.u32, found.shape))
+        return self.panels(key, words, {words: found}, nr)
+
     def parts(
         self, key: Key, source: np.ndarray, arrays: tuple[np.ndarray, ...]
     ) -> tuple[np.ndarray, ...]:
@@ -129,17 +140,19 @@ class Packing:
 def params_of(
     made: Sequence[Made], arrays: Mapping[str, np.ndarray], panels: Panels | None = None
 ) -> tuple[np.ndarray, ...]:
-    """The params of a plan, made again of a graph's: those that are made of one each."""
+    """The params of a plan, made again of a graph's: all but those that know zeros."""
     with (panels or Panels()).packing() as packing:
-        return tuple(_param(x, arrays[x.names[0]], packing) for x in made)
+        return tuple(_param(x, [arrays[name] for name in x.names], packing) for x in made)
 
 
-def _param(made: Made, array: np.ndarray, packing: Packing) -> np.ndarray:
+def _param(made: Made, arrays: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
     if not made.view:
-        return packing.plain(made.names[0], array)
+        return packing.plain(made.names[0], arrays[0])
     view = parse(made.view, more=WORDS.values())
-    (leaf,), (b,) = view.inputs, view.outputs
-    return packing.panels((made,), b, {leaf: array}, made.width, made.shifted)[0]
+    given = dict(zip(view.inputs, arrays, strict=True))
+    if len(view.outputs) > 1:
+        return packing.nibbles((made,), view.outputs, given, made.width)[0]
+    return packing.panels((made,), view.outputs[0], given, made.width, made.shifted)[0]
 
 
 def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

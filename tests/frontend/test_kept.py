@@ -19,6 +19,7 @@ import planish.numpy as pnp
 from planish.frontend import kept
 from planish.frontend.generate import Generator
 from planish.ir.graph import Graph
+from planish.ir.text import graph_text
 from planish.passes.pipelines import PIPELINES, pipeline
 from planish.runtime import build
 from planish.runtime.cache import CacheWarning
@@ -53,6 +54,10 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def graph_of(seed: int = 0, most: int = 6) -> Graph:
     return pl.trace(small_model(seed=seed), pl.spec(("B", pl.Dim("T", max=most)), "i32"))
+
+
+def key_of(graph: Graph, passes: pl.Pipeline, target: Target) -> str | None:
+    return kept.key_of(graph, graph_text(graph), passes, target)
 
 
 @pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith(("train", "sparse"))])
@@ -106,13 +111,25 @@ def test_weights_that_cannot_be_rounded_are_refused_by_name(bad: float, folder: 
         pl.compile(graph, pipeline="int8")
 
 
+def test_weights_of_4_bits_are_made_again_of_others(folder: Path, built: list[Any]) -> None:
+    for seed in range(2):
+        model = pl.TinyGPT(70, 64, num_layers=1, num_heads=2, max_seq_len=8, dropout=0.0, seed=seed)
+        graph = pl.trace(model, pl.spec(("B", pl.Dim("T", max=8)), "i32"))
+        first, second = (pl.compile(graph, pipeline="int4") for _ in range(2))
+        want = pl.compile(graph, pipeline="int4", cache=False)
+        for program in (first, second):
+            assert np.array_equal(program(TOKENS), want(TOKENS))
+        assert sum(len(x.names) > 1 for x in second.image.made) == 4
+    assert len(built) == 3
+
+
 def halved(graph: Graph) -> Graph:
     return replace(graph, params={n: x / 2 for n, x in graph.params.items()})
 
 
 def test_what_a_text_does_not_say_is_not_kept(folder: Path, built: list[Any]) -> None:
     passes = pl.Pipeline(halved) + pipeline("O2")
-    assert kept.key_of(graph_of(), passes, Target.host()) is None
+    assert key_of(graph_of(), passes, Target.host()) is None
     for seed in range(2):
         pl.compile(graph_of(seed), pipeline=passes)
     assert len(built) == 2 and not folder.exists()
@@ -152,14 +169,14 @@ def test_numbers_of_weights_in_the_code_are_not_shared(factor: float, folder: Pa
 def test_the_key_is_of_all_that_matters() -> None:
     graph, host = graph_of(), Target.host()
     keys = [
-        kept.key_of(graph, pipeline("O2"), host),
-        kept.key_of(graph, pipeline("O1"), host),
-        kept.key_of(graph, pipeline("O2"), Target.parse("x86-64-v3")),
-        kept.key_of(pl.trace(small_model(), pl.spec((1, 6), "i32")), pipeline("O2"), host),
-        kept.key_of(graph_of(most=5), pipeline("O2"), host),
+        key_of(graph, pipeline("O2"), host),
+        key_of(graph, pipeline("O1"), host),
+        key_of(graph, pipeline("O2"), Target.parse("x86-64-v3")),
+        key_of(pl.trace(small_model(), pl.spec((1, 6), "i32")), pipeline("O2"), host),
+        key_of(graph_of(most=5), pipeline("O2"), host),
     ]
     assert len(set(keys)) == len(keys) and None not in keys
-    assert kept.key_of(graph_of(1), pipeline("O2"), host) == keys[0]  # not of weights
+    assert key_of(graph_of(1), pipeline("O2"), host) == keys[0]  # not of weights
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "swap"])

@@ -7,7 +7,7 @@ checked, and every mistake listed, before the first weight is read; a model is w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,16 @@ def blank(cls: type, path: Path, config: Mapping[str, Any], arrays: int) -> Any:
     except (PlanishError, TypeError) as error:
         raise ArtifactError(f"{path}: {error}") from error
     return model
+
+
+def parted(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Part, np.ndarray]]:
+    """The weights of a file that is to be written: which of ours, and which rows of it."""
+    for name, array in arrays.items():
+        at = 0
+        for part in plan[name]:
+            rows = array[at : at + (part.rows or len(array))]
+            at += len(rows)
+            yield name, part, rows
 
 
 def _mistakes(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend.formats.assemble import Part, Stored, assemble
+from planish.frontend.formats.assemble import Part, Stored, assemble, parted
 from planish.frontend.formats.gguf_blocks import NAMED, Kind
 from planish.frontend.formats.gguf_file import GGUF, write_gguf
 from planish.frontend.formats.gguf_words import tokenizer_facts
@@ -56,17 +56,13 @@ def save_gguf(
     plan, tensors = _plan(model), {}
     width = model.config["embed_dim"] // model.config["num_heads"]
     apart = model.config["positions"] == "rope" and not model.config["rope_interleaved"]
-    for name, array in completed(model).items():
-        at = 0
-        for part in plan[name]:
-            rows = array[at : at + (part.rows or len(array))]
-            at += len(rows)
-            if apart and part.name.endswith(("attn_q.weight", "attn_k.weight")):
-                rows = neighbours(rows, width)
-            kind = _kind_for(part.name, rows, NAMED[dtype])
-            tensors[part.name] = (rows, kind)
-            if kind.name != "f32" and not np.abs(rows).max() <= HALF:
-                raise DataError(f"{name} has numbers that {kind.name} has not: use dtype='f32'")
+    for name, part, rows in parted(plan, completed(model)):
+        if apart and part.name.endswith(("attn_q.weight", "attn_k.weight")):
+            rows = neighbours(rows, width)
+        kind = _kind_for(part.name, rows, NAMED[dtype])
+        tensors[part.name] = (rows, kind)
+        if kind.name != "f32" and not np.abs(rows).max() <= HALF:
+            raise DataError(f"{name} has numbers that {kind.name} has not: use dtype='f32'")
     write_gguf(path, facts, tensors)
     return {name: kind.name for name, (_, kind) in tensors.items()}
 

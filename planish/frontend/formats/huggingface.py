@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from planish.frontend.checkpoint import read_file
-from planish.frontend.formats.assemble import Part, Plan, assemble, stored
+from planish.frontend.formats.assemble import Part, Plan, assemble, parted, stored
 from planish.frontend.formats.hf_config import family_of, our_config, their_config
 from planish.frontend.strict import strict_json
 from planish.frontend.tokenizers.base import Tokenizer
@@ -66,15 +66,10 @@ def save_folder(model: Any, folder: Path, tokenizer: Tokenizer | None = None) ->
     prefix = PREFIX[family]
     plan = gpt2_plan(model, prefix) if family == "gpt2" else llama_plan(model, prefix)
     arrays = {}
-    for name, array in completed(model).items():
-        at = 0
-        for part in plan[name]:
-            rows = part.rows or len(array)
-            piece = array[at : at + rows]
-            if model.config["rope_interleaved"] and re.search(r"\.[qk]_proj\.", part.name):
-                piece = halved(piece, model.config["embed_dim"] // model.config["num_heads"])
-            arrays[part.name] = np.ascontiguousarray(piece.T if part.turned else piece)
-            at += rows
+    for _, part, rows in parted(plan, completed(model)):
+        if model.config["rope_interleaved"] and re.search(r"\.[qk]_proj\.", part.name):
+            rows = halved(rows, model.config["embed_dim"] // model.config["num_heads"])
+        arrays[part.name] = np.ascontiguousarray(rows.T if part.turned else rows)
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
