@@ -47,10 +47,11 @@ def writers(path: Path) -> dict[str, Callable[[], Any]]:
         "save": lambda: pl.save(small_model(), path),
         "save_graph": lambda: pl.save_graph(graph, path),
         "trainer": lambda: small_trainer().save(path),
+        "gguf": lambda: small_model().save_gguf(path),
     }
 
 
-@pytest.mark.parametrize("name", ["save", "save_graph", "trainer"])
+@pytest.mark.parametrize("name", ["save", "save_graph", "trainer", "gguf"])
 def test_row_80_what_stands_at_the_path(name: str, tmp_path: Path) -> None:
     folder, target = tmp_path / "folder.safetensors", tmp_path / "target"
     folder.mkdir()

@@ -75,6 +75,7 @@ def test_llama_has_the_numbers_of_numpy(tmp_path: Path, options: dict) -> None:
     near_reference(logits(model), references.llama, arrays, config)
     greedy = model.generate(TOKENS[:5], 6, temperature=0)
     seen = TOKENS[:5].tolist()
+    assert len(greedy) == 6
     for token in greedy:
         assert token == references.llama(arrays, config, np.array(seen), np.float64)[-1].argmax()
         seen.append(int(token))
@@ -86,7 +87,9 @@ def test_a_scaled_model_writes_what_it_predicts(tmp_path: Path) -> None:
     arrays = gpt2_arrays(config)
     model = pl.TinyGPT.from_pretrained(write_folder(tmp_path / "m", config, arrays))
     seen = TOKENS[:4].tolist()
-    for token in model.generate(TOKENS[:4], 8, temperature=0):
+    greedy = model.generate(TOKENS[:4], 8, temperature=0)
+    assert len(greedy) == 8
+    for token in greedy:
         assert token == references.gpt2(arrays, config, np.array(seen), np.float64)[-1].argmax()
         seen.append(int(token))
 

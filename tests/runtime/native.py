@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 
 from planish.ir import types as t
 from planish.ir.errors import TargetError
@@ -38,6 +39,16 @@ def targets(kernel: Kernel) -> list[Target]:
             continue
         found.append(Target.parse(name))
     return found
+
+
+def here(name: str) -> Target:
+    """A processor whose code runs here; the test is skipped where it does not."""
+    target = Target.parse(name)
+    try:
+        target.require_host()
+    except TargetError:
+        pytest.skip(f"no {name}")
+    return target
 
 
 def module_text(kernel: Kernel, target: Target) -> str:

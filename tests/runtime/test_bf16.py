@@ -24,6 +24,7 @@ from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target
+from tests.runtime.native import here
 
 RNG = np.random.default_rng(0)
 TARGETS = ("host", "znver4", "x86-64-v3")  # matrix unit if there is one; vdpbf16ps; shifts and fma
@@ -47,15 +48,6 @@ def turned(x: Node) -> Node:
 
 def product(a: Node, b: Node) -> Node:
     return OPS["matmul"](a, b, out=t.f32)
-
-
-def here(name: str) -> Target:
-    target = Target.parse(name)
-    try:
-        target.require_host()
-    except TargetError:
-        pytest.skip(f"no {name}")
-    return target
 
 
 def close(got: tuple[np.ndarray, ...], want: tuple[np.ndarray, ...]) -> None:

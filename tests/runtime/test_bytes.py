@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from planish.ir import types as t
-from planish.ir.errors import TargetError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
@@ -17,6 +16,7 @@ from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target
+from tests.runtime.native import here
 
 RNG = np.random.default_rng(0)
 TARGETS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")  # vpdpbusd here; vpmaddwd of 3 widths
@@ -43,15 +43,6 @@ def turned(x: Node) -> Node:
 
 def product(a: Node, b: Node) -> Node:
     return OPS["matmul"](a, b, out=t.i32)
-
-
-def here(name: str) -> Target:
-    target = Target.parse(name)
-    try:
-        target.require_host()
-    except TargetError:
-        pytest.skip(f"no {name}")
-    return target
 
 
 def run(graph: Graph, target: Target, *arrays: np.ndarray) -> Plan:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from planish.ir import types as t
-from planish.ir.errors import DTypeError, ShapeError, TargetError
+from planish.ir.errors import DTypeError, ShapeError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
@@ -18,6 +18,7 @@ from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target
+from tests.runtime.native import here
 
 RNG = np.random.default_rng(0)
 SIZES = [  # rows, depth, columns, group
@@ -60,15 +61,6 @@ def many(kind: t.DType) -> tuple[Graph, list[np.ndarray]]:
     params = {name: a for part in parts for name, a in part.params.items()}
     inputs, outputs = (sum((part[i] for part in ends), ()) for i in (0, 1))
     return Graph("many", inputs, outputs, params), [activations(kind, *x.shape) for x in inputs]
-
-
-def here(name: str) -> Target:
-    target = Target.parse(name)
-    try:
-        target.require_host()
-    except TargetError:
-        pytest.skip(f"no {name}")
-    return target
 
 
 def labels(plan: Plan) -> list[str]:
