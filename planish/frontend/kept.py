@@ -14,6 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -104,7 +105,7 @@ def weights_of(
         reads = {n: arrays[n] for n in source.param_nodes}
         if not all(map(_is_finite, reads.values())):
             return None
-        made = evaluate(parse(text, reads))
+        made = evaluate(replace(source, params=reads))
         arrays[name] = made[0] if isinstance(made, tuple) else made
         arrays[name].flags.writeable = False
     return {name: arrays[name] for x in image.made for name in x.names}

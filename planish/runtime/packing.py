@@ -141,14 +141,19 @@ def params_of(
     made: Sequence[Made], arrays: Mapping[str, np.ndarray], panels: Panels | None = None
 ) -> tuple[np.ndarray, ...]:
     """The params of a plan, made again of a graph's: all but those that know zeros."""
+    texts = {x.view for x in made if x.view}
+    views = {text: parse(text, more=WORDS.values()) for text in sorted(texts)}
     with (panels or Panels()).packing() as packing:
-        return tuple(_param(x, [arrays[name] for name in x.names], packing) for x in made)
+        return tuple(
+            _param(x, views.get(x.view), [arrays[name] for name in x.names], packing) for x in made
+        )
 
 
-def _param(made: Made, arrays: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
-    if not made.view:
+def _param(
+    made: Made, view: Graph | None, arrays: Sequence[np.ndarray], packing: Packing
+) -> np.ndarray:
+    if view is None:
         return packing.plain(made.names[0], arrays[0])
-    view = parse(made.view, more=WORDS.values())
     given = dict(zip(view.inputs, arrays, strict=True))
     if len(view.outputs) > 1:
         return packing.nibbles((made,), view.outputs, given, made.width)[0]
