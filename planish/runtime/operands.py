@@ -62,7 +62,7 @@ class Operands(Draft):
     """Adds the steps that operands of matmuls need."""
 
     packed: dict[tuple, Slot] = field(default_factory=dict)
-    packed_weights: dict[tuple, tuple[Slot, ...]] = field(default_factory=dict)
+    packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
@@ -127,15 +127,9 @@ class Operands(Draft):
         _, nr = tile_of(self.target, rows, anchor.shape[-1], lanes)
         names = tuple(name for x in given for name in x.values())
         leaves = tuple(leaf for x in given for leaf in x)
-        made = Made(names, view_text(anchor.inputs[1:], leaves), nr)
-        key = (made,)
-        if key not in self.packed_weights:
-            arrays = dict(zip(leaves, (self.graph.params[x] for x in names), strict=True))
-            (panels,) = self.packing.nibbles(key, anchor.inputs[1:], arrays, nr)
-            type_ = TensorType(t.u32, panels.shape)
-            slot = self.constant(panels, type_, f"{names[0]} (packed)", made)
-            self.packed_weights[key] = (slot,)
-        return self.packed_weights[key][0]
+        arrays = dict(zip(leaves, (self.graph.params[x] for x in names), strict=True))
+        made = Made(names, "nibbles", view_text(anchor.inputs[1:], leaves), nr)
+        return self.packed_param(made, anchor.inputs[1:], arrays, f"{names[0]} (packed)")[0]
 
     def rows_now(self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node) -> Node:
         """A step that copies the rows of a matmul's A, as an operand to read."""
@@ -161,7 +155,11 @@ class Operands(Draft):
         if names := self.weights_of(body, operands, roles.b):
             given = {leaf: self.graph.params[name] for leaf, name in names.items()}
             form = self.form(body, roles, anchor, given, nr)
-            panels = self.packed_param(tuple(names.values()), given, roles, form)
+            found = tuple(names.values())
+            view = view_text((roles.b,), tuple(given))
+            made = Made(found, form.kind, view, form.nr, roles.shifted)
+            text = f"{found[0]} (packed{form.note})"
+            panels = self.packed_param(made, (roles.b,), given, text)
         elif not is_direct(body, roles, nr):
             form = Form("panels", nr)
             panels = (self.packed_now(node, body, operands, roles.b, nr),)
@@ -188,20 +186,15 @@ class Operands(Draft):
         return Form("bitmap", COLUMNS, " without zeros")
 
     def packed_param(
-        self, names: tuple[str, ...], given: Given, roles: Roles, form: Form
+        self, made: Made, view: tuple[Node, ...], given: Given, text: str
     ) -> tuple[Slot, ...]:
         """The panels of a B that is a weight, packed here and now."""
-        b = roles.b
-        made = Made(names, view_text((b,), tuple(given)), form.nr, roles.shifted)
-        key = (made,) if form.kind == "panels" else (made, form.kind)
-        if key not in self.packed_weights:
-            make = getattr(self.packing, form.kind)
-            text = f"{names[0]} (packed{form.note})"
-            self.packed_weights[key] = tuple(
-                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, made)
-                for x in make(key, b, given, form.nr, roles.shifted)
+        if made not in self.packed_weights:
+            self.packed_weights[made] = tuple(
+                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, replace(made, part=i))
+                for i, x in enumerate(self.packing.packed(made, view, given))
             )
-        return self.packed_weights[key]
+        return self.packed_weights[made]
 
     def weights_of(self, body: Graph, operands: tuple[Node, ...], b: Node) -> dict[Node, str]:
         """The leaves that `b` is made of with their names, where all are weights; else nothing.

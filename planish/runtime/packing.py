@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -72,6 +73,13 @@ class Packing:
             known = self.made[key] = weakref.ref(array), kept
         return known[1]
 
+    def packed(self, made: Made, view: Sequence[Node], given: Given) -> tuple[np.ndarray, ...]:
+        """What weights become for a kernel, in its parts."""
+        if made.kind == "nibbles":
+            return self.nibbles((made,), view, given, made.width)
+        make = {"panels": self.panels, "bitmap": self.bitmap, "blocks": self.blocks}[made.kind]
+        return make((made,), view[0], given, made.width, made.shifted)
+
     def panels(
         self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
     ) -> tuple[np.ndarray]:
@@ -115,9 +123,7 @@ class Packing:
         first = unsigned_start(matrix) if shifted else None
         return self.parts((*key, b.type), values, block_panels(matrix, nr, first))
 
-    def nibbles(
-        self, key: Key, sides: tuple[Node, ...], given: Given, nr: int
-    ) -> tuple[np.ndarray]:
+    def nibbles(self, key: Key, sides: Sequence[Node], given: Given, nr: int) -> tuple[np.ndarray]:
         """Panels of weights of 4 bits and of their scales, `sides`: see `nibble_rows`."""
         found = nibble_rows(*(computed(x, given) for x in sides))
         words = input_(name="words", type=TensorType(t.u32, found.shape))
@@ -140,24 +146,20 @@ class Packing:
 def params_of(
     made: Sequence[Made], arrays: Mapping[str, np.ndarray], panels: Panels | None = None
 ) -> tuple[np.ndarray, ...]:
-    """The params of a plan, made again of a graph's: all but those that know zeros."""
+    """The params of a plan, made again of a graph's."""
     texts = {x.view for x in made if x.view}
     views = {text: parse(text, more=WORDS.values()) for text in sorted(texts)}
+    found: dict[Made, tuple[np.ndarray, ...]] = {}
     with (panels or Panels()).packing() as packing:
-        return tuple(
-            _param(x, views.get(x.view), [arrays[name] for name in x.names], packing) for x in made
-        )
-
-
-def _param(
-    made: Made, view: Graph | None, arrays: Sequence[np.ndarray], packing: Packing
-) -> np.ndarray:
-    if view is None:
-        return packing.plain(made.names[0], arrays[0])
-    given = dict(zip(view.inputs, arrays, strict=True))
-    if len(view.outputs) > 1:
-        return packing.nibbles((made,), view.outputs, given, made.width)[0]
-    return packing.panels((made,), view.outputs[0], given, made.width, made.shifted)[0]
+        for x in (replace(x, part=0) for x in made):
+            read = [arrays[name] for name in x.names]
+            if x.kind == "plain":
+                found[x] = (packing.plain(x.names[0], read[0]),)
+            elif x not in found:
+                view = views[x.view]
+                given = dict(zip(view.inputs, read, strict=True))
+                found[x] = packing.packed(x, view.outputs, given)
+    return tuple(found[replace(x, part=0)][x.part] for x in made)
 
 
 def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

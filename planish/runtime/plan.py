@@ -54,14 +54,16 @@ class Limit:
 class Made:
     """How a param of a plan is made of the graph's params called `names`.
 
-    One is taken as it is; or, where there is a `view`, the text of a graph of arrays, the panels of
-    that view, `width` columns each, `shifted` or not: see `planish.runtime.packing`.
+    "plain": one as it is. Else what a method of `Packing` makes of a view of them, the text of a
+    graph: panels `width` columns wide, `shifted` or not. Some make several arrays; `part` is which.
     """
 
     names: tuple[str, ...]
+    kind: str = "plain"
     view: str = ""
     width: int = 0
     shifted: bool = False
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
