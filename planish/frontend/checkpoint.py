@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from planish.frontend.formats.assemble import blank
 from planish.frontend.sparse_files import KEY as BITMAPS
@@ -39,6 +38,7 @@ from planish.ir import types as t
 from planish.ir.errors import ArtifactError, PlanishError
 from planish.ir.files import write_atomically
 from planish.ir.mapped import mapped, release
+from planish.ir.store import file_bytes
 
 FORMAT = 2
 READ = ("1", "2")
@@ -196,7 +196,7 @@ def write_file(
     plain, bitmaps = without_zeros(whole)
     facts = {**metadata, **bitmaps, "planish.format": str(FORMAT if bitmaps else 1)}
     facts["planish.sha256"] = digest(plain, facts)
-    write_atomically(Path(path), safetensors.numpy.save(plain, facts))
+    write_atomically(Path(path), file_bytes(plain, facts))
 
 
 def read_file(path: str | os.PathLike[str]) -> File:

@@ -71,11 +71,7 @@ class Compiled(Program):
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
-    """The program in a shared library that `save` wrote; weights stay in the file.
-
-    ArtifactError if it is none or damaged, TargetError if this processor cannot run it. Loading a
-    program is running its author's code: load those that you trust.
-    """
+    """The program in a library that `save` wrote: see `planish.load`."""
     found = read_shared(Path(path))
 
     def plan() -> NoReturn:

@@ -10,6 +10,7 @@ whole. Loading verifies; nothing in a file is run or followed.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -37,9 +38,9 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Write a graph with its weights: one file if `path` ends in .safetensors, else a folder."""
     verify(graph, strict=True)
     target, text = Path(path), graph_text(graph, locs=True)
-    arrays = {name: _plain(graph.params[name]) for name in graph.param_nodes}
+    arrays = plain_params(graph)
     if target.suffix == ".safetensors":
-        write_atomically(target, safetensors.numpy.save(arrays, {KEY: text}))
+        write_atomically(target, file_bytes(arrays, {KEY: text}))
         return
     target.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays)
@@ -58,7 +59,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         metadata, arrays = _read(target)
         if KEY not in metadata:
             raise ArtifactError(f"{target}: holds weights, but no graph")
-        return _graph(target, metadata[KEY], arrays)
+        return graph_of(target, metadata[KEY], arrays)
     source = target / "graph.ir"
     if not source.is_file():
         raise ArtifactError(f"{target}: this folder has no graph.ir")
@@ -72,11 +73,27 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     weights = target / f"weights-{named[1]}.safetensors"
     if not weights.is_file() or _digest(weights.read_bytes()) != named[1]:
         raise ArtifactError(f"{weights}: missing or damaged")
-    return _graph(source, text, _read(weights)[1])
+    return graph_of(source, text, _read(weights)[1])
 
 
-def _graph(path: Path, text: str, arrays: Mapping[str, np.ndarray]) -> Graph:
-    """The graph of a text with its weights."""
+def file_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file. The library puts metadata in any order; here equal ones are equal."""
+    data = safetensors.numpy.save(dict(arrays), dict(metadata))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[start:]))
+
+
+def plain_params(graph: Graph) -> dict[str, np.ndarray]:
+    """The weights of a graph as files hold them, for `graph_of`."""
+    return {name: _plain(graph.params[name]) for name in graph.param_nodes}
+
+
+def graph_of(path: Path, text: str, arrays: Mapping[str, np.ndarray]) -> Graph:
+    """The graph of a text with its weights; ArtifactError, naming the file, if it is none."""
     try:
         wanted = parse(text).param_nodes
         extra = [name for name in arrays if name not in wanted]

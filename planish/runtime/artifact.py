@@ -32,7 +32,7 @@ from planish.runtime import elf
 from planish.runtime.image import Image
 from planish.runtime.linker import link_shared
 from planish.runtime.program import Program
-from planish.runtime.target import missing_here
+from planish.runtime.target import Target, missing_here
 
 MAGIC = b"planish program\n"
 VERSION = 1  # of the layout, and of how `planish_main` is called
@@ -71,18 +71,23 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 
 
 def described(program: Program) -> dict[str, Any]:
-    """The facts of a program: its image, the memory and the processor it needs.
+    """The facts of a program: its image, the memory and the processor it needs."""
+    memory = program.memory
+    return {
+        "requires": needed(program.image.target),
+        "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
+        "image": program.image.facts(),
+    }
+
+
+def needed(target: Target) -> list[str]:
+    """What a processor must have for code of a target: the architecture, and its features.
 
     Of this machine's own features those count that the system has words for: of the others nobody
     could say whether another machine has them.
     """
-    memory, target = program.memory, program.image.target
     silent = missing_here(target.features) if target.name == "host" else []
-    return {
-        "requires": sorted(target.features - set(silent)),
-        "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
-        "image": program.image.facts(),
-    }
+    return [target.arch, *sorted(target.features - set(silent))]
 
 
 def _entries(weights: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:

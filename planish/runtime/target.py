@@ -237,12 +237,12 @@ _UNSAID = frozenset({"64bit", "crc32", "prefetchi", "avx10.1"})
 
 
 def missing_here(features: Iterable[str]) -> list[str]:
-    """Those of a processor's features that this one lacks, by what the system says, not LLVM."""
+    """Those features, or architectures, that this processor lacks: the system says so, not LLVM."""
     listed = next((x for x in _machine_text().splitlines() if x.startswith(_FLAGS)), "")
     flags = {_SPELLED.get(x, x.replace("_", "")) for x in listed.partition(":")[2].split()}
     if "amx-bf16" in flags and not _may_use_tiles():
         flags = {x for x in flags if not x.startswith("amx-")}
-    return sorted(set(features) - flags - _UNSAID)
+    return sorted(set(features) - flags - _UNSAID - {platform.machine()})
 
 
 def _machine_text() -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from planish.frontend.checkpoint import read_file
 from planish.frontend.formats.assemble import Part, Plan, assemble, parted, stored
@@ -26,6 +25,7 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import save_tokenizer
 from planish.ir.errors import ArtifactError
 from planish.ir.files import write_atomically
+from planish.ir.store import file_bytes
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PLAIN = re.compile(r"[\w\-.]+\.safetensors", re.ASCII)
@@ -73,7 +73,7 @@ def save_folder(model: Any, folder: Path, tokenizer: Tokenizer | None = None) ->
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
-    write_atomically(folder / SINGLE, safetensors.numpy.save(arrays, {"format": "pt"}))
+    write_atomically(folder / SINGLE, file_bytes(arrays, {"format": "pt"}))
     write_atomically(folder / CONFIG, (json.dumps(facts, indent=2) + "\n").encode())
 
 

@@ -1,0 +1,145 @@
+"""One file for several processors: a graph after its passes, its weights, and programs for some.
+
+    pl.save_bundle(graph, "tinygpt.bundle", pipeline="int8", targets=["x86-64-v3", "x86-64-v4"])
+    program = pl.load("tinygpt.bundle")
+
+Weights are there once, as the passes left them: whoever loads the file packs them for the program
+that the processor runs best, and needs no LLVM for it. Where it runs none, the graph is compiled.
+
+The file is one of safetensors: the graph's text and facts about the programs in its metadata, their
+images beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.checkpoint import File, read_file, write_file
+from planish.frontend.compiled import Compiled, Origin
+from planish.frontend.strict import strict_json
+from planish.ir.errors import ArtifactError, DataError
+from planish.ir.graph import Graph
+from planish.ir.later import later
+from planish.ir.store import KEY, graph_of, plain_params
+from planish.ir.text import graph_text
+from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import pipeline as pipeline_named
+from planish.runtime.artifact import needed
+from planish.runtime.cache import digest
+from planish.runtime.elf import loaded
+from planish.runtime.image import Image
+from planish.runtime.packing import params_of
+from planish.runtime.pool import pool_object
+from planish.runtime.target import Target, missing_here
+
+build = later("planish.runtime.build")
+lowering = later("planish.runtime.lower")
+
+SUFFIX = ".bundle"
+FACTS = "planish.bundle"  # of the facts, in the metadata
+CODE = "planish.code."  # how the names of images begin
+SAID, SAID_OF_EACH = ("pipeline", "graph", "programs"), ("target", "requires")
+TARGETS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+
+
+class BundleWarning(UserWarning):
+    """No program of a bundle fits the processor; its graph was compiled."""
+
+
+def save_bundle(
+    graph: Graph, path: str | os.PathLike[str], pipeline: str | Pipeline = "O2",
+    targets: Iterable[str | Target] = TARGETS,
+) -> None:  # fmt: skip
+    """Write a graph with programs for some targets, of which later ones are preferred.
+
+    The same graph makes the same bytes. The file is replaced in one step.
+    """
+    machines = [Target.parse(x) for x in targets]
+    if not machines:
+        raise DataError("a bundle is for one target at least")
+    passes = pipeline_named(pipeline)
+    after = passes.run(graph)
+    arrays = plain_params(after)
+    if taken := [name for name in arrays if name.startswith(CODE)]:
+        raise DataError(f"{taken[0]}: names that begin with {CODE} are those of code in bundles")
+    images = [_image(after, x) for x in machines]
+    arrays |= {f"{CODE}{i}": np.frombuffer(x.to_bytes(), np.uint8) for i, x in enumerate(images)}
+    facts = {
+        "pipeline": str(passes),
+        "graph": digest(graph_text(graph)),
+        "programs": [_described(x) for x in machines],
+    }
+    write_file(path, arrays, {KEY: graph_text(after, locs=True), FACTS: json.dumps(facts)})
+
+
+def _image(graph: Graph, target: Target) -> Image:
+    """A program with the functions of a pool of threads beside it."""
+    image = build.build(lowering.lower(graph, target), target)
+    return replace(image, code=(*image.code, pool_object(target)))
+
+
+def _described(target: Target) -> dict[str, Any]:
+    return {"target": str(target), "requires": needed(target)}
+
+
+def load_bundle(path: Path, threads: int | None = None) -> Compiled:
+    """The best of a bundle's programs that this processor runs; ArtifactError if it is none."""
+    file = read_file(path)
+    facts = facts_of(file)
+    code = [f"{CODE}{i}" for i in range(len(facts["programs"]))]
+    if absent := [name for name in code if name not in file.arrays]:
+        raise ArtifactError(f"{path}: damaged: {absent[0]} is missing")
+    params = {name: x for name, x in file.arrays.items() if name not in code}
+    graph = graph_of(path, file.metadata[KEY], params)
+    runs = [
+        n for n, x in zip(code, facts["programs"], strict=True) if not missing_here(x["requires"])
+    ]
+    if runs:
+        program = _program(path, file.arrays[runs[-1]].tobytes(), graph, threads)
+    else:
+        known = ", ".join(x["target"] for x in facts["programs"])
+        program = _compiled(f"{path} has code for {known}, none for this processor", graph, threads)
+    program.origin = Origin(graph.treedef, facts["pipeline"], facts["graph"])
+    return program
+
+
+def _program(path: Path, data: bytes, graph: Graph, threads: int | None) -> Compiled:
+    try:
+        image = Image.from_bytes(data)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    if unknown := [n for x in image.made for n in x.names if n not in graph.params]:
+        raise ArtifactError(f"{path}: damaged: its code reads {unknown[0]}, which is not there")
+    params = params_of(image.made, graph.params)
+    code = loaded(image.code, image.target)
+    return Compiled.of(image, params, lambda: lowering.lower(graph, image.target), threads, code)
+
+
+def _compiled(why: str, graph: Graph, threads: int | None) -> Compiled:
+    warnings.warn(f"{why}: its graph is compiled", BundleWarning, stacklevel=4)
+    here = Target.host()
+    return Compiled(lowering.lower(graph, here), here, threads)
+
+
+def facts_of(file: File) -> Mapping[str, Any]:
+    """What a bundle says of itself; ArtifactError if the file is none."""
+    if FACTS not in file.metadata or KEY not in file.metadata:
+        raise ArtifactError(f"{file.path}: no bundle of planish")
+    facts = strict_json(file.path, file.metadata[FACTS])
+    for owner, names in [(facts, SAID)] + [(x, SAID_OF_EACH) for x in _programs(facts)]:
+        if absent := [x for x in names if not isinstance(owner, dict) or x not in owner]:
+            raise ArtifactError(f"{file.path}: damaged: it does not say its {absent[0]}")
+    return facts
+
+
+def _programs(facts: Any) -> list[Any]:
+    found = facts.get("programs") if isinstance(facts, dict) else None
+    return found if isinstance(found, list) else []
