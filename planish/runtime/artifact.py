@@ -28,7 +28,7 @@ import numpy as np
 from planish.ir.errors import ArtifactError, TargetError
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
-from planish.runtime import elf
+from planish.runtime import elf, objects
 from planish.runtime.image import Image
 from planish.runtime.linker import link_shared
 from planish.runtime.program import Program
@@ -114,7 +114,7 @@ def _write_object(
     for x in weights:
         checksum.update(x.reshape(-1).view(np.uint8).data)
     head = _HEAD.pack(MAGIC, VERSION, len(text), checksum.digest()) + text
-    before, after = elf.data_object(arch, SYMBOL, size, ALIGN)
+    before, after = objects.data_object(arch, SYMBOL, size, ALIGN)
     with open(path, "wb") as file:
         file.write(before)
         file.write(head.ljust(start, b"\0"))
@@ -137,7 +137,7 @@ def read_shared(path: Path) -> Artifact:
         raise ArtifactError(f"{path}: not a program of planish: {path.stat().st_size} bytes")
     data = mapped(path)
     try:
-        at, size = elf.exported(data.data, SYMBOL)
+        at, size = objects.found(data.data, SYMBOL)
         return _artifact(path, data[at : at + size])
     except (struct.error, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         if isinstance(error, ArtifactError):

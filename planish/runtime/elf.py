@@ -211,65 +211,6 @@ def _symbols(table: _Section, sections: list[_Section]) -> Iterator[_Symbol]:
         yield _Symbol(text, section, value, is_global)
 
 
-# Data that goes into a shared library: an object with one section and one symbol
-
-_MACHINES = {"x86_64": AMD64, "aarch64": 183, "riscv64": 243}
-_SECTIONS = ("", ".rodata", ".symtab", ".strtab", ".note.GNU-stack")
-STRTAB, DYNSYM, SHARED = 3, 11, 3
-_GLOBAL_OBJECT = 0x11
-
-
-def data_object(arch: str, name: str, size: int, align: int) -> tuple[bytes, bytes]:
-    """What stands before and after `size` bytes of data in an object, whose symbol is `name`."""
-    start = -(-HEADER.size // align) * align
-    symbols_at = -(-(start + size) // 8) * 8
-    names = b"".join(x.encode() + b"\0" for x in (*_SECTIONS, name))
-    names = names.ljust(-(-len(names) // 8) * 8, b"\0")
-    place = {x: names.index(x.encode() + b"\0") for x in (*_SECTIONS, name)}
-    symbols = bytes(SYMBOL.size) + SYMBOL.pack(place[name], _GLOBAL_OBJECT, 0, 1, 0, size)
-    names_at = symbols_at + len(symbols)
-    kinds = {
-        "": (0, 0, 0, 0, 0, 0, 0, 0),
-        ".rodata": (PROGBITS, ALLOC, start, size, 0, 0, align, 0),
-        ".symtab": (SYMTAB, 0, symbols_at, len(symbols), 3, 1, 8, SYMBOL.size),
-        ".strtab": (STRTAB, 0, names_at, len(names), 0, 0, 1, 0),
-        ".note.GNU-stack": (PROGBITS, 0, symbols_at, 0, 0, 0, 1, 0),  # the stack is for no code
-    }
-    table = b"".join(
-        SECTION.pack(place[x], kind, flags, 0, *rest) for x, (kind, flags, *rest) in kinds.items()
-    )
-    ident = MAGIC.ljust(16, b"\0")
-    head = HEADER.pack(
-        ident, RELOCATABLE, _MACHINES[arch], 1, 0, 0, names_at + len(names), 0, HEADER.size, 0, 0,
-        SECTION.size, len(_SECTIONS), 3,
-    )  # fmt: skip
-    return head.ljust(start, b"\0"), bytes(symbols_at - start - size) + symbols + names + table
-
-
-def exported(data: memoryview, name: str) -> tuple[int, int]:
-    """Where the object `name` of a shared library is in its file: offset and size.
-
-    ArtifactError where there is none, or where it lies beyond the end of the file.
-    """
-    ident, kind, *_, start, _, _, _, _, size, count, _ = HEADER.unpack_from(data)
-    if ident[: len(MAGIC)] != MAGIC or kind != SHARED or size != SECTION.size:
-        raise ArtifactError("not a shared library")
-    sections = [SECTION.unpack_from(data, start + i * size) for i in range(count)]
-    for table in (x for x in sections if x[1] == DYNSYM):
-        names = sections[table[6]]
-        for at in range(table[4], table[4] + table[5], SYMBOL.size):
-            word, _, _, section, value, length = SYMBOL.unpack_from(data, at)
-            begin = names[4] + word
-            if data[begin : begin + len(name) + 1].tobytes() != name.encode() + b"\0":
-                continue
-            home = sections[section]
-            offset = home[4] + value - home[3]
-            if not home[4] <= offset <= offset + length <= min(home[4] + home[5], len(data)):
-                raise ArtifactError(f"cut: {name} goes beyond its end")
-            return offset, length
-    raise ArtifactError("not a program of planish")
-
-
 def _protect(base: int, size: int) -> None:
     """Make a mapping executable, and no longer writable."""
     libc = ctypes.CDLL(None, use_errno=True)

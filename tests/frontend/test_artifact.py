@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import planish as pl
 from planish.frontend.cli.entry import commands, run
-from planish.runtime import artifact, elf, linker, target
+from planish.runtime import artifact, linker, objects, target
 from planish.runtime.artifact import read_shared
 from tests.frontend.small import small_model
 
@@ -258,7 +258,7 @@ def test_ziglang_is_the_last_resort(tools: Path, monkeypatch: pytest.MonkeyPatch
 def test_facts_that_are_missing_are_refused(saved: Path, tmp_path: Path) -> None:
     """Also where the checksum fits, as somebody may write one."""
     whole = np.fromfile(saved, np.uint8)
-    at, _ = elf.exported(whole.data, artifact.SYMBOL)
+    at, _ = objects.found(whole.data, artifact.SYMBOL)
     magic, version, length, _ = artifact._HEAD.unpack_from(whole[at:].data)
     text = whole[at + artifact._HEAD.size :][:length].tobytes()
     changed = text.replace(b'"requires"', b'"required"')
