@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
         raise ArtifactError(f"{path} holds code, not the graph that it was compiled from")
 
     shared = Shared(found)
-    program = Compiled.of(found.image, found.weights, plan, threads, shared)
+    program = Compiled.of(found.images[""], found.weights, plan, threads, shared)
     keys = found.facts["treedef"]
     form = None if keys is None else tuple(keys)
     program.origin = Origin(form, found.facts["pipeline"], found.facts["graph"])

@@ -38,7 +38,7 @@ from planish.ir.errors import DataError, DTypeError
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.packing import Panels
-from planish.runtime.target import thread_count
+from planish.runtime.target import Target, thread_count
 
 PIECE = 32e9  # operations of one native call on a prompt, some tenths of a second
 PAUSE = 0.08  # seconds between two looks for Ctrl-C
@@ -65,7 +65,9 @@ class Generator:
         batch: int = 1,
         options: Sequence[str] = (),
         greedy: bool = False,
+        target: str | Target | None = None,
     ):
+        self.target = Target.parse(target)
         self.greedy = greedy
         self.model, self.pipeline = model, pipeline_named(pipeline)
         self.threads, self.batch = thread_count(threads), need_whole("batch", batch)
@@ -104,7 +106,7 @@ class Generator:
 
     def _compiled(self, name: str) -> Compiled:
         graph = self._graphs[name]
-        return compiled(graph, self.pipeline, threads=self.threads, panels=self._panels)
+        return compiled(graph, self.pipeline, self.target, self.threads, panels=self._panels)
 
     def stream(
         self, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any = None,

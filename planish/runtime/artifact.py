@@ -1,14 +1,17 @@
-"""Programs as shared libraries that run where planish was not compiled, and without LLVM.
+"""Programs as files that run where planish was not compiled, and without LLVM.
 
-A library has the program's code, the functions of a pool of threads, and an object
-`planish_artifact`:
+A library (or program, or object file) has the code, the functions of a pool of threads, and an
+object whose name ends with `_artifact`:
 
     object  ::= MAGIC | version, u64 | length of the facts, u64 | sha256 of facts and weights
               | facts, JSON | zeros up to a multiple of 64 | weights, each from a multiple of 64 on
 
 Facts say what the program takes and returns, the memory it needs, which processor its code is for
 and what it was compiled from. They are read from the file, and checked, before the system's loader
-sees it; weights stay in the file and are mapped.
+sees it; weights stay in the file and are mapped. They may also be in a file of their own, which is
+the whole object as above; the one in the library then ends after the facts.
+
+An artifact has one program, or several by name that share weights, as those of a generator do.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import json
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,7 +34,7 @@ from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
 from planish.runtime import elf, objects
 from planish.runtime.image import Image
-from planish.runtime.linker import link_shared
+from planish.runtime.linker import link
 from planish.runtime.program import Program
 from planish.runtime.target import Target, missing_here
 
@@ -38,18 +42,27 @@ MAGIC = b"planish program\n"
 VERSION = 1  # of the layout, and of how `planish_main` is called
 ALIGN = 64
 SYMBOL = "planish_artifact"
-FACTS = ("image", "weights", "requires", "memory", "treedef", "pipeline", "graph")
-_HEAD = struct.Struct("<16sQQ32s")
+FOUND = "_artifact"  # how the names of all such symbols end
+FACTS = ("weights", "requires", "memory", "pipeline", "graph")
+HEAD = struct.Struct("<16sQQ32s")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it."""
+    """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it.
+
+    `images` are its programs by name; that of an only one is "".
+    """
 
     path: Path
-    image: Image
+    images: Mapping[str, Image]
     weights: tuple[np.ndarray, ...]
     facts: Mapping[str, Any]
+
+    def params(self, name: str) -> tuple[np.ndarray, ...]:
+        """The weights of a program."""
+        listed = self.facts["programs"][name]["weights"] if name else range(len(self.weights))
+        return tuple(self.weights[i] for i in listed)
 
 
 def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, Any]) -> None:
@@ -57,26 +70,31 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 
     `pool` is the object of the functions of a pool. LinkError where nothing can link.
     """
+    facts = {**more, **described(program), "image": program.image.facts()}
+    packed = Packed(facts, program.params)
+    files = {f"code{i}.o": x for i, x in enumerate(program.image.code)} | {"pool.o": pool}
+    with beside(path) as folder:
+        for file, data in files.items():
+            (folder / file).write_bytes(data)
+        packed.write_object(folder / "data.o", program.image.target.arch, SYMBOL)
+        link(folder, [*files, "data.o"], path, "library")
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the file system of `path`."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
-    weights = [np.ascontiguousarray(x) for x in program.params]
-    facts = {**more, **described(program), "weights": list(_entries(weights))}
-    objects = {f"code{i}.o": x for i, x in enumerate(program.image.code)} | {"pool.o": pool}
     with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as name:
-        folder = Path(name)
-        for file, data in objects.items():
-            (folder / file).write_bytes(data)
-        _write_object(folder / "data.o", program.image.target.arch, facts, weights)
-        link_shared(folder, [*objects, "data.o"], path)
+        yield Path(name)
 
 
 def described(program: Program) -> dict[str, Any]:
-    """The facts of a program: its image, the memory and the processor it needs."""
+    """The facts of a program: the memory and the processor it needs."""
     memory = program.memory
     return {
         "requires": needed(program.image.target),
         "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
-        "image": program.image.facts(),
     }
 
 
@@ -103,25 +121,37 @@ def _up(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
-def _write_object(
-    path: Path, arch: str, facts: Mapping[str, Any], weights: Sequence[np.ndarray]
-) -> None:
-    """An ELF object whose one symbol is the artifact."""
-    text = json.dumps(facts, separators=(",", ":"), sort_keys=True).encode()
-    start = _up(_HEAD.size + len(text))
-    size = start + sum(_up(x.nbytes) for x in weights)
-    checksum = hashlib.sha256(text)
-    for x in weights:
-        checksum.update(x.reshape(-1).view(np.uint8).data)
-    head = _HEAD.pack(MAGIC, VERSION, len(text), checksum.digest()) + text
-    before, after = objects.data_object(arch, SYMBOL, size, ALIGN)
-    with open(path, "wb") as file:
-        file.write(before)
-        file.write(head.ljust(start, b"\0"))
-        for x in weights:
+class Packed:
+    """Facts and weights as the bytes of an object. `start` is where weights begin."""
+
+    def __init__(self, facts: Mapping[str, Any], weights: Sequence[np.ndarray]) -> None:
+        self.weights = [np.ascontiguousarray(x) for x in weights]
+        listed = {**facts, "weights": list(_entries(self.weights))}
+        text = json.dumps(listed, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+        text += b"\n" * ((HEAD.size + len(text)) % ALIGN == 0)  # so that a zero follows, for C
+        checksum = hashlib.sha256(text)
+        for x in self.weights:
+            checksum.update(x.reshape(-1).view(np.uint8).data)
+        self.start = _up(HEAD.size + len(text))
+        self.size = self.start + sum(_up(x.nbytes) for x in self.weights)
+        head = HEAD.pack(MAGIC, VERSION, len(text), checksum.digest())
+        self._head = (head + text).ljust(self.start, b"\0")
+
+    def write(self, file: BinaryIO) -> None:
+        """Write all of it."""
+        file.write(self._head)
+        for x in self.weights:
             file.write(x.reshape(-1).view(np.uint8).data)
             file.write(bytes(_up(x.nbytes) - x.nbytes))
-        file.write(after)
+
+    def write_object(self, path: Path, arch: str, symbol: str, inside: bool = True) -> None:
+        """Write an ELF object of which this is the only symbol; without weights if not `inside`."""
+        size = self.size if inside else self.start
+        before, after = objects.data_object(arch, symbol, size, ALIGN)
+        with open(path, "wb") as file:
+            file.write(before)
+            self.write(file) if inside else file.write(self._head)
+            file.write(after)
 
 
 def read_shared(path: Path) -> Artifact:
@@ -137,8 +167,10 @@ def read_shared(path: Path) -> Artifact:
         raise ArtifactError(f"{path}: not a program of planish: {path.stat().st_size} bytes")
     data = mapped(path)
     try:
-        at, size = objects.found(data.data, SYMBOL)
+        at, size = objects.found(data.data, FOUND)
         return _artifact(path, data[at : at + size])
+    except FileNotFoundError:
+        raise
     except (struct.error, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         if isinstance(error, ArtifactError):
             raise ArtifactError(f"{path}: {error}") from error
@@ -146,30 +178,48 @@ def read_shared(path: Path) -> Artifact:
 
 
 def _artifact(path: Path, data: np.ndarray) -> Artifact:
-    if len(data) < _HEAD.size:
+    if len(data) < HEAD.size:
         raise ArtifactError("not a program of planish")
-    magic, version, length, checksum = _HEAD.unpack_from(data.data)
+    magic, version, length, checksum = HEAD.unpack_from(data.data)
     if magic != MAGIC:
         raise ArtifactError("not a program of planish")
     if version != VERSION:
         raise ArtifactError(f"a program of version {version}; this planish runs version {VERSION}")
-    if length > len(data) - _HEAD.size:
+    if length > len(data) - HEAD.size:
         raise ArtifactError("cut: its facts go beyond its end")
-    text = data[_HEAD.size : _HEAD.size + length].tobytes()
+    text = data[HEAD.size : HEAD.size + length].tobytes()
     facts = json.loads(text)
     if missing := [name for name in FACTS if name not in facts]:
         raise ArtifactError(f"damaged: it does not say its {missing[0]}")
-    start = _up(_HEAD.size + length)
-    weights = tuple(_weight(entry, data[start:]) for entry in facts["weights"])
+    rest = data[_up(HEAD.size + length) :]
+    if file := facts.get("weights_file"):
+        rest = _beside(path, file, data[: _up(HEAD.size + length)])
+    weights = tuple(_weight(entry, rest) for entry in facts["weights"])
     found = hashlib.sha256(text)
     for x in weights:
         found.update(x.reshape(-1).view(np.uint8).data)
     if found.digest() != checksum:
         raise ArtifactError("damaged: the contents do not match their checksum")
-    image = Image.from_facts(facts["image"])
-    if len(weights) != len(image.made):
-        raise ArtifactError(f"damaged: {len(weights)} weights for {len(image.made)} places")
-    return Artifact(path, image, weights, facts)
+    several = facts.get("programs", {"": facts})
+    images = {name: Image.from_facts(x["image"]) for name, x in several.items()}
+    artifact = Artifact(path, images, weights, facts)
+    for name, image in images.items():
+        if (many := len(artifact.params(name))) != len(image.made):
+            raise ArtifactError(f"damaged: {many} weights for {len(image.made)} places")
+    return artifact
+
+
+def _beside(path: Path, file: str, head: np.ndarray) -> np.ndarray:
+    """Weights in a file of their own, which lies beside the artifact and begins as that does."""
+    if Path(file).name != file:
+        raise ArtifactError(f"damaged: a file of weights called {file!r:.100}")
+    other = path.parent / file
+    if not other.is_file():
+        raise FileNotFoundError(f"no such file: {other}, the weights of {path}")
+    data = mapped(other) if other.stat().st_size >= len(head) else head[:0]
+    if not np.array_equal(data[: len(head)], head):
+        raise ArtifactError(f"{other} has the weights of another program")
+    return data[len(head) :]
 
 
 def _weight(entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:

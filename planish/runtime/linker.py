@@ -1,7 +1,8 @@
-"""Linking object files into shared libraries, with the linker that is there.
+"""Linking object files into libraries and programs, with the linker that is there.
 
-`cc`, `ld`, then `python -m ziglang ld.lld` are tried in this order. Programs that run where
-they are compiled need none of them.
+`cc`, `ld`, then `python -m ziglang` are tried in this order; a program for itself needs a C
+compiler's start-up code, which `ld` alone has not. Programs that run where they are compiled need
+none of them.
 """
 
 from __future__ import annotations
@@ -18,32 +19,46 @@ from planish.ir.errors import LinkError
 
 SHOWN = 400  # characters of what a linker says
 INSTALL = "install one with `pip install 'planish[link]'`, or a C compiler (Debian: gcc)"
+# What each linker is told for a kind of result; none where it cannot make it
+FLAGS: dict[str, dict[str, list[str]]] = {
+    "cc": {
+        "library": ["-nostartfiles", "-shared", "-Wl,-Bsymbolic,-z,noexecstack"],
+        "object": ["-nostdlib", "-r"],
+        "program": ["-Wl,-z,noexecstack"],
+    },
+    "ld": {"library": ["-shared", "-Bsymbolic", "-z", "noexecstack"], "object": ["-r"]},
+    "zig": {
+        "library": ["ld.lld", "-shared", "-Bsymbolic", "-z", "noexecstack"],
+        "object": ["ld.lld", "-r"],
+        "program": ["cc", "-Wl,-z,noexecstack"],
+    },
+}
 
 
-def linker() -> list[str]:
-    """The command that links a shared library; LinkError says what to install where none does."""
-    flags = ["-shared", "-Bsymbolic", "-z", "noexecstack"]
-    if found := shutil.which("cc"):
-        return [found, "-nostartfiles", "-shared", "-Wl,-Bsymbolic,-z,noexecstack"]
-    if found := shutil.which("ld"):
-        return [found, *flags]
+def linker(kind: str = "library") -> list[str]:
+    """The command that links; LinkError says what to install where none does."""
+    for name in ("cc", "ld"):
+        found = shutil.which(name)
+        if found and kind in FLAGS[name]:
+            return [found, *FLAGS[name][kind]]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "ld.lld", *flags]
-    raise LinkError(f"no linker here: neither cc, ld nor ziglang; {INSTALL}")
+        return [sys.executable, "-m", "ziglang", *FLAGS["zig"][kind]]
+    known = "neither cc nor ziglang" if kind == "program" else "neither cc, ld nor ziglang"
+    raise LinkError(f"no linker here: {known}; {INSTALL}")
 
 
-def link_shared(folder: Path, objects: Sequence[str], out: Path) -> None:
-    """Link objects, files in `folder`, into the shared library `out`, replaced in one step.
+def link(folder: Path, objects: Sequence[str], out: Path, kind: str) -> None:
+    """Link objects, files in `folder`, into a library, an object or a program, in one step.
 
     The folder is on the file system of `out`. LinkError says what the linker said.
     """
     # run there: names of files, which a library may hold, are the same every time
-    command = [*linker(), "-o", "out.so", *objects]
+    command = [*linker(kind), "-o", "out", *objects]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         raise LinkError(f"{command[0]} cannot be run: {error.strerror}") from error
-    made = folder / "out.so"
+    made = folder / "out"
     if done.returncode or not made.is_file():
         told = " ".join((done.stderr or done.stdout or "it said nothing").split())
         raise LinkError(f"{command[0]} failed with code {done.returncode}: {told[:SHOWN]}")

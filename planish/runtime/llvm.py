@@ -104,6 +104,7 @@ def _initialised(arch: str) -> None:
     if arch == Target.host().arch:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()  # of host code, which asks the processor what it is
     else:
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()

@@ -101,7 +101,7 @@ class Program:
     def space(self, binding: dict[str, int]) -> _Space:
         """Memory for temporaries and scratch, large enough for `binding`; grows when needed."""
         memory = self.memory if self.memory.fixed else plan_memory(self.image, binding)
-        scratch = max((_scratch_bytes(x, binding) for x in self.image.scratch), default=0)
+        scratch = max((scratch_bytes(x, binding) for x in self.image.scratch), default=0)
         scratch += self.image.private
         space = self._space
         if space is None or space.arena.nbytes < memory.arena or space.stride < scratch:
@@ -150,7 +150,7 @@ class Program:
         return self.bind(*arrays).profile(repeat, roof)
 
 
-def _scratch_bytes(buffers: Sequence[Buffer], binding: dict[str, int]) -> int:
+def scratch_bytes(buffers: Sequence[Buffer], binding: dict[str, int]) -> int:
     """Bytes of a kernel's large locals, each on a cache line of its own."""
     sizes = [element_count(b, binding) * b.dtype.itemsize for b in buffers]
     return sum(-(-size // ALIGN) * ALIGN for size in sizes)

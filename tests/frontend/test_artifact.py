@@ -258,13 +258,13 @@ def test_ziglang_is_the_last_resort(tools: Path, monkeypatch: pytest.MonkeyPatch
 def test_facts_that_are_missing_are_refused(saved: Path, tmp_path: Path) -> None:
     """Also where the checksum fits, as somebody may write one."""
     whole = np.fromfile(saved, np.uint8)
-    at, _ = objects.found(whole.data, artifact.SYMBOL)
-    magic, version, length, _ = artifact._HEAD.unpack_from(whole[at:].data)
-    text = whole[at + artifact._HEAD.size :][:length].tobytes()
+    at, _ = objects.found(whole.data, artifact.FOUND)
+    magic, version, length, _ = artifact.HEAD.unpack_from(whole[at:].data)
+    text = whole[at + artifact.HEAD.size :][:length].tobytes()
     changed = text.replace(b'"requires"', b'"required"')
     weights = read_shared(saved).weights
     checksum = hashlib.sha256(b"".join([changed, *(x.tobytes() for x in weights)])).digest()
-    head = artifact._HEAD.pack(magic, version, length, checksum) + changed
+    head = artifact.HEAD.pack(magic, version, length, checksum) + changed
     whole[at : at + len(head)] = np.frombuffer(head, np.uint8)
     path = tmp_path / "x.so"
     path.write_bytes(whole.tobytes())

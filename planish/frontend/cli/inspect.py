@@ -25,7 +25,7 @@ def command(file: Path, as_json: bool) -> None:
 def described(file: Path) -> dict[str, Any]:
     """Facts about a program, checksum compared."""
     found = read_shared(file)
-    image, facts = found.image, found.facts
+    image, facts = found.images[""], found.facts
     missing = missing_here(facts["requires"])
     return {
         "program": image.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -44,8 +44,8 @@ def host_text(
 ) -> str:
     """The LLVM module of host code.
 
-    `given` is LLVM text that defines extern functions, by their names. Exported functions whose
-    names begin with planish_ begin with `prefix` instead.
+    `given` is LLVM text that defines extern functions, by their names. Exported and other extern
+    functions whose names begin with planish_ begin with `prefix` instead.
     """
     names, given, bodies = Names(), given or {}, []
     parsed = [(x, ast.parse(x.text, x.name)) for x in sources]
@@ -55,7 +55,11 @@ def host_text(
         if isinstance(item, ast.FunctionDef):
             bodies.append(_function(item, names, declarations, given))
 
-    for visit in (partial(_declare_records, names), partial(_declare, names, prefix), define):
+    for visit in (
+        partial(_declare_records, names),
+        partial(_declare, names, given, prefix),
+        define,
+    ):
         for source, module in parsed:
             _visited(source, module.body, visit)
     structs = [_struct(name, fields) for name, fields in names.records.items()]
@@ -80,7 +84,7 @@ def _declare_records(names: Names, item: ast.stmt) -> None:
         names.records[item.name] = {}
 
 
-def _declare(names: Names, prefix: str, item: ast.stmt) -> None:
+def _declare(names: Names, given: Collection[str], prefix: str, item: ast.stmt) -> None:
     """Note what a statement of a module defines; ValueError where host code has no such thing."""
     match item:
         case ast.Import() | ast.ImportFrom() | ast.Expr(ast.Constant(str())):
@@ -91,9 +95,8 @@ def _declare(names: Names, prefix: str, item: ast.stmt) -> None:
         case ast.FunctionDef(name):
             _new(name, names)
             kind, known = _signature(item, names), _marks(item)
-            symbol = name
-            if "export" in known and name.startswith(PREFIX):
-                symbol = prefix + name.removeprefix(PREFIX)
+            is_ours = known and name.startswith(PREFIX) and name not in given
+            symbol = prefix + name.removeprefix(PREFIX) if is_ours else name
             names.functions[name] = kind, symbol
             return
         case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, value):

@@ -88,8 +88,10 @@ def kind_of(node: ast.expr | None, records: Container[str]) -> Kind:
             return Struct(name, "ptr")
         case ast.Constant(None):
             return VOID
-        case ast.Subscript(ast.Name("Ptr"), element):
+        case ast.Subscript(ast.Name("Ptr" | "Const"), element):
             return pointer(kind_of(element, records))
+        case ast.Name("Text" | "Memory" as name):
+            return pointer(INTS["u8"] if name == "Text" else VOID)
         case ast.Subscript(ast.Name("Callable"), ast.Tuple([ast.List(params), result])):
             taken = tuple(kind_of(x, records) for x in params)
             return function(taken, kind_of(result, records))

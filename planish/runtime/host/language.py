@@ -27,7 +27,9 @@
 `planish.runtime.host.compiler` reads the source of such modules and writes LLVM IR; nothing is
 imported or run by it. For Python these are ordinary modules, so mypy and ruff read them as well.
 
-Types      bool, i8 i16 i32 i64, u8 u16 u32 u64, f32 f64, None (returns nothing); `Ptr[T]`;
+Types      bool, i8 i16 i32 i64, u8 u16 u32 u64, f32 f64, None (returns nothing); `Ptr[T]`, of
+           which `Text` is one of u8 that C sees as const char *, `Memory` C's void *, `Const[T]`
+           C's const T *;
            a record means the address of a struct, `Ptr[TheRecord]` that of an array of them;
            `Callable[[i64, f32], i32]` is a function's address, and the name of a function has it.
 Variables  are typed by their first assignment (a number without a type is i64 or f64), or by
@@ -96,6 +98,12 @@ class Ptr(Generic[T]):
         raise NotImplementedError(REASON)
 
 
+class Const(Ptr[T]):
+    """A `Ptr` that C sees as const."""
+
+
+Text: TypeAlias = Ptr[u8]
+Memory: TypeAlias = Ptr[Any]
 REASON = "host code is compiled, Python does not run it"
 
 

@@ -1,0 +1,249 @@
+"""Writing tokens: reading a prompt, drawing the next token, and the loop around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planish.runtime.host.keys import set_key
+from planish.runtime.host.language import (
+    Const,
+    Memory,
+    Ptr,
+    Record,
+    address,
+    export,
+    f32,
+    f64,
+    i32,
+    i64,
+    null,
+    text,
+    u8,
+    u32,
+    u64,
+)
+from planish.runtime.host.libc import snprintf
+from planish.runtime.host.model import (
+    ARGUMENT,
+    MESSAGE,
+    NAN,
+    OK,
+    ROOM,
+    Model,
+    planish_tables,
+    run,
+)
+
+LARGEST = 3.4028234663852886e38
+DEFAULT = 50  # new tokens
+EVERYTHING = 2.0  # a top-p above any sum of probabilities
+
+
+class Options(Record):
+    """How tokens are drawn, and how many.
+
+    temperature: below 1 bolder in what is likely; 0 always takes the likeliest token.
+    top_k, top_p: draw among the k likeliest tokens, among the likeliest that together have
+    probability p; 0 means all.
+    seed: the same seed draws the same tokens. max_tokens: at most so many.
+    stop, stop_count: tokens that end a text; they are still told.
+    """
+
+    temperature: f32
+    top_p: f32
+    top_k: i32
+    stop_count: i32
+    stop: Const[i32]
+    seed: u64
+    max_tokens: i64
+
+
+@export
+def planish_defaults(options: Options) -> None:
+    """Set options to: temperature 1, all tokens, seed 0, 50 new tokens, no stop."""
+    options.temperature = 1.0
+    options.top_p = 0.0
+    options.top_k = 0
+    options.stop_count = 0
+    options.stop = null
+    options.seed = 0
+    options.max_tokens = DEFAULT
+
+
+@export
+def planish_prefill(
+    model: Model, tokens: Const[i32], count: i64, options: Options, next: Ptr[i32]
+) -> i32:
+    """Begin a text: read a prompt of so many tokens and draw the one after it.
+
+    options: how this token, and those of planish_decode, are drawn; max_tokens and stop do not
+    matter here. NULL: the defaults. Returns 0, or the code of what went wrong (planish_error).
+    """
+    if not can_run(model) or not prepared(model, tokens, count, options):
+        return failed(model)
+    return read(model, tokens, count, next)
+
+
+@export
+def planish_decode(model: Model, next: Ptr[i32]) -> i32:
+    """Draw the token after the last one, which becomes part of the text."""
+    if not can_run(model):
+        return failed(model)
+    tables = planish_tables()
+    if model.read == 0:
+        return refused(model, ARGUMENT, text("there is no text yet: planish_prefill begins one"))
+    if model.read + 1 >= tables.context:
+        return refused(model, ROOM, text("the context is full"))
+    if not run(model, tables.decode, model.decode):
+        return model.status
+    model.read += 1
+    return drawn(model, next)
+
+
+@export
+def planish_generate(
+    model: Model, tokens: Const[i32], count: i64, options: Options,
+    on_token: Callable[[Memory, i32], i32], user: Memory, written: Ptr[i64],
+) -> i32:  # fmt: skip
+    """Write on from a prompt, until max_tokens, a stop token, or on_token ends it.
+
+    on_token is called with `user` and each new token, soon after it is there; what it returns ends
+    the text if it is not 0. written (or NULL): how many tokens there were. Returns 0, or the code
+    of what went wrong (planish_error); tokens before that were told.
+    """
+    if written != null:
+        written[0] = 0
+    if not can_run(model) or not prepared(model, tokens, count, options):
+        return failed(model)
+    wanted = options.max_tokens if options != null else DEFAULT
+    if wanted < 0:
+        return refused(model, ARGUMENT, text("max_tokens is at least 0"))
+    context = planish_tables().context
+    if wanted > context - count:
+        form = text("%ld tokens of prompt and %ld new ones exceed the context of %ld")
+        snprintf(model.message, MESSAGE, form, count, wanted, context)
+        return refused(model, ROOM, null)
+    for n in range(wanted):
+        token: i32 = 0
+        code = (
+            read(model, tokens, count, address(token))
+            if n == 0
+            else planish_decode(model, address(token))
+        )
+        if code != OK:
+            return code
+        if written != null:
+            written[0] = n + 1
+        if on_token != null and on_token(user, token) != 0:
+            return OK
+        if options != null and is_stop(options, token):
+            return OK
+    return OK
+
+
+def is_stop(options: Options, token: i32) -> bool:
+    """Whether a token ends a text."""
+    at = 0
+    while at < i64(options.stop_count) and options.stop[at] != token:
+        at += 1
+    return at < i64(options.stop_count)
+
+
+def can_run(model: Model) -> bool:
+    """Whether there is a model that was made; the last error is forgotten."""
+    if model == null or model.decode == null:
+        return False
+    if model.started + 1 < model.threads:
+        return False
+    model.status = OK
+    model.message[0] = 0
+    return True
+
+
+def failed(model: Model) -> i32:
+    """The code of what went wrong."""
+    return model.status if model != null else ARGUMENT
+
+
+def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
+    """Note an error; its text, if it is not in the message already."""
+    if why != null:
+        snprintf(model.message, MESSAGE, text("%s"), why)
+    model.status = code
+    return code
+
+
+def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> bool:
+    """Check a prompt and set how tokens are drawn; False where something cannot be."""
+    tables = planish_tables()
+    if tokens == null or count < 1:
+        refused(model, ARGUMENT, text("the prompt is empty; give at least 1 token to begin with"))
+        return False
+    if count >= tables.context:
+        form = text("the prompt has %ld tokens, the context of %ld has no room for a new one")
+        snprintf(model.message, MESSAGE, form, count, tables.context)
+        refused(model, ROOM, null)
+        return False
+    for n in range(count):
+        if tokens[n] < 0 or i64(tokens[n]) >= tables.vocabulary:
+            form = text("token %d at position %ld is outside 0 <= token < %ld")
+            snprintf(model.message, MESSAGE, form, tokens[n], n, tables.vocabulary)
+            refused(model, ARGUMENT, null)
+            return False
+    temperature: f32 = 1.0
+    top_p: f32 = 0.0
+    top_k: i32 = 0
+    seed: u64 = 0
+    if options != null:
+        temperature = options.temperature
+        top_p = options.top_p
+        top_k = options.top_k
+        seed = options.seed
+    if not 0.0 <= temperature <= LARGEST:
+        form = text("temperature is a finite number of at least 0, got %g")
+        snprintf(model.message, MESSAGE, form, f64(temperature))
+        refused(model, ARGUMENT, null)
+        return False
+    if top_k < 0 or not 0.0 <= top_p <= 1.0:
+        form = text("top_k is at least 0 and 0 <= top_p <= 1, got %d and %g")
+        snprintf(model.message, MESSAGE, form, top_k, f64(top_p))
+        refused(model, ARGUMENT, null)
+        return False
+    state = model.state
+    most = i32(tables.vocabulary)
+    set_key(seed, 0, Ptr[u32](state + tables.keys))
+    Ptr[f32](state + tables.temperature)[0] = temperature
+    Ptr[i32](state + tables.top_k)[0] = top_k if 0 < top_k < most else most
+    Ptr[f32](state + tables.top_p)[0] = top_p if top_p > 0.0 else EVERYTHING
+    return True
+
+
+def read(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
+    """Read a prompt by pieces, and draw the token after it."""
+    tables = planish_tables()
+    pos = Ptr[i32](model.state + tables.pos)
+    pos[0] = 0
+    model.read = 0
+    at = 0
+    while at < count:
+        size = count - at if count - at < tables.piece else tables.piece
+        model.prefill[tables.prompt] = Ptr[u8](tokens + at)
+        model.length[0] = size
+        if not run(model, tables.prefill, model.prefill):
+            return model.status
+        at += size
+    model.read = count
+    return drawn(model, next)
+
+
+def drawn(model: Model, next: Ptr[i32]) -> i32:
+    """The token that was drawn last; -1 says that there were no usable logits."""
+    tables = planish_tables()
+    token = Ptr[i32](model.state + tables.tokens)[model.read]
+    if token < 0:
+        model.read = 0
+        form = text("NaN logits: no token can be drawn; the model's weights are broken")
+        return refused(model, NAN, form)
+    if next != null:
+        next[0] = token
+    return OK

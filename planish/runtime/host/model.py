@@ -1,0 +1,393 @@
+"""A model in memory: made of an artifact's tables, run by its own threads, and given back.
+
+One block of memory holds all that changes: threads' meeting places, the tables of pointers that the
+two programs take, tokens and caches, temporaries. Weights are read where the file has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planish.runtime.host.cpu import Need, cores, missing, tiles_allowed
+from planish.runtime.host.language import (
+    Ptr,
+    Record,
+    Text,
+    address,
+    export,
+    extern,
+    i32,
+    i64,
+    local,
+    null,
+    size_of,
+    text,
+    u8,
+    u64,
+)
+from planish.runtime.host.libc import (
+    ANONYMOUS,
+    HUGE_PAGES,
+    PRIVATE,
+    READ,
+    READ_ONLY,
+    TO_END,
+    WRITE,
+    __errno_location,
+    calloc,
+    close,
+    free,
+    lseek,
+    madvise,
+    memcmp,
+    mmap,
+    munmap,
+    open,
+    pthread_create,
+    pthread_join,
+    snprintf,
+    strerror,
+)
+
+ABI = 1
+OK = 0
+ARGUMENT = 1
+NO_MEMORY = 2
+FILE = 3
+CPU = 4
+ROOM = 5
+NAN = 6
+FAULT = 7
+MESSAGE = 512  # bytes of a message
+LINE = 64
+PAGE = 1 << 21  # a huge page
+HEAD = 64  # bytes at the beginning of an artifact that say which it is
+MOST_THREADS = 1024
+WEIGHTS = 1  # where a slot is; 0 is in the state
+TEMPORARY = 2
+
+
+class Program(Record):
+    """A compiled program: its function, how many slots it takes, and where each is.
+
+    `slots` are pairs, a space (state, weights, temporary) and an offset in it.
+    """
+
+    main: Callable[[Ptr[i64], i64, i64], None]
+    slots: Ptr[i64]
+    count: i64
+
+
+class Tables(Record):
+    """What is known of an artifact when it is made. Offsets of what is set are in the state."""
+
+    prefill: Program
+    decode: Program
+    state: i64
+    arena: i64
+    scratch: i64
+    tokens: i64
+    pos: i64
+    keys: i64
+    temperature: i64
+    top_k: i64
+    top_p: i64
+    prompt: i64
+    context: i64
+    vocabulary: i64
+    piece: i64
+    needs: Ptr[Need]
+    need_count: i64
+    tiles: i64
+    head: Text
+    inside: i64
+    weights_at: i64
+    size: i64
+
+
+# see `planish.runtime.ship.tables`
+@extern
+def planish_tables() -> Tables: ...
+
+
+@extern
+def planish_worker(pool: Ptr[u8], number: i64) -> None: ...
+@extern
+def planish_run(
+    pool: Ptr[u8], main: Callable[[Ptr[i64], i64, i64], None], call: Ptr[i64], threads: i64
+) -> None: ...
+@extern
+def planish_stop(pool: Ptr[u8]) -> None: ...
+
+
+class Worker(Record):
+    """A thread of a pool."""
+
+    pool: Ptr[u8]
+    number: i64
+    thread: u64
+
+
+class Model(Record):
+    """A model that can be run, or `status` and `message`: why it cannot."""
+
+    status: i32
+    message: Ptr[u8]
+    threads: i64
+    started: i64
+    workers: Ptr[Worker]
+    block: Ptr[u8]
+    block_size: i64
+    file: Ptr[u8]
+    weights: Ptr[u8]
+    pool: Ptr[u8]
+    barrier: Ptr[u8]
+    failure: Ptr[i64]
+    call: Ptr[i64]
+    length: Ptr[i64]
+    prefill: Ptr[Ptr[u8]]
+    decode: Ptr[Ptr[u8]]
+    state: Ptr[u8]
+    arena: Ptr[u8]
+    scratch: Ptr[u8]
+    read: i64
+
+
+@export
+def planish_abi_version() -> i32:
+    """The version of this interface: programs made for another one must be compiled again."""
+    return ABI
+
+
+@export
+def planish_create(weights: Text, threads: i32) -> Model:
+    """Make a model. Ask planish_status whether that worked; NULL only where there is no memory.
+
+    weights: the file of weights, for artifacts whose weights are not inside; else NULL.
+    threads: how many share the work, at most the cores of this process; 0 means all of those.
+    A model is used by one thread at a time; several models run side by side, each with threads of
+    its own and memory of its own but for the weights, which they share. Free it with planish_free.
+    A forked child makes models of its own.
+    """
+    model = Model(calloc(1, size_of(Model) + MESSAGE))
+    if model == null:
+        return model
+    model.message = Ptr[u8](model) + size_of(Model)
+    tables = planish_tables()
+    if threads < 0 or threads > MOST_THREADS:
+        snprintf(
+            model.message, MESSAGE, text("threads are 0 to %d, got %d"), i32(MOST_THREADS), threads
+        )
+        model.status = ARGUMENT
+    elif fits(model, tables) and find_weights(model, tables, weights):
+        there = cores()
+        model.threads = i64(threads) if threads > 0 and i64(threads) < there else there
+        if set_aside(model, tables):
+            start(model)
+    return model
+
+
+@export
+def planish_status(model: Model) -> i32:
+    """0, or the code of the last call that failed: why a model could not be made, for one."""
+    return model.status if model != null else NO_MEMORY
+
+
+@export
+def planish_error(model: Model) -> Text:
+    """What went wrong last, in a line, or "". It is the model's, until its next call."""
+    return model.message if model != null else text("out of memory")
+
+
+@export
+def planish_vocab_size(model: Model) -> i64:
+    """Tokens are 0 <= token < this."""
+    return planish_tables().vocabulary
+
+
+@export
+def planish_context(model: Model) -> i64:
+    """How many tokens a text can have, the prompt included."""
+    return planish_tables().context
+
+
+@export
+def planish_threads(model: Model) -> i64:
+    """How many threads share the work."""
+    return model.threads if model != null else 0
+
+
+@export
+def planish_facts() -> Text:
+    """What is known of the artifact, as JSON: pipeline, processor, memory, layout of weights."""
+    return planish_tables().head + HEAD
+
+
+@export
+def planish_free(model: Model) -> None:
+    """End the threads of a model and give its memory back; NULL is none."""
+    if model == null:
+        return
+    if model.started > 0:
+        planish_stop(model.pool)
+    for n in range(model.started):
+        pthread_join(model.workers[n].thread, null)
+    if model.block != null:
+        munmap(model.block, model.block_size)
+    if model.file != null:
+        munmap(model.file, planish_tables().size)
+    free(Ptr[u8](model))
+
+
+def fits(model: Model, tables: Tables) -> bool:
+    """Whether the processor has what the code needs."""
+    names = local(u8, MESSAGE)
+    if missing(tables.needs, tables.need_count, names, MESSAGE // 2) > 0:
+        form = text("this program is for processors with %s, which this one lacks")
+        snprintf(model.message, MESSAGE, form, names)
+        model.status = CPU
+        return False
+    if tables.tiles != 0 and not tiles_allowed():
+        form = text("this program needs tile registers (AMX), which the system does not allow")
+        snprintf(model.message, MESSAGE, form)
+        model.status = CPU
+        return False
+    return True
+
+
+def find_weights(model: Model, tables: Tables, path: Text) -> bool:
+    """The weights: in the artifact, or mapped from a file that belongs to it."""
+    if tables.inside != 0:
+        model.weights = tables.head + tables.weights_at
+        return True
+    model.status = FILE
+    if path == null:
+        snprintf(model.message, MESSAGE, text("the weights are in a file of their own: name it"))
+        return False
+    file = open(path, READ_ONLY)
+    if file < 0:
+        form = text("cannot read %.300s: %s")
+        snprintf(model.message, MESSAGE, form, path, strerror(__errno_location()[0]))
+        return False
+    size = lseek(file, 0, TO_END)
+    if size == tables.size:
+        model.file = mmap(null, size, READ, PRIVATE, file, 0)
+    close(file)
+    if size != tables.size:
+        form = text("%.300s has %ld bytes, the weights of this program have %ld")
+        snprintf(model.message, MESSAGE, form, path, size, tables.size)
+        return False
+    if i64(model.file) == -1:
+        model.file = null
+        snprintf(model.message, MESSAGE, text("cannot map %.300s"), path)
+        return False
+    if memcmp(model.file, tables.head, HEAD) != 0:
+        form = text("%.300s has the weights of another program")
+        snprintf(model.message, MESSAGE, form, path)
+        return False
+    model.weights = model.file + tables.weights_at
+    model.status = OK
+    return True
+
+
+def up(size: i64) -> i64:
+    """A size in whole cache lines."""
+    return (size + LINE - 1) // LINE * LINE
+
+
+def taken(at: Ptr[Ptr[u8]], size: i64) -> Ptr[u8]:
+    """The next bytes of a block, whose free part begins at `at`."""
+    place = at[0]
+    at[0] = place + up(size)
+    return place
+
+
+def set_aside(model: Model, tables: Tables) -> bool:
+    """The memory of a model, zeros, in one block."""
+    tables_size = up(8 * tables.prefill.count) + up(8 * tables.decode.count)
+    work = up(tables.state) + up(tables.arena) + up(tables.scratch) * model.threads
+    size = 32 * LINE + up(size_of(Worker) * model.threads) + tables_size + work + PAGE
+    model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
+    if i64(model.block) == -1:
+        model.block = null
+        snprintf(model.message, MESSAGE, text("no memory for %ld bytes"), size)
+        model.status = NO_MEMORY
+        return False
+    model.block_size = size
+    begin = i64(model.block)
+    if work >= PAGE:
+        madvise(model.block, size, HUGE_PAGES)
+        begin = (begin + PAGE - 1) // PAGE * PAGE
+    at = local(Ptr[u8], 1)
+    at[0] = Ptr[u8](begin)
+    model.scratch = taken(at, up(tables.scratch) * model.threads)
+    model.arena = taken(at, tables.arena)
+    model.state = taken(at, tables.state)
+    model.prefill = Ptr[Ptr[u8]](taken(at, 8 * tables.prefill.count))
+    model.decode = Ptr[Ptr[u8]](taken(at, 8 * tables.decode.count))
+    model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
+    model.pool = taken(at, 4 * LINE)
+    model.barrier = taken(at, 4 * LINE)
+    model.failure = Ptr[i64](taken(at, LINE))
+    model.call = Ptr[i64](taken(at, LINE))
+    model.length = Ptr[i64](taken(at, LINE))
+    point(model, tables.prefill, model.prefill)
+    point(model, tables.decode, model.decode)
+    return True
+
+
+def point(model: Model, program: Program, table: Ptr[Ptr[u8]]) -> None:
+    """Fill a program's table of pointers."""
+    for n in range(program.count):
+        space = program.slots[2 * n]
+        base = model.state
+        if space == WEIGHTS:
+            base = model.weights
+        elif space == TEMPORARY:
+            base = model.arena
+        table[n] = base + program.slots[2 * n + 1]
+
+
+def start(model: Model) -> None:
+    """Start the threads beside the one that calls."""
+    for n in range(model.threads - 1):
+        worker = model.workers[n]
+        worker.pool = model.pool
+        worker.number = n + 1
+        failed = pthread_create(address(worker.thread), null, work, Ptr[u8](worker))
+        if failed != 0:
+            form = text("cannot start a thread: %s")
+            snprintf(model.message, MESSAGE, form, strerror(failed))
+            model.status = NO_MEMORY
+            return
+        model.started += 1
+
+
+def work(given: Ptr[u8]) -> Ptr[u8]:
+    """What a thread does: jobs, until it is told to stop."""
+    worker = Worker(given)
+    planish_worker(worker.pool, worker.number)
+    return null
+
+
+def run(model: Model, program: Program, table: Ptr[Ptr[u8]]) -> bool:
+    """Run a program once; False where an index was outside its table."""
+    call = model.call
+    call[0] = i64(table)
+    call[1] = i64(model.length)
+    call[2] = 1
+    call[3] = i64(model.scratch)
+    call[4] = up(planish_tables().scratch)
+    call[5] = i64(model.failure)
+    call[6] = i64(model.barrier)
+    if model.threads == 1:
+        program.main(call, 0, 1)
+    else:
+        planish_run(model.pool, program.main, call, model.threads)
+    if model.failure[0] == 0:
+        return True
+    form = text("index %ld is outside 0 <= index < %ld in the model")
+    snprintf(model.message, MESSAGE, form, model.failure[2], model.failure[3])
+    model.failure[0] = 0
+    model.status = FAULT
+    return False
