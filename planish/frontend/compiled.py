@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from planish.frontend.tree import flatten, is_tree, restore
 from planish.ir.errors import ArtifactError
 from planish.ir.later import later
-from planish.runtime.artifact import Shared, read_shared, save_shared
+from planish.runtime.artifact import Artifact, Shared, save_shared
 from planish.runtime.pool import pool_object
 from planish.runtime.program import Program
 from planish.runtime.roof import Roof
@@ -70,16 +70,14 @@ class Compiled(Program):
         save_shared(self, target, pool_object(self.target), more)
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
-    """The program in a library that `save` wrote: see `planish.load`."""
-    found = read_shared(Path(path))
+def program_of(found: Artifact, threads: int | None = None) -> Compiled:
+    """The program of an artifact that has only one."""
 
     def plan() -> NoReturn:
-        raise ArtifactError(f"{path} holds code, not the graph that it was compiled from")
+        raise ArtifactError(f"{found.path} holds code, not the graph that it was compiled from")
 
-    shared = Shared(found)
-    program = Compiled.of(found.images[""], found.weights, plan, threads, shared)
-    keys = found.facts["treedef"]
+    program = Compiled.of(found.images[""], found.weights, plan, threads, Shared(found))
+    keys = found.facts.get("treedef")
     form = None if keys is None else tuple(keys)
     program.origin = Origin(form, found.facts["pipeline"], found.facts["graph"])
     return program

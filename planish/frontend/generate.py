@@ -13,13 +13,15 @@ short enough for Ctrl-C and for streaming. A row whose context is full is read a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from planish.frontend import ship
 from planish.frontend.api import Compiled, compiled
 from planish.frontend.next_token import graphs
 from planish.frontend.rows import Rows, checked, first_of, set_in
@@ -34,6 +36,7 @@ from planish.frontend.sampling import (
     row_keys,
     stop_ids,
 )  # fmt: skip
+from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir.errors import DataError, DTypeError
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
@@ -108,6 +111,18 @@ class Generator:
         graph = self._graphs[name]
         return compiled(graph, self.pipeline, self.target, self.threads, panels=self._panels)
 
+    def save(
+        self, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None,
+        weights: str = "embed", prefix: str = "planish_",
+    ) -> None:  # fmt: skip
+        """Write a library (.so) or an object file (.o) with a C header beside it, or that (.h).
+
+        `weights` are inside ("embed") or in NAME.weights beside it ("file"), which is mapped.
+        Functions of C begin with `prefix`: a program that has two models needs two. `pl.load` runs
+        a library without LLVM. The same generator makes the same bytes.
+        """
+        ship.save_generator(self, Path(path), tokenizer, weights, prefix)
+
     def stream(
         self, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any = None,
         use_cache: bool = True, sliding_window: bool = False, pause: float = PAUSE,
@@ -181,10 +196,9 @@ class Generator:
 
     def state(self, operands: tuple) -> tuple[np.ndarray, ...]:
         """The arguments of `decode`, before anything was read: tokens, positions, caches ..."""
-        specs = chain(*self.model.cache_specs(self.batch))
-        caches = [np.zeros(x.shape, x.dtype.numpy) for x in specs]
-        tokens = np.zeros((self.batch, self.context), np.int32)
-        return (tokens, np.zeros(self.batch, np.int32), *caches, *operands)
+        slots = self.decode.image.inputs
+        types: list[Any] = [x.type for x in slots[: len(slots) - len(operands)]]
+        return (*(np.zeros(x.shape, x.dtype.numpy) for x in types), *operands)
 
     def read(self, state: tuple[np.ndarray, ...], row: int, prompt: np.ndarray) -> None:
         """Read a prompt into a row, whose tokens then have the first new one after it."""
@@ -265,12 +279,22 @@ def generate(
     of the draw mean stands in `Sampling`.
     """
     settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    vocab = model.config["vocab_size"]
-    prompts, ends = prompts_of(ids, vocab), stop_ids(stop, vocab)
+    many = len(prompts_of(ids, model.config["vocab_size"]))
+    maker = generator_for(model, pipeline, threads, many, settings.options, settings.greedy)
+    return written(
+        maker, ids, max_new_tokens, settings, seed, use_cache, stream, stop, sliding_window
+    )
+
+
+def written(
+    maker: Generator, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any,
+    use_cache: bool, stream: Stream | None, stop: Any, sliding_window: bool,
+) -> Any:  # fmt: skip
+    """What a generator writes after prompts, in the form that `generate` describes."""
+    prompts, ends = prompts_of(ids, maker.vocab_size), stop_ids(stop, maker.vocab_size)
     if stream is not None and not callable(stream):
         raise DTypeError(f"stream is a function of a token, got {type(stream).__name__}")
     alone = not is_list(ids) and np.ndim(ids) == 1
-    maker = generator_for(model, pipeline, threads, len(prompts), settings.options, settings.greedy)
     pause = PAUSE if stream is None else FLOW
     pieces = [np.empty((len(prompts), 0), np.int32)]
     for piece in maker.stream(

@@ -1,19 +1,24 @@
-"""Programs in files: shared libraries (.so) and bundles (.bundle)."""
+"""Programs and generators in files: shared libraries (.so) and bundles (.bundle)."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from planish.frontend.compiled import Compiled
-from planish.frontend.compiled import load as load_shared
+from planish.frontend.compiled import Compiled, program_of
 from planish.ir.later import later
+from planish.runtime.artifact import read_shared
+
+if TYPE_CHECKING:
+    from planish.frontend.saved_generator import SavedGenerator
 
 bundle = later("planish.frontend.bundle")  # and with it checkpoints and models
+saved_generator = later("planish.frontend.saved_generator")
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
-    """The program in a library that `save` wrote, or the best one in a bundle.
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled | SavedGenerator:
+    """The program or generator in a library that `save` wrote, or the best program in a bundle.
 
     Weights stay in the file, but those of a bundle are packed for the program. ArtifactError if it
     is none or damaged, TargetError if this processor cannot run it. Loading a program is running
@@ -22,4 +27,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
     file = Path(path)
     if file.suffix == ".bundle":
         return bundle.load_bundle(file, threads)
-    return load_shared(file, threads)
+    found = read_shared(file)
+    if "" in found.images:
+        return program_of(found, threads)
+    return saved_generator.SavedGenerator(found, threads)

@@ -97,6 +97,9 @@ class Ptr(Generic[T]):
     def __sub__(self, other: Any) -> Any:
         raise NotImplementedError(REASON)
 
+    def __int__(self) -> int:
+        raise NotImplementedError(REASON)
+
 
 class Const(Ptr[T]):
     """A `Ptr` that C sees as const."""
