@@ -129,7 +129,7 @@ def test_the_command_line_compiles_models(what: str, tmp_path: Path) -> None:
     assert "avx2" not in facts["requires"] and "quantize" in facts["pipeline"]
 
 
-@pytest.mark.parametrize("more", [["-o", "x.exe"], ["-o", "no/folder/x.so"], ["-o", "x.so"], []])
+@pytest.mark.parametrize("more", [["-o", "x.dll"], ["-o", "no/folder/x.so"], ["-o", "x.so"], []])
 def test_commands_that_cannot_be_are_told_in_a_line(
     more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

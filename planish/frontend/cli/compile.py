@@ -1,4 +1,4 @@
-"""`planish compile`: a model as a program that runs without compiling anything."""
+"""`planish compile`: a model as a file that runs without compiling anything."""
 
 from __future__ import annotations
 
@@ -14,36 +14,77 @@ from planish.frontend.cli.common import (
     need_folder_of,
     pipeline_option,
 )
-from planish.frontend.compiled import KINDS
+from planish.frontend.generate import Generator
+from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
+from planish.frontend.ship import EMITS, WEIGHTS
+from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec
 from planish.ir.dims import Dim
+from planish.runtime.target import Target
 
 
 @click.command(
     epilog=examples(
-        "planish compile book.safetensors -o book.so",
+        "planish compile book.safetensors -o book --emit so",
         "planish compile book.safetensors -o book.so --pipeline int8 --target x86-64-v3",
+        "planish compile book.safetensors -o book.so --weights file",
+        "planish compile book.safetensors -o logits.so --of last",
         "planish inspect book.so",
     )
 )
 @model_argument
-@click.option("-o", "--out", type=File, required=True, metavar="FILE.so", help="The library.")
+@click.option("-o", "--out", type=File, required=True, metavar="NAME", help="What to write.")
+@click.option("--emit", type=click.Choice(list(EMITS)),
+              help="Library, object file, or only a C header.  [default: by NAME]")  # fmt: skip
 @pipeline_option()
 @click.option("--target", metavar="CPU", help="The processor to compile for.  [default: this one]")
-@click.option("--of", "what", type=click.Choice(["last", "all"]), default="last", show_default=True,
-              help="The logits of the last token, or of all.")  # fmt: skip
-def command(model: Path, out: Path, pipeline: str, target: str | None, what: str) -> None:
-    """Compile MODEL into a shared library, with its weights.
+@click.option("--tokenizer", type=File, metavar="FILE",
+              help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
+@click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
+              help="Inside, or in NAME.weights beside it.")  # fmt: skip
+@click.option("--prefix", default="planish_", show_default=True,
+              help="How names of C begin; two models in one program need two.")  # fmt: skip
+@click.option("--of", "what", type=click.Choice(["tokens", "last", "all"]), default="tokens",
+              show_default=True,
+              help="Tokens, or the logits of the last token, or of all.")  # fmt: skip
+def command(
+    model: Path, out: Path, emit: str | None, pipeline: str, target: str | None,
+    tokenizer: Path | None, weights: str, prefix: str, what: str,
+) -> None:  # fmt: skip
+    """Compile MODEL into what runs without Python: prompt, cached decoding and sampling.
 
-    It takes tokens i32 [B, T] and returns logits; Python runs it with pl.load(FILE), without LLVM.
+    The C header beside it says how to call it; Python runs a library with pl.load(FILE), without
+    LLVM. With --of last or all, the library is for Python only: tokens i32 [B, T] to logits.
     """
-    if out.suffix not in KINDS:
-        raise click.UsageError(f"{out}: programs are written as {', '.join(KINDS)}")
-    need_folder_of(out)
-    loaded, _ = load_model(model)
-    length = Dim("T", max=loaded.config["max_seq_len"])
-    function = loaded.last_logits if what == "last" else loaded
+    path = named(out, emit)
+    need_folder_of(path)
+    if what != "tokens" and path.suffix != EMITS["so"]:
+        raise click.UsageError(f"--of {what} makes a library (.so), not {path.name}")
+    loaded, own = load_model(model)
+    if what == "tokens":
+        words = own if tokenizer is None else read_tokenizer(tokenizer)
+        maker = Generator(loaded, pipeline, target=target)
+        maker.save(path, words, weights, prefix)
+        machine = maker.target
+    else:
+        machine = save_logits(loaded, path, pipeline, target, what)
+    print(f"{path}: {path.stat().st_size:,} bytes, for {machine.cpu} ({machine})")
+
+
+def named(out: Path, emit: str | None) -> Path:
+    """The file to write: what is emitted gives a name without a suffix its own."""
+    suffix = out.suffix if emit is None else EMITS[emit]
+    if suffix not in EMITS.values() or out.suffix not in ("", suffix):
+        known = ", ".join(f"{name} ({end})" for name, end in EMITS.items())
+        raise click.UsageError(f"{out}: --emit and the end of the name are one of {known}")
+    return out if out.suffix else out.with_name(out.name + suffix)
+
+
+def save_logits(model: TinyGPT, path: Path, pipeline: str, target: str | None, what: str) -> Target:
+    """Write the program that returns logits; the processor that it is for."""
+    length = Dim("T", max=model.config["max_seq_len"])
+    function = model.last_logits if what == "last" else model
     program = compiled(function, spec(("B", length), "i32"), pipeline=pipeline, target=target)
-    program.save(out)
-    print(f"{out}: {out.stat().st_size:,} bytes, for {program.target.cpu} ({program.target})")
+    program.save(path)
+    return program.target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.cli.table import facts_text
+from planish.frontend.tokenizers.stored import tokenizer_from_json
 from planish.runtime.artifact import VERSION, read_shared
 from planish.runtime.target import missing_here
 
@@ -25,20 +27,41 @@ def command(file: Path, as_json: bool) -> None:
 def described(file: Path) -> dict[str, Any]:
     """Facts about a program, checksum compared."""
     found = read_shared(file)
-    image, facts = found.images[""], found.facts
-    missing = missing_here(facts["requires"])
+    facts = found.facts
+    image = next(iter(found.images.values()))
+    more = (
+        generator_facts(facts)
+        if "" not in found.images
+        else {
+            "program": image.name,
+            "inputs": [f"{x.name}: {x.type}" for x in image.inputs],
+            "outputs": [str(x.type) for x in image.outputs],
+        }
+    )
     return {
-        "program": image.name,
+        **more,
         "file_bytes": file.stat().st_size,
         "version": VERSION,
-        "inputs": [f"{x.name}: {x.type}" for x in image.inputs],
-        "outputs": [str(x.type) for x in image.outputs],
         "pipeline": facts["pipeline"],
         "graph_sha256": facts["graph"],
         "triple": image.target.triple,
         "cpu": image.target.cpu,
         "requires": facts["requires"],
-        "missing_here": missing,
+        "missing_here": missing_here(facts["requires"]),
         "memory": facts["memory"],
         "weights": len(found.weights),
+    }
+
+
+def generator_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What only a generator has."""
+    tokenizer = facts["tokenizer"]
+    return {
+        "program": "generator",
+        "abi": facts["abi"],
+        "prefix": facts["prefix"],
+        "context": facts["context"],
+        "vocabulary": facts["vocabulary"],
+        "tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer)),
+        "weights_file": facts["weights_file"],
     }

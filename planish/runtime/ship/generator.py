@@ -8,6 +8,7 @@ say where each of their slots is, so that host code can make a model of zeros.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,12 +68,23 @@ class Shipped:
     @cached_property
     def weights(self) -> tuple[np.ndarray, ...]:
         """All weights, each once."""
-        listed = (x for program in self.programs.values() for x in program.params)
-        return tuple({id(x): x for x in listed}.values())
+        return tuple(self._stored[0])
 
     @cached_property
-    def _number(self) -> dict[int, int]:
-        return {id(x): n for n, x in enumerate(self.weights)}
+    def _stored(self) -> tuple[list[np.ndarray], dict[int, int]]:
+        """All weights, and the number of each array of a program: equal ones are one."""
+        kept: list[np.ndarray] = []
+        known: dict[object, int] = {}
+        numbers: dict[int, int] = {}
+        for x in (x for program in self.programs.values() for x in program.params):
+            if id(x) in numbers:
+                continue
+            data = np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
+            key = (x.dtype.str, x.shape, hashlib.sha256(data).digest())
+            numbers[id(x)] = known.setdefault(key, len(kept))
+            if numbers[id(x)] == len(kept):
+                kept.append(x)
+        return kept, numbers
 
     @cached_property
     def _state(self) -> tuple[list[int], int]:
@@ -105,7 +117,7 @@ class Shipped:
             "programs": {
                 name: {
                     "image": program.image.facts(),
-                    "weights": [self._number[id(x)] for x in program.params],
+                    "weights": [self._stored[1][id(x)] for x in program.params],
                 }
                 for name, program in self.programs.items()
             },
@@ -191,7 +203,7 @@ class Shipped:
         return (
             *((STATE, at) for at in taken),
             *((STATE, taken[homes[n]]) for n in range(len(image.outputs))),
-            *((WEIGHTS, starts[self._number[id(x)]]) for x in program.params),
+            *((WEIGHTS, starts[self._stored[1][id(x)]]) for x in program.params),
             *((TEMPORARY, life.offset) for life in program.memory.lives),
         )
 
