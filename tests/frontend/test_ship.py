@@ -161,7 +161,8 @@ def test_objects_link_into_programs(tmp_path: Path) -> None:
 def test_two_models_in_one_program(tmp_path: Path) -> None:
     saved(tmp_path, name="x.o")
     saved(tmp_path, name="y.o", prefix="other_")
-    text = '#include <stddef.h>\n#include "x.h"\n#include "y.h"\nint main(void) { return OTHER_ABI != PLANISH_ABI ||\n'
+    text = '#include <stddef.h>\n#include "x.h"\n#include "y.h"\n'
+    text += "int main(void) { return OTHER_ABI != PLANISH_ABI ||\n"
     text += "planish_context(NULL) != 40 || other_vocab_size(NULL) < 20 ||\n"
     text += "planish_facts() == other_facts(); }\n"
     (tmp_path / "two.c").write_text(text)
