@@ -135,7 +135,7 @@ def test_what_is_learnt() -> None:
 
 def test_learning_is_the_obvious_loop() -> None:
     """Counting all pairs anew after each merge learns the same."""
-    pieces = [[LEARNT.vocab[LEARNT._bytes[x]] for x in word.encode()] for word in words(TEXT)]
+    pieces = [[LEARNT.vocab[LEARNT.byte_tokens[x]] for x in word.encode()] for word in words(TEXT)]
     order = {text: token for token, text in enumerate(LEARNT.vocab)}
     for merge in LEARNT.merges:
         counts: dict[tuple[str, str], int] = {}

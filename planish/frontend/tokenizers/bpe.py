@@ -102,13 +102,14 @@ class BytePairTokenizer(Tokenizer):
         return {text: token for token, text in enumerate(self.vocab)}
 
     @cached_property
-    def _merges(self) -> Merges:
+    def ranked(self) -> Merges:
+        """The merges, by pairs of tokens."""
         index = self._index
         ranked = reversed([*enumerate(self.merges)])  # of a pair that stands twice the first counts
         return {(index[a], index[b]): (rank, index[a + b]) for rank, (a, b) in ranked}
 
     @cached_property
-    def _bytes(self) -> dict[int, int]:
+    def byte_tokens(self) -> dict[int, int]:
         """The token of each byte that has one."""
         return {byte: self._index[x] for x, byte in BYTE.items() if x in self._index}
 
@@ -119,7 +120,7 @@ class BytePairTokenizer(Tokenizer):
     def _word(self, word: str) -> Sequence[int]:
         data = word.encode()
         try:
-            return merged([self._bytes[x] for x in data], self._merges)
+            return merged([self.byte_tokens[x] for x in data], self.ranked)
         except KeyError as error:
             raise DataError(
                 f"the vocabulary of {self.vocab_size} tokens lacks byte 0x{error.args[0]:02X}, "

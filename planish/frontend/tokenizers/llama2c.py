@@ -59,15 +59,15 @@ class ScoreTokenizer(Tokenizer):
         return len(self.pieces)
 
     @cached_property
-    def _index(self) -> dict[bytes, int]:
+    def index(self) -> dict[bytes, int]:
         """The token of each text; the lowest where one stands twice."""
         listed = range(self.vocab_size - 1, FIRST - 1, -1)
         return {self.pieces[i]: i for i in listed if self.pieces[i]}
 
     @cached_property
-    def _merges(self) -> Merges:
+    def ranked(self) -> Merges:
         """Both halves of every piece, wherever they are pieces themselves."""
-        index = self._index
+        index = self.index
         return {
             (index[piece[:at]], index[piece[at:]]): (-self.scores[token], token)
             for piece, token in index.items()
@@ -81,9 +81,9 @@ class ScoreTokenizer(Tokenizer):
         tokens: list[int] = []
         for character in " " + text if text else "":
             data = character.encode()
-            known = self._index.get(data)
+            known = self.index.get(data)
             tokens += [BYTES + x for x in data] if known is None else [known]
-        return as_ids(merged(tokens, self._merges))
+        return as_ids(merged(tokens, self.ranked))
 
     def prompt(self, text: str) -> np.ndarray:
         """The start token, then the text."""

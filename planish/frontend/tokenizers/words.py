@@ -10,6 +10,7 @@ apostrophes, and the letters of English contractions stand for themselves.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 
@@ -41,3 +42,18 @@ def words(text: str) -> Iterator[str]:
     """The pieces of a text, in order and without gaps."""
     for found in PIECE.finditer(text.translate(_Kinds())):
         yield text[found.start() : found.end()]
+
+
+def kind_ranges() -> list[tuple[int, str]]:
+    """Where characters of another kind begin, for code that has no `unicodedata`: L, N, O or \\n.
+
+    What stands for itself is there as a letter, as a space, or as something else.
+    """
+    kinds = _Kinds()
+    plain = dict.fromkeys(ITSELF, "L") | {" ": "\n", "'": "O"}
+    found: list[tuple[int, str]] = []
+    for code in range(sys.maxunicode + 1):
+        kind = plain.get(kinds[code], kinds[code])
+        if not found or found[-1][1] != kind:
+            found.append((code, kind))
+    return found

@@ -1,0 +1,123 @@
+"""Tokenizers as bytes that native code reads in place, for artifacts that need no Python.
+
+data = tokenizer_blob(tokenizer)     # the layout is that of planish.runtime.host.vocab.Vocab
+
+The same tokenizer gives the same bytes, where Python knows the same version of Unicode.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from planish.frontend.text import CharTokenizer
+from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.tokenizers.bpe import BytePairTokenizer
+from planish.frontend.tokenizers.llama2c import START, ScoreTokenizer
+from planish.frontend.tokenizers.merging import Merges
+from planish.frontend.tokenizers.words import kind_ranges
+from planish.ir.errors import ArtifactError
+from planish.runtime.host import letters
+from planish.runtime.host.vocab import (
+    BYTE_PAIRS,
+    CHARACTERS,
+    FORMAT,
+    MAGIC,
+    NONE,
+    SCORES,
+)
+
+HEAD = 80  # bytes
+LARGEST = 1 << 30
+KINDS = {"O": letters.OTHER, "L": letters.LETTER, "N": letters.DIGIT, "\n": letters.SPACE}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What differs between kinds: tables, tokens before a prompt, those that end a text."""
+
+    kind: int
+    letters: Sequence[int]
+    letter_count: int
+    merges: Merges = field(default_factory=dict)
+    kinds: Sequence[int] = ()
+    start: int = NONE
+    alone: int = NONE
+
+
+def tokenizer_blob(tokenizer: Tokenizer) -> bytes:
+    """The bytes of a tokenizer; ArtifactError where native code has no such kind."""
+    parts = _parts(tokenizer)
+    count = tokenizer.vocab_size
+    pieces = [tokenizer.piece(x) for x in range(count)]
+    sizes = [*map(len, pieces)]
+    pool = b"".join(pieces)
+    tables = [
+        _words(np.cumsum([0, *sizes])), pool + bytes(-len(pool) % 4), _words(parts.letters),
+        _pairs(parts.merges), _words(parts.kinds),
+    ]  # fmt: skip
+    places = np.cumsum([HEAD, *map(len, tables)]).tolist()
+    if places[-1] > LARGEST:
+        raise ArtifactError(
+            f"{tokenizer!r} takes {places[-1]} bytes, artifacts hold tokenizers up to {LARGEST}"
+        )
+    starts, pool_at, letters_at, pairs_at, kinds_at, size = places
+    ends = [*tokenizer.end, NONE, NONE][:2]
+    head = _words([
+        FORMAT, parts.kind, size, count, max(sizes, default=0), starts, pool_at, len(pool),
+        letters_at, parts.letter_count, pairs_at, len(parts.merges), kinds_at, len(parts.kinds),
+        parts.start, parts.alone, *ends,
+    ])  # fmt: skip
+    rest = b"".join([head, *tables])
+    return _words([MAGIC, zlib.adler32(rest)]) + rest
+
+
+def _parts(tokenizer: Tokenizer) -> _Parts:
+    match tokenizer:
+        case CharTokenizer():
+            codes = {ord(x): token for token, x in enumerate(tokenizer.characters)}
+            return _Parts(CHARACTERS, *_letters(codes))
+        case BytePairTokenizer():
+            tokens = [tokenizer.byte_tokens.get(x, NONE) for x in range(256)]
+            kinds = [4 * code + KINDS[kind] for code, kind in kind_ranges()]
+            alone = tokenizer.end[0] if tokenizer.end else NONE
+            return _Parts(BYTE_PAIRS, tokens, 256, tokenizer.ranked, kinds, alone=alone)
+        case ScoreTokenizer():
+            codes = {ord(x): token for piece, token in tokenizer.index.items()
+                     if (x := _character(piece)) is not None}  # fmt: skip
+            return _Parts(
+                SCORES, *_letters(codes), tokenizer.ranked, start=START, alone=START
+            )  # fmt: skip
+    raise ArtifactError(
+        f"a {type(tokenizer).__name__} cannot be part of an artifact, which has characters, GPT-2's byte pairs "
+        "(vocab.json and merges.txt) and llama2.c's tokenizers; leave it out"
+    )
+
+
+def _letters(tokens: dict[int, int]) -> tuple[list[int], int]:
+    """Code points in order, then the token of each; and how many."""
+    codes = sorted(tokens)
+    return [*codes, *(tokens[x] for x in codes)], len(codes)
+
+
+def _character(piece: bytes) -> str | None:
+    """The one character that these bytes are."""
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if len(text) == 1 else None
+
+
+def _pairs(merges: Merges) -> bytes:
+    """Pairs in order; equal ranks stay equal, whatever numbers they are."""
+    ranks = {x: n for n, x in enumerate(sorted({rank for rank, _ in merges.values()}))}
+    rows = sorted((*pair, ranks[rank], new) for pair, (rank, new) in merges.items())
+    return _words([x for row in rows for x in row])
+
+
+def _words(numbers: Sequence[int] | np.ndarray) -> bytes:
+    return np.asarray(numbers, "<u4").tobytes()
