@@ -117,3 +117,20 @@ def test_strips_are_for_what_is_large_and_read_often() -> None:
         plan = lower(FAST.run(Graph("f", (a, b), (product,))), HOST)
         found.append(any(p.name == "strips" for s in plan.steps for p in s.kernel.params))
     assert found == [True, False, False]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("words", [1, 2, 3, 4, 6, 7, 8, 12])
+def test_bytes_are_read_in_several_places(rows: int, words: int) -> None:
+    """Panels of bytes whose depth is no multiple of the places, and few rows or more; exact."""
+    rng = np.random.default_rng(words)
+    a, b = (
+        rng.integers(-128, 128, s).astype(np.int8) for s in ((rows, 4 * words), (4 * words, 70))
+    )
+    x = OPS["input"](name="a", type=TensorType(t.i8, a.shape))
+    w = OPS["param"](name="w", type=TensorType(t.i8, b.shape))
+    graph = Graph("f", (x,), (OPS["matmul"](x, w, out=t.i32),), {"w": b})
+    plan = lower(FAST.run(graph), HOST)
+    want = a.astype(np.int32) @ b.astype(np.int32)
+    for got in (run_plan(plan, a)[0], Program(plan, HOST, threads=2)(a)):
+        np.testing.assert_array_equal(got, want)

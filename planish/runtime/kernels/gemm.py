@@ -34,7 +34,7 @@ from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
-from planish.runtime.kernels.tiles import HIGHEST, group, quickest
+from planish.runtime.kernels.tiles import HIGHEST, group, quickest, streams
 from planish.runtime.kernels.words import dot_of
 from planish.runtime.target import Target
 
@@ -280,9 +280,17 @@ class Gemm:
             with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
                 self._step(acc, of_a, batch, panel, k1 * self.split + k2)
         else:
-            with nest.loop("k", depth) as k:
-                self._step(acc, of_a, batch, panel, k)
+            parts = self._streams()
+            apart = depth if parts == 1 else int(depth) // parts  # type: ignore[arg-type]
+            with nest.loop("k", apart) as k:
+                for part in range(parts):
+                    self._step(acc, of_a, batch, panel, k + size_expr(apart) * part)
         self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
+
+    def _streams(self) -> int:
+        """How many places of a panel are read in turn; sums of integers have no order to keep."""
+        ordered = self.panel is None or self.dtype.is_float
+        return 1 if ordered else streams(self.mr, self.product.depth)
 
     def multiply(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
         """tile[i, j] = sum over k, by the matrix unit but for the last words."""
