@@ -30,6 +30,7 @@ PULL_KINDS = frozenset({"leaf", "elementwise", "view", "indexing", "random"})
 KERNEL_COMPOSITES = frozenset({"attention", "attention_grad"})
 # besides views, what a matmul can compute on the way to an operand
 ON_THE_WAY = frozenset({"cast", "expand_bitmap"})
+OF_CACHES = frozenset({"dequantize"})  # and attention, whose keys and values may be integers
 COPIED_LEAVES = frozenset({"const", "size"})  # leaves that live inside a body; others come in
 
 
@@ -115,7 +116,7 @@ def _contraction(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node
     for n in hard:
         if n is not anchor:
             return Group(None, f"{_text(n)} does not fit beside {_text(anchor)}")
-    bad = _not_through(anchor, set(nodes), casts=True)
+    bad = _not_through(anchor, set(nodes), ON_THE_WAY)
     if bad is not None:
         return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
     for n in dependents(nodes, (anchor,)):
@@ -132,7 +133,8 @@ def _special(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -
     for n in hard:
         if n is not anchor:
             return Group(None, f"{_text(n)} does not fit beside {_text(anchor)}")
-    bad = _not_through(anchor, set(nodes), casts=False)
+    besides = OF_CACHES if anchor.op.name == "attention" else frozenset()
+    bad = _not_through(anchor, set(nodes), besides)
     if bad is not None:
         return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
     if len(outputs) != 1 or outputs[0] is not anchor:
@@ -140,14 +142,14 @@ def _special(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -
     return Group("special", anchor=anchor)
 
 
-def _not_through(anchor: Node, inside: set[Node], casts: bool) -> Node | None:
-    """The first node between the leaves and `anchor` that is neither view nor, if so, cast."""
+def _not_through(anchor: Node, inside: set[Node], besides: frozenset[str]) -> Node | None:
+    """The first node between the leaves and `anchor` that is no view, and none of `besides`."""
     stack = list(reversed(anchor.inputs))
     while stack:
         n = stack.pop()
         if n not in inside or n.op.kind == "leaf":
             continue
-        if n.op.kind != "view" and not (casts and n.op.name in ON_THE_WAY):
+        if n.op.kind != "view" and n.op.name not in besides:
             return n
         stack.extend(reversed(n.inputs))
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from planish.ir.errors import IRError, ParseError
 from planish.passes.bf16 import Bf16
 from planish.passes.bitmap import Bitmap
+from planish.passes.caches import quantize_caches
 from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
@@ -36,6 +37,8 @@ PIPELINES = {
     "bf16": CLEAN + NARROW + FAST,  # weights stored and multiplied as bf16
     "int8": CLEAN + SMALL + FAST,  # weights stored as i8, products of i8
     "int4": CLEAN + TINY + FAST,  # weights of 4 bits in groups, tables as i8, activations too
+    # keys and values of generation as i8, too
+    "int8_cache": CLEAN + SMALL + Pipeline(quantize_caches) + FAST,
     "sparse": CLEAN + Pipeline(Bitmap()) + FAST,  # for pruned models: weights without their zeros
     "sparse_int8": CLEAN + SMALL + Pipeline(Bitmap()) + FAST,
 }
@@ -94,6 +97,8 @@ ORDER = (
     Then("quantize", "fold"),  # weights are rounded, and their scales found, once
     Then("quantize", "cse"),  # what several weights multiply is quantized once
     Not("quantize", "fuse"),
+    Not("quantize_caches", "pushup"),  # it looks for attention that reads a cache as it is
+    Not("quantize_caches", "fuse"),
     Not("grad", "quantize"),  # integers have none
     Before("quantize", "bf16"),  # what is left may become bf16; the other way round nothing is f32
     Before("expand", "mixed"),  # as for bf16

@@ -9,6 +9,7 @@ from planish.ir.graph import Graph
 from planish.passes.autodiff import Grad
 from planish.passes.bf16 import Bf16
 from planish.passes.bitmap import Bitmap
+from planish.passes.caches import quantize_caches
 from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
@@ -40,6 +41,7 @@ PASSES: dict[str, Pass | type] = {
     "prune": Prune,
     "gptq": Gptq,
     "quantize": Quantize,
+    "quantize_caches": quantize_caches,
     "bitmap": Bitmap,
     "fuse": Fuse,
 }

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 import planish as pl
-from planish.frontend.generate import graphs
+from planish.frontend.generate import Generator, graphs
+from planish.frontend.sampling import Sampling
 from planish.passes.fuse import kernels
 from planish.passes.measure import weight_bytes
+from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import PIPELINES
 from planish.runtime.lower import lower
 from planish.runtime.target import Target
 
 STEPS, CONTEXT, PIECES = 300, 32, 64  # some 2 s of training
+
+OPERANDS = (np.zeros((1, 2), np.uint32), *Sampling(0.0).operands(65))
 
 Trained = tuple[pl.TinyGPT, np.ndarray]
 
@@ -121,3 +125,55 @@ def test_four_bits_are_the_same_compiled_again(
     np.testing.assert_array_equal(one(tokens), two(tokens))
     one.save(tmp_path / "small.so")
     np.testing.assert_array_equal(pl.load(tmp_path / "small.so")(tokens), one(tokens))
+
+
+def test_caches_of_bytes(trained: Trained) -> None:
+    """Generation keeps keys and values as bytes, with which tokens are nearly always the same."""
+    model, tokens = trained
+    found = [
+        model.generate(tokens[:8, :8], 24, temperature=0.0, pipeline=name)
+        for name in ("int8", "int8_cache")
+    ]
+    assert np.mean(found[0] == found[1]) > 0.9
+    state = Generator(model, "int8_cache").begin(tokens[:1, :8], (*OPERANDS,))
+    kinds = [x.dtype for x in state if x.ndim == 4]
+    assert kinds == [np.int8, np.float32] * 2 * len(model.h)
+
+
+@pytest.mark.parametrize("name", ["decode", "prefill"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_caches_of_bytes_are_those_of_the_interpreter(
+    trained: Trained, name: str, threads: int
+) -> None:
+    """The same bits in the integers, and nearly in what attention makes of them."""
+    model, tokens = trained
+    graph = Pipeline.parse("simplify,cse,quantize_caches").run(
+        graphs(model, 1, CONTEXT, (), greedy=True)[name]
+    )
+    rng = np.random.default_rng(0)
+    given = [np.zeros(x.shape, x.dtype.numpy) for x in graph.inputs[:-1]]
+    for x in given:
+        if x.ndim == 4:  # integers, then scales
+            x[...] = rng.integers(-127, 128, x.shape) if x.dtype == np.int8 else 0.01
+    given[1][...] = 5
+    last = graph.inputs[-1]
+    given.append(tokens[:1, :7] if name == "prefill" else np.zeros(last.shape, last.dtype.numpy))
+    program = pl.compile(graph, pipeline="expand,fuse", threads=threads)
+    expected = pl.interpret(graph, *given)
+    flat = [x for pair in program(*[x.copy() for x in given])[2] for x in pair]
+    wanted = [x for pair in expected[2] for x in pair]
+    for (got, scale), (want, exact) in zip(flat, wanted, strict=True):
+        np.testing.assert_allclose(scale, exact, 1e-5)
+        assert np.abs(got.astype(int) - want.astype(int)).max() <= 1  # ties of rounding
+        assert (got != want).mean() < 1e-3
+
+
+def test_attention_reads_bytes(trained: Trained) -> None:
+    """No kernel writes a cache as floats."""
+    model, _ = trained
+    after = PIPELINES["int8_cache"].run(graphs(model, 1, CONTEXT)["decode"])
+    bodies = [x.attrs["body"] for x in after.nodes if x.op.kind == "fused"]
+    reads = [x for x in bodies if any(n.op.name == "attention" for n in x.nodes)]
+    assert len(reads) == len(model.h)
+    for body in reads:
+        assert [x.dtype.name for x in body.inputs].count("i8") == 2

@@ -21,7 +21,7 @@ from planish.ir.groups import Group, classify_nodes, is_pull
 from planish.ir.node import Node
 from planish.ir.text import labels
 from planish.passes.fuse.cost import repeats
-from planish.passes.fuse.survey import NOTHING, VIEWS, Survey
+from planish.passes.fuse.survey import NOTHING, SCALES, VIEWS, Survey
 
 MOST_BUFFERS = 24  # operands and outputs: pointers of one kernel, and streams of the prefetcher
 MOST_NODES = 200  # keeps compile time linear; a longer body gains nothing, it is bound by compute
@@ -83,7 +83,7 @@ class Partition:
             return None
         if node.op.kind == "reduction":
             return "row" if node.attrs["axes"] == (node.inputs[0].type.rank - 1,) else "reduce"
-        if self.survey.absorbs[i] == VIEWS:  # attention and its like, updates in place
+        if self.survey.absorbs[i] in (VIEWS, SCALES):  # attention and its like, updates in place
             return "special"
         return "map" if is_pull(node.op) else node.op.kind
 

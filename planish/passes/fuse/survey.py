@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planish.ir.graph import Graph
-from planish.ir.groups import COPIED_LEAVES, ON_THE_WAY, has_kernel, is_pull
+from planish.ir.groups import COPIED_LEAVES, OF_CACHES, ON_THE_WAY, has_kernel, is_pull
 from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.passes.fuse.cost import FUNCTIONS, bytes_of
@@ -19,7 +19,7 @@ from planish.passes.fuse.cost import FUNCTIONS, bytes_of
 # Masks, index expressions and functions of one leaf longer than this are stored, not recomputed.
 LONGEST_FREE = 8
 
-NOTHING, VIEWS, CASTS, ALL = range(4)  # what a reader can compute on the way to an operand
+NOTHING, VIEWS, SCALES, CASTS, ALL = range(5)  # what a reader can compute on the way to an operand
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,15 @@ def _free(nodes: tuple[Node, ...], at: dict[Node, int], donated: set[Node]) -> l
             found = None if node in donated else (0, own)
         made.append(found)
         always = node.op.kind == "view" or node.op.name in ("one_hot", "expand_bitmap")
+        always |= node.op.name in OF_CACHES and _is_of_cache(node)
         cast = node.op.name == "cast" and free[inputs[0]]
         free.append(node.op.kind != "leaf" and (always or cast or found is not None))
     return free
+
+
+def _is_of_cache(node: Node) -> bool:
+    """Whether a dequantize is of what a slice has been written into."""
+    return all(x.op.name == "update_slice" for x in node.inputs)
 
 
 def _function(
@@ -147,7 +153,7 @@ def _absorbs(graph: Graph) -> tuple[int, ...]:
         elif not isinstance(node.type, TensorType):
             found.append(NOTHING)
         elif has_kernel(node.op):
-            found.append(VIEWS)
+            found.append(SCALES if node.op.name == "attention" else VIEWS)
         elif node.op.kind == "contraction":
             found.append(CASTS)
         else:
@@ -183,6 +189,8 @@ def _operands(
 
 
 def _can(absorbs: int, x: Node) -> bool:
-    if absorbs == CASTS and x.op.name in ON_THE_WAY:
+    if (absorbs == CASTS and x.op.name in ON_THE_WAY) or (
+        absorbs == SCALES and x.op.name in OF_CACHES
+    ):
         return True
     return absorbs == ALL or (absorbs != NOTHING and x.op.kind == "view")
