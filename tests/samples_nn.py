@@ -262,6 +262,8 @@ QUANTIZING = [
     sample("quantize", STRANGE, np.float32([[0.5], [np.nan], [np.inf]])[:1], dtype=t.i8, **EXACT),
     sample("quantize", STRANGE, np.float32(np.nan), dtype=t.i8, **EXACT, note=" scale of nan"),
     sample("quantize", STRANGE, np.float32(np.inf), dtype=t.i8, **EXACT, note=" infinite scale"),
+    sample("fake_quantize", TIES, np.float32(1.0), dtype=t.i8, grad=False, **EXACT),
+    sample("fake_quantize", floats(5, 4), floats(4, low=0.1, high=0.4), dtype=t.i4, grad=False),
     sample("dequantize", BYTES, floats(4, 1), **EXACT),
     sample("dequantize", ints(2, 3, low=-8, high=8).astype(t.i4.numpy), floats(3), **EXACT),
     sample("dequantize", ints(3, low=-(10**9), high=10**9), np.float32(0.25), **EXACT),

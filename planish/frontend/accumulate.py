@@ -18,6 +18,7 @@ import numpy as np
 from planish.frontend.data import IGNORED
 from planish.frontend.optim import Optimizer
 from planish.frontend.step import (
+    AS_IT_IS,
     LR,
     TOLD,
     Interpreted,
@@ -32,19 +33,20 @@ from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.ops.base import as_node
 from planish.ir.types import TensorType
+from planish.passes.pipeline import Pipeline
 from planish.passes.rewrite import placed
 
 
 def accumulating_graphs(
     model: Any, optimizer: Optimizer, batch: int, context: int, clip: float | None = 1.0,
-    loss: Loss | None = None,
+    loss: Loss | None = None, forward: Pipeline = AS_IT_IS,
 ) -> tuple[Graph, Graph]:  # fmt: skip
     """The graph that adds up losses and gradients, and the one that updates by their sums.
 
     The `step` of the first decides what drops out, so it counts micro-batches; that of the second
     counts updates. Both count from 1.
     """
-    graph, names = gradients(model, batch, context, loss)
+    graph, names = gradients(model, batch, context, loss, forward)
     data, params = graph.inputs[: -len(names)], graph.inputs[-len(names) :]
     sums = [_sum(name, x) for name, x in zip(("loss", *names), graph.outputs, strict=True)]
     share = OPS["input"](name="share", type=LR)

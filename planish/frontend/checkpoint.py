@@ -42,7 +42,7 @@ from planish.ir.store import file_bytes
 
 FORMAT = 2
 READ = ("1", "2")
-UNSAID = {"accumulate": 1}  # what trainings are that do not say it
+UNSAID = {"accumulate": 1, "forward": ""}  # what trainings are that do not say it
 # The file format's names of dtypes
 KINDS = {
     "F64": t.f64, "F32": t.f32, "F16": t.f16, "BF16": t.bf16, "I64": t.i64, "I32": t.i32,

@@ -7,6 +7,7 @@ that is resumed at a step sees what the one that was never stopped saw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,3 +90,11 @@ def windows(
         x[:count] = tokens[start : start + count]
         y[:count] = tokens[start + 1 : start + 1 + count]
         yield x.reshape(batch, context), y.reshape(batch, context), count
+
+
+def whole_number(name: str, value: Any, least: float) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        at = f" of at least {least}" if least > -math.inf else ""
+        raise DataError(f"{name} is a whole number{at}, got {value!r}")
+    return int(value)

@@ -34,6 +34,7 @@ from planish.passes.rewrite import placed
 
 Loss = Callable[..., Any]  # (logits, targets) -> a scalar
 LR = TensorType(t.f32, ())
+AS_IT_IS = Pipeline()
 TOLD = ("loss", "grad_norm")  # the first outputs of a step
 
 
@@ -70,11 +71,13 @@ def mode(model: Any, training: bool) -> Iterator[None]:
             module.train(was)
 
 
-def loss_graph(model: Any, batch: Any, context: Any, loss: Loss | None = None) -> Graph:
-    """The loss of tokens and targets i32 [batch, context], without dropout."""
+def loss_graph(
+    model: Any, batch: Any, context: Any, loss: Loss | None = None, forward: Pipeline = AS_IT_IS
+) -> Graph:
+    """The loss of tokens and targets i32 [batch, context], without dropout, after `forward`."""
     ids = spec((batch, context), "i32")
     with mode(model, training=False):
-        return trace(Objective(model, loss), ids, ids)
+        return forward.run(trace(Objective(model, loss), ids, ids))
 
 
 def drops(model: Any) -> bool:
@@ -84,14 +87,16 @@ def drops(model: Any) -> bool:
 
 def training_graph(
     model: Any, optimizer: Optimizer, batch: int, context: int, clip: float | None = 1.0,
-    loss: Loss | None = None,
+    loss: Loss | None = None, forward: Pipeline = AS_IT_IS,
 ) -> Graph:  # fmt: skip
     """One step of training on tokens and targets i32 [batch, context]; see the module docstring.
+
+    The gradients are those of the graph that `forward` makes of the model.
 
     The input `step` (i64) counts from 1. Where loss or gradients are not finite, weights and state
     stay as they are. The loss is output 0, the norm of all gradients before clipping output 1.
     """
-    graph, names = gradients(model, batch, context, loss)
+    graph, names = gradients(model, batch, context, loss, forward)
     found, *grads = graph.outputs
     data, params = graph.inputs[: -len(names)], graph.inputs[-len(names) :]
     lr = OPS["input"](name="lr", type=LR)
@@ -113,22 +118,22 @@ def in_place(graph: Graph, donated: Sequence[Node], told: tuple[str, ...] = ()) 
 
 
 def gradients(
-    model: Any, batch: int, context: int, loss: Loss | None = None
+    model: Any, batch: int, context: int, loss: Loss | None = None, forward: Pipeline = AS_IT_IS
 ) -> tuple[Graph, tuple[str, ...]]:
     """Loss and gradients from tokens, targets, step, [key] and weights; the weights' names."""
     ids = spec((batch, context), "i32")
     key = [spec((2,), "u32")] if drops(model) else []
     with mode(model, training=True):
-        forward = trace(Objective(model, loss), ids, ids, spec((), "i64"), *key)
+        graph = forward.run(trace(Objective(model, loss), ids, ids, spec((), "i64"), *key))
     weights = dict(model.named_parameters())
     names = tuple(
         name
-        for name, array in forward.params.items()
+        for name, array in graph.params.items()
         if name in weights and t.dtype(array.dtype).is_float
     )
     if not names:
-        raise GradientError(f"{forward.name} reads no parameter of {type(model).__name__}")
-    return grad(LiftParams(names)(forward), names), names
+        raise GradientError(f"{graph.name} reads no parameter of {type(model).__name__}")
+    return grad(LiftParams(names)(graph), names), names
 
 
 def updated(

@@ -29,12 +29,14 @@ from planish.frontend.data import (
     check_ids,
     check_length,
     random_batch,
-    windows,
+    whole_number,
 )
 from planish.frontend.optim import AdamW, Optimizer
+from planish.frontend.perplexity import Engine, mean_loss
 from planish.frontend.progress import progress_bar, uninterrupted
 from planish.frontend.random import key
 from planish.frontend.step import (
+    AS_IT_IS,
     Interpreted,
     Loss,
     Native,
@@ -47,9 +49,9 @@ from planish.ir.errors import DataError, DTypeError, ShapeError
 from planish.ir.graph import Graph
 from planish.passes.lift import LiftParams
 from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import pipeline as pipeline_named
 
 BACKENDS = ("native", "interpret")
-Engine = Native | Interpreted
 
 
 class Trainer:
@@ -61,7 +63,8 @@ class Trainer:
     `losses` has the loss of every step, `evaluations` has (steps done, validation loss),
     `grad_norm` is that of the last step, before clipping. `pipeline="train_bf16"` multiplies in
     bf16; weights, state and sums stay f32. `backend="interpret"` runs the same graph on the
-    reference interpreter, in `dtype` if one is given.
+    reference interpreter, in `dtype` if one is given. `forward` are passes on the model's graph, of
+    which gradients are taken: with "fake_quantize{bits=4}" weights are trained for 4 bits.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Trainer:
         clip: float | None = 1.0, batch: int = 12, accumulate: int = 1, context: int | None = None,
         seed: int = 0, tokenizer: Tokenizer | None = None, pipeline: str | Pipeline = "train",
         threads: int | None = None, backend: str = "native", dtype: Any = None,
+        forward: str | Pipeline = AS_IT_IS,
     ):  # fmt: skip
         if backend not in BACKENDS or (backend == "native" and dtype is not None):
             raise DataError(
@@ -79,10 +83,11 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer if optimizer is not None else AdamW()
         self.schedule = schedule
-        self.loss, self.clip, self.seed = loss, clip, _whole("seed", seed, -math.inf)
-        self.batch, self.accumulate = _whole("batch", batch, 1), _whole("accumulate", accumulate, 1)
+        self.loss, self.clip, self.seed = loss, clip, whole_number("seed", seed, -math.inf)
+        self.batch = whole_number("batch", batch, 1)
+        self.accumulate = whole_number("accumulate", accumulate, 1)
         self._config: dict[str, Any] = getattr(model, "config", {})
-        self.context = _whole("context", context or self._config.get("max_seq_len"), 1)
+        self.context = whole_number("context", context or self._config.get("max_seq_len"), 1)
         self.vocab_size: int | None = self._config.get("vocab_size")
         self.tokenizer, self.pipeline, self.threads = tokenizer, pipeline, threads
         self.dtype = t.dtype(dtype) if dtype is not None else None
@@ -90,7 +95,8 @@ class Trainer:
         self.losses: list[float] = []
         self.evaluations: list[tuple[int, float]] = []
         self.grad_norm = math.nan
-        made = model, self.optimizer, self.batch, self.context, clip, loss
+        self.forward = pipeline_named(forward)
+        made = model, self.optimizer, self.batch, self.context, clip, loss, self.forward
         self._adding: Graph | None = None  # what runs before `graph`, for each batch of a step
         if self.accumulate > 1:
             self._adding, self.graph = accumulating_graphs(*made)
@@ -179,7 +185,7 @@ class Trainer:
     @cached_property
     def _evaluator(self) -> tuple[Engine, np.ndarray, np.ndarray]:
         """The loss on the trainer's weights, and the arrays of its tokens and targets."""
-        graph = loss_graph(self.model, self.batch, self.context, self.loss)
+        graph = loss_graph(self.model, self.batch, self.context, self.loss, self.forward)
         graph = LiftParams(tuple(n for n in graph.params if n in self.trained))(graph)
         x, y = np.zeros((2, self.batch, self.context), np.int32)
         arrays = [x, y, *(self.arrays[n.attrs["name"]] for n in graph.inputs[2:])]
@@ -248,7 +254,7 @@ class Trainer:
         that is not finite does: "stop", or "warn" and go on without that step's update.
         """
         _check_nan(nan)
-        end = self.steps + _whole("steps", steps, 0)
+        end = self.steps + whole_number("steps", steps, 0)
         tokens = self._tokens(text)
         held = None if validation is None else self._tokens(validation, "the validation text", 1)
         started, first = time.perf_counter(), self.steps
@@ -317,6 +323,7 @@ class Trainer:
             "accumulate": self.accumulate,
             "context": self.context,
             "seed": self.seed,
+            "forward": str(self.forward),
         }
         weights = {name: self.arrays[name] for name in self.trained}
         state = {name: self.arrays[name] for name in self.state_names}
@@ -367,34 +374,3 @@ def _due(done: int, every: int, end: int) -> bool:
 def _check_nan(nan: str) -> None:
     if nan not in ("stop", "warn"):
         raise DataError(f"nan is stop or warn, got {nan!r}")
-
-
-def _whole(name: str, value: Any, least: float) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        at = f" of at least {least}" if least > -math.inf else ""
-        raise DataError(f"{name} is a whole number{at}, got {value!r}")
-    return int(value)
-
-
-def mean_loss(engine: Engine, x: np.ndarray, y: np.ndarray, tokens: np.ndarray) -> float:
-    """The mean loss over all tokens but the first, by an engine that reads x and y."""
-    total = 0.0
-    for tokens_in, targets, count in windows(tokens, *x.shape):
-        x[...], y[...] = tokens_in, targets
-        total += float(engine.run()[0]) * count
-    return total / (len(tokens) - 1)
-
-
-def perplexity(
-    model: Any, text: Any, *, tokenizer: Tokenizer | None = None, batch: int = 8,
-    context: int | None = None, pipeline: str | Pipeline = "O2", threads: int | None = None,
-) -> float:  # fmt: skip
-    """exp of the mean loss of `model` over all of `text` (tokens; a str with a tokenizer)."""
-    config = getattr(model, "config", {})
-    context = _whole("context", context or config.get("max_seq_len"), 1)
-    tokens = as_tokens(tokenizer.encode(text) if tokenizer else text, config.get("vocab_size"))
-    check_length(tokens, 1)
-    x, y = np.zeros((2, _whole("batch", batch, 1), context), np.int32)
-    engine = Native(loss_graph(model, *x.shape), [x, y], pipeline, threads)
-    return math.exp(mean_loss(engine, x, y, tokens))

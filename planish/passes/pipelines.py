@@ -99,6 +99,7 @@ ORDER = (
     Not("quantize", "fuse"),
     Not("quantize_caches", "pushup"),  # it looks for attention that reads a cache as it is
     Not("quantize_caches", "fuse"),
+    Not("fake_quantize", "grad"),  # gradients are those of rounded weights
     Not("grad", "quantize"),  # integers have none
     Before("quantize", "bf16"),  # what is left may become bf16; the other way round nothing is f32
     Before("expand", "mixed"),  # as for bf16

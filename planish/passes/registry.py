@@ -13,6 +13,7 @@ from planish.passes.caches import quantize_caches
 from planish.passes.chunk import Chunk
 from planish.passes.cse import cse
 from planish.passes.expand import Expand
+from planish.passes.fake import FakeQuantize
 from planish.passes.fold import fold
 from planish.passes.fuse import Fuse
 from planish.passes.gptq import Gptq
@@ -41,6 +42,7 @@ PASSES: dict[str, Pass | type] = {
     "prune": Prune,
     "gptq": Gptq,
     "quantize": Quantize,
+    "fake_quantize": FakeQuantize,
     "quantize_caches": quantize_caches,
     "bitmap": Bitmap,
     "fuse": Fuse,

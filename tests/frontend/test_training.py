@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import planish as pl
 import planish.nn.functional as F
 from planish import nn
 from planish.frontend import optim
@@ -19,7 +20,7 @@ from planish.frontend.data import IGNORED, windows
 from planish.frontend.optim import SGD, AdamW
 from planish.frontend.progress import progress_bar, uninterrupted
 from planish.frontend.step import loss_graph, training_graph
-from planish.frontend.training import Trainer, perplexity
+from planish.frontend.training import Trainer
 from planish.ir.errors import DataError, DTypeError, GradientError, ShapeError, TokenError
 from planish.ir.evaluate import evaluate
 from planish.ir.verify import verify
@@ -383,18 +384,18 @@ def test_native_training_follows_the_interpreter(tmp_path: Path) -> None:
     double.fit(TOKENS, STEPS)
     np.testing.assert_allclose(native.losses, double.losses, rtol=1e-4)
     for name in native.trained:
-        np.testing.assert_allclose(
-            native.arrays[name], double.arrays[name], rtol=1e-3, atol=1e-4, err_msg=name
-        )
+        pair = native.arrays[name], double.arrays[name]
+        np.testing.assert_allclose(*pair, rtol=1e-3, atol=1e-4, err_msg=name)
     mean = native.evaluate(TOKENS)
     assert mean == pytest.approx(double.evaluate(TOKENS), rel=1e-4)
-    assert perplexity(native.model, TOKENS) == pytest.approx(math.exp(mean), rel=1e-5)
+    assert pl.perplexity(native.model, TOKENS) == pytest.approx(math.exp(mean), rel=1e-5)
     resumed = small_trainer(backend="native", threads=1)  # other threads, the same bits
     resumed.resume(path)
     resumed.fit(TOKENS, STEPS - 4)
     assert same_state(resumed, native)
     poison(native.model)
-    before = native.arrays["wpe.weight"].copy()
+    table = native.arrays["wpe.weight"]
+    before = table.copy()
     with pytest.raises(DataError, match="loss is nan at step 11"):
         native.fit(TOKENS, 1)
-    np.testing.assert_array_equal(native.arrays["wpe.weight"], before)
+    np.testing.assert_array_equal(table, before)

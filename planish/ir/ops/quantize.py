@@ -22,6 +22,19 @@ from planish.ir.types import DType, TensorType
 QUANTIZED = (t.i8, t.i4)
 
 
+def wide_of(x: Expr) -> DType:
+    """The dtype in which x is scaled."""
+    return x.type if x.type == t.f64 else t.f32
+
+
+def rounded(x: Expr, scale: Expr, dtype: DType) -> Expr:
+    """x over its scale, rounded to an integer of `dtype`, still a float."""
+    wide = wide_of(x)
+    most, one = Const(float(dtype.most), wide), Const(1.0, wide)
+    scaled = scalar("round", cast_expr(x, wide) * (one / cast_expr(scale, wide)))
+    return scalar("max", scalar("min", scaled, most), -float(dtype.most))
+
+
 class Quantize(Elementwise):
     """x * (1 / scale), rounded half to even, as integers between -most and most of `dtype`.
 
@@ -38,10 +51,11 @@ class Quantize(Elementwise):
     def infer(self, x: TensorType, scale: TensorType, *, dtype: DType) -> TensorType:
         """The shape of x."""
         if dtype not in QUANTIZED:
-            raise DTypeError(f"quantize gives i8 or i4, not {dtype}")
+            raise DTypeError(f"{self.name} gives i8 or i4, not {dtype}")
         found = self.joined((x, scale))
         if found.shape != x.shape:
-            raise ShapeError(f"quantize({x}, {scale}): the scale has not the shape of x, or of 1s")
+            given = f"{self.name}({x}, {scale})"
+            raise ShapeError(f"{given}: the scale has not the shape of x, or of 1s")
         return found.with_dtype(dtype)
 
     @staticmethod
@@ -53,10 +67,7 @@ class Quantize(Elementwise):
         return kept.astype(np.int8).astype(dtype.numpy)
 
     def scalar(self, x: Expr, scale: Expr, *, dtype: DType) -> Expr:
-        wide = x.type if x.type == t.f64 else t.f32
-        most, one = Const(float(dtype.most), wide), Const(1.0, wide)
-        scaled = scalar("round", cast_expr(x, wide) * (one / cast_expr(scale, wide)))
-        return cast_expr(scalar("max", scalar("min", scaled, most), -float(dtype.most)), dtype)
+        return cast_expr(rounded(x, scale, dtype), dtype)
 
 
 class Dequantize(Elementwise):
@@ -86,7 +97,41 @@ class Dequantize(Elementwise):
         return None, dy * OPS["cast"](q, dtype=scale.dtype)
 
 
+class FakeQuantize(Elementwise):
+    """dequantize(quantize(x, scale), scale): what x is after rounding, for training.
+
+    The gradient is dy where x is in the range of `dtype`, 0 outside, and none for the scale.
+    """
+
+    name, arity, domain = "fake_quantize", 2, "float"
+
+    def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
+        operands, attrs = super().prepare(operands, attrs)
+        return operands, {**attrs, "dtype": t.dtype(attrs.get("dtype", t.i8))}
+
+    def infer(self, x: TensorType, scale: TensorType, *, dtype: DType) -> TensorType:
+        """The type of x."""
+        Quantize.infer(self, x, scale, dtype=dtype)  # type: ignore[arg-type]
+        return x
+
+    @staticmethod
+    def function(x: np.ndarray, scale: np.ndarray, *, dtype: DType) -> np.ndarray:
+        """By NumPy."""
+        kept = Quantize.function(x, scale, dtype=dtype)
+        return (kept.astype(scale.dtype) * scale).astype(x.dtype)
+
+    def scalar(self, x: Expr, scale: Expr, *, dtype: DType) -> Expr:
+        return cast_expr(rounded(x, scale, dtype) * cast_expr(scale, wide_of(x)), x.type)
+
+    def vjp(
+        self, y: Node, dy: Node, x: Node, scale: Node, *, dtype: DType
+    ) -> tuple[Node | None, ...]:
+        inside = OPS["le"](OPS["abs"](x), scale * (dtype.most + 0.5))
+        return OPS["select"](inside, dy, 0.0), None
+
+
 quantize = register(Quantize)
+fake_quantize = register(FakeQuantize)
 dequantize = register(Dequantize)
 
 
