@@ -27,6 +27,7 @@ CONTESTANTS = {
     "torch.compile": ("torch_compiled", "default"),
     "torch.compile-max": ("torch_compiled", "max"),
     "onnxruntime": ("ort", ""),
+    "onnxruntime-weights": ("ort", "weights"),
     "jax": ("jax_gpt", ""),
     "openvino": ("ov", ""),
     "llama.cpp": ("llama", ""),

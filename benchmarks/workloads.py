@@ -46,8 +46,9 @@ CONFIGS = {
 
 WORKLOADS = ("prefill", "decode", "train")
 # bf16: inference on weights of bf16, training with float32 masters. int8: inference on weights of
-# i8, multiplied by activations of i8 where the system has that
-DTYPES = ("f32", "bf16", "int8")
+# i8, multiplied by activations of i8 where the system has that. int4: weights of 4 bits in groups,
+# tables of 8
+DTYPES = ("f32", "bf16", "int8", "int4")
 RATE, DECAY, CLIP = 1e-3, 0.01, 1.0  # AdamW; weights of fewer than two axes do not decay
 BETAS, EPS = (0.9, 0.999), 1e-8
 CHECKED_STEPS = 3  # training steps whose losses are compared: the update is part of the third

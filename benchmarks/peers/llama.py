@@ -1,7 +1,8 @@
 """llama.cpp, built for this machine; the model is written as a GGUF file without a vocabulary.
 
 Weights of matrices, keys and values are bf16, for int8 Q8_0 (a scale for 32 integers; activations,
-too, while it runs), whose keys and values are f16; norms and biases are float32.
+too, while it runs), for int4 Q4_0 with a table of Q8_0, whose keys and values are f16; norms and
+biases are float32.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ NAMES = {
     "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "ln_2": "ffn_norm",
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
-KINDS = {"bf16": Kind.BF16, "int8": Kind.Q8_0}
-CACHES = {"bf16": Kind.BF16, "int8": Kind.F16}
+KINDS = {"bf16": Kind.BF16, "int8": Kind.Q8_0, "int4": Kind.Q4_0}
+TABLES = {**KINDS, "int4": Kind.Q8_0}
+CACHES = {"bf16": Kind.BF16, "int8": Kind.F16, "int4": Kind.F16}
 
 
 def version() -> str:
@@ -32,8 +34,8 @@ def version() -> str:
 
 
 def contestant(case: Case, variant: str) -> Prepare:
-    """Inference in bf16 and int8."""
-    case.need("prefill", "decode", dtypes=("f32", "bf16", "int8"))
+    """Inference in bf16, int8 and int4."""
+    case.need("prefill", "decode", dtypes=("f32", "bf16", "int8", "int4"))
     if case.dtype == "f32":
         raise Unsupported("its float32 has a GELU from a table of half precision: off by 2e-3")
     folder = tempfile.TemporaryDirectory()
@@ -64,7 +66,8 @@ def write(case: Case, path: Path) -> None:
         layer, _, part = module.removeprefix("h.").partition(".")
         known = f"blk.{layer}.{NAMES[part]}" if part and layer.isdigit() else NAMES[module]
         narrow = x.ndim == 2 and module != "wpe"
-        kind = KINDS[case.dtype] if narrow else Kind.F32
+        kinds = TABLES if module == "wte" else KINDS
+        kind = kinds[case.dtype] if narrow else Kind.F32
         data = gguf.quantize(x, kind) if narrow else np.ascontiguousarray(x)
         writer.add_tensor(f"{known}.{which}", data, raw_dtype=kind)
     writer.write_header_to_file()

@@ -1,4 +1,8 @@
-"""ONNX Runtime: all graph optimisations, its arena, threads that spin, buffers bound once."""
+"""ONNX Runtime: all graph optimisations, its arena, threads that spin, buffers bound once.
+
+Integers are those of its dynamic quantizer, or (`weights`) of weights alone, in groups: products
+are MatMulNBits then, which makes activations bytes while it runs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+)
 from peers.case import Case, Prepare, Run
 from peers.onnx_graph import cache_names, decode_graph, prefill_graph
+
+GROUP = 64  # weights that share a scale
 
 
 def version() -> str:
@@ -20,14 +30,16 @@ def version() -> str:
 
 
 def contestant(case: Case, variant: str) -> Prepare:
-    """Inference in float32 and int8: there are no kernels for bf16 on x86."""
-    case.need("prefill", "decode", dtypes=("f32", "int8"))
+    """Inference in float32, int8 and int4: there are no kernels for bf16 on x86."""
+    case.need("prefill", "decode", dtypes=("int8", "int4") if variant else ("f32", "int8"))
     fused = case.dtype == "f32"  # it quantizes no Gemm
     if case.workload == "prefill":
         model = prefill_graph(case.c, case.weights, fused)
     else:
         model = decode_graph(case.c, case.weights, case.c.prompt + case.steps, fused)
-    if case.dtype == "int8":
+    if variant:
+        model = in_groups(model, 8 if case.dtype == "int8" else 4)
+    elif case.dtype == "int8":
         model = quantized(model)
     text = model.SerializeToString()
     return lambda: {"prefill": prefill, "decode": decode}[case.workload](case, session(case, text))
@@ -44,6 +56,28 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )  # fmt: skip
         return onnx.load(out)
+
+
+def in_groups(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
+    """Weights of so many bits with a scale for each group; a head of 4 bits would be too coarse."""
+    for i, node in enumerate(model.graph.node):  # what is excluded goes by name
+        node.name = f"node{i}"
+    head = [x.name for x in model.graph.node if x.op_type == "MatMul"][-1]
+    skipped = [head] if bits == 4 else []
+    found = weights_only(model, bits, skipped)
+    return weights_only(found, 8, []) if skipped else found
+
+
+def weights_only(model: onnx.ModelProto, bits: int, skipped: list[str]) -> onnx.ModelProto:
+    """MatMulNBits for MatMul; activations are multiplied as bytes."""
+    settings = DefaultWeightOnlyQuantConfig(
+        block_size=GROUP, is_symmetric=True, accuracy_level=4, bits=bits
+    )
+    made = MatMulNBitsQuantizer(
+        model, bits, GROUP, True, 4, nodes_to_exclude=skipped, algo_config=settings
+    )
+    made.process()
+    return made.model.model
 
 
 def session(case: Case, model: bytes) -> ort.InferenceSession:

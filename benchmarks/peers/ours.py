@@ -15,7 +15,10 @@ from planish.frontend.generate import Generator
 from planish.frontend.sampling import Sampling
 
 # dtype -> the pipeline of inference, and of training
-PIPELINES = {"f32": ("O2", "train"), "bf16": ("bf16", "train_bf16"), "int8": ("int8", "")}
+PIPELINES = {
+    "f32": ("O2", "train"), "bf16": ("bf16", "train_bf16"), "int8": ("int8_cache", ""),
+    "int4": ("int4_cache", ""),
+}  # fmt: skip
 
 
 def version() -> str:
