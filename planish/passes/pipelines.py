@@ -39,6 +39,7 @@ PIPELINES = {
     "int4": CLEAN + TINY + FAST,  # weights of 4 bits in groups, tables as i8, activations too
     # keys and values of generation as i8, too
     "int8_cache": CLEAN + SMALL + Pipeline(quantize_caches) + FAST,
+    "int4_cache": CLEAN + TINY + Pipeline(quantize_caches) + FAST,
     "sparse": CLEAN + Pipeline(Bitmap()) + FAST,  # for pruned models: weights without their zeros
     "sparse_int8": CLEAN + SMALL + Pipeline(Bitmap()) + FAST,
 }
