@@ -50,6 +50,7 @@ from planish.ir.graph import Graph
 from planish.passes.lift import LiftParams
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
+from planish.runtime.memory import Room
 
 BACKENDS = ("native", "interpret")
 
@@ -116,10 +117,10 @@ class Trainer:
 
     def _allocated(self) -> dict[str, np.ndarray]:
         """An array for each input of the graphs, by name: they live as long as the trainer."""
-        arrays: dict[str, np.ndarray] = {}
+        arrays, room = {}, Room()
         for x in (*(self._adding.inputs if self._adding else ()), *self.graph.inputs):
             wide = self.dtype if self.dtype is not None and x.dtype.is_float else x.dtype
-            arrays[x.attrs["name"]] = np.zeros(x.shape, wide.numpy)
+            arrays[x.attrs["name"]] = room.empty(x.shape, wide.numpy)
         if "key" in arrays:
             arrays["key"][...] = key(self.seed)
         return arrays
