@@ -25,16 +25,22 @@ from planish.runtime.draft import Packed, is_inline, label, source
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.attention_grad import attention_grad_kernel
 from planish.runtime.kernels.attention_parts import (
+    is_long,
     part_kernel,
     parts_type,
     sum_kernel,
-    takes_parts,
 )
 from planish.runtime.kernels.blocks import block_kernel
 from planish.runtime.kernels.gemm import Roles, gemm_kernel
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
-from planish.runtime.kernels.reduce import reduce_kernel
+from planish.runtime.kernels.reduce import (
+    parts_kernel,
+    parts_of,
+    reduce_kernel,
+    takes_parts,
+    total_of,
+)
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
@@ -158,6 +164,9 @@ class Lowering(Operands):
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
+        if group.kind == "reduce" and takes_parts(group):
+            self.tall(node, body, operands, group, outs)
+            return
         options = in_place, form, tuple(x.type for x in packed[1:] if x is not None)
         chosen = None if roles is None else (roles.swapped, roles.shifted, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
@@ -187,6 +196,20 @@ class Lowering(Operands):
         pieces = part_kernel(body, anchor, name, self.target)
         self.enter(pieces, operands, (self.slots[parts, 0],), f"{text} parts")
         self.enter(sum_kernel(parts, anchor, name, self.target), (parts,), outs, f"{text} sum")
+
+    def tall(
+        self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group,
+        outs: tuple[Slot, ...],
+    ) -> None:  # fmt: skip
+        """A sum over many rows in two steps: blocks of them, then their sums."""
+        name, text, parts = kernel_name(body.name), label(node), parts_of(group)
+        for x in parts:
+            self.slots[x, 0] = self.temp(x.type, f"{text} parts")
+        slots = tuple(self.slots[x, 0] for x in parts)
+        made = self.once(body, lambda: parts_kernel(body, group, name, self.target), "parts")
+        self.enter(made, operands, slots, f"{text} parts")
+        total = total_of(body, group, parts)
+        self.step(node, total, (*operands, *parts), classify(total), outs)
 
     def kernel(
         self,
@@ -256,11 +279,6 @@ class Lowering(Operands):
             self.enter(
                 map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}"
             )
-
-
-def is_long(anchor: Node) -> bool:
-    """Whether a node is attention to a long cache."""
-    return anchor.op.name == "attention" and takes_parts(anchor)
 
 
 def is_alias(node: Node) -> bool:

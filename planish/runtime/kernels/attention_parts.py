@@ -26,8 +26,10 @@ PIECE = 256  # keys: about 10 us with heads of 64 from the L3 cache, where a mee
 LONG = 2 * PIECE
 
 
-def takes_parts(anchor: Node) -> bool:
-    """Whether an attention is one of a query to a long cache."""
+def is_long(anchor: Node) -> bool:
+    """Whether a node is attention of one query to a long cache."""
+    if anchor.op.name != "attention":
+        return False
     q, k, v = anchor.inputs[:3]
     keys, width = k.shape[2], v.shape[3]
     long = isinstance(keys, int) and keys >= LONG and isinstance(width, int)

@@ -4,23 +4,34 @@
     out[i] = sum over j of f(x[i, j])      rows: i in parallel, j in lanes
     out    = sum over i, j                 one thread, the last axis in lanes
 
+A large sum over rows takes two steps, so that threads read whole rows, those that they have made:
+
+    part[c, j] = sum over i in block c of f(x[i, j])     blocks of rows in parallel, j in lanes
+    out[j]     = sum over c of part[c, j]                as above; likewise where j goes, too
+
 The order of summation depends on the shape only, never on the number of threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from planish.ir import types as t
-from planish.ir.dims import Shape, product
+from planish.ir.dims import AnySize, Shape, product
 from planish.ir.graph import Graph
 from planish.ir.groups import Group
 from planish.ir.loops import Buffer, Const, as_index, size_expr
-from planish.ir.node import Node
+from planish.ir.node import OPS, Node
+from planish.ir.ops.leaf import input_
+from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.rows import lane_width
 from planish.runtime.target import Target
 
 BLOCK = 4  # registers of columns that one parallel iteration sums: enough to hide latency
 SUMS = 8  # registers of sums in all: beside operands they must not spill
+ROWS = 32  # of a part: few enough to share them out evenly, and their sums are few beside them
+LARGE = 1 << 15  # elements, from which a second step is little beside the first
 
 
 class _Reduce:
@@ -30,12 +41,15 @@ class _Reduce:
         self.nest, self.body, self.group, self.target = Nest(), body, group, target
         self.pull = Pull(self.nest, body)
         self.pull.declare()
-        self.outputs = [self.nest.output(f"out{k}", n.type) for k, n in enumerate(body.outputs)]
         first = group.reductions[0]
         self.shape: Shape = first.inputs[0].shape
         self.axes: tuple[int, ...] = first.attrs["axes"]
         self.kept = [a for a in range(len(self.shape)) if a not in self.axes]
         self.keep: bool = first.attrs["keep"]
+
+    def write_to(self, types: Iterable[TensorType]) -> None:
+        """Declare what the kernel writes."""
+        self.outputs = [self.nest.output(f"out{k}", x) for k, x in enumerate(types)]
 
     def operand_index(self, kept: Index, reduced: Index) -> Index:
         """The index of an operand element from those of the kept and of the reduced axes."""
@@ -58,7 +72,7 @@ class _Reduce:
         roots = tuple(n.inputs[0] for n in self.group.reductions)
         return Graph("reduce", self.body.inputs, roots).nodes
 
-    def accumulators(self, *shape: int) -> dict[Node, Buffer]:
+    def accumulators(self, *shape: AnySize) -> dict[Node, Buffer]:
         """A local of `shape` for each reduction."""
         return {
             n: self.nest.local(f"acc{k}", n.dtype, *shape)
@@ -90,6 +104,7 @@ class _Reduce:
 def reduce_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowered:
     """The kernel of a reduce body."""
     r = _Reduce(body, group, target)
+    r.write_to(body.output_types)
     last_kept = bool(r.kept) and r.kept[-1] == len(r.shape) - 1 and r.shape[-1] != 1
     if last_kept:
         _columns(r)
@@ -150,3 +165,63 @@ def _lanes(r: _Reduce) -> None:
             all_of(unflatten(p, kept))
     else:
         all_of(())
+
+
+# Two steps
+
+
+def takes_parts(group: Group) -> bool:
+    """Whether a reduction is a large sum over rows, or over all elements."""
+    first, *_ = group.reductions
+    shape, axes = first.inputs[0].shape, first.attrs["axes"]
+    if not all(isinstance(size, int) for size in shape) or len(shape) < 2:
+        return False
+    wide = all(n.op.name == "sum" and n.dtype in (t.f32, t.f64) for n in group.reductions)
+    rows = axes in (tuple(range(len(shape) - 1)), tuple(range(len(shape))))
+    return wide and rows and product(shape[:-1]) > ROWS and product(shape) >= LARGE
+
+
+def parts_of(group: Group) -> tuple[Node, ...]:
+    """What the first step writes, as leaves that the second one reads."""
+    count = -(-product(group.reductions[0].inputs[0].shape[:-1]) // ROWS)
+    return tuple(
+        input_(name=f"parts{k}", type=n.type.with_shape((count, *n.shape)))
+        for k, n in enumerate(group.reductions)
+    )
+
+
+def parts_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowered:
+    """The first step: the sums of each block of rows."""
+    r = _Reduce(body, group, target)
+    r.write_to(x.type for x in parts_of(group))
+    nest, size, total = r.nest, r.shape[-1], product(r.shape[:-1])
+    lanes = lane_width(size, target.lanes(group.reductions[0].dtype), True)
+    columns: AnySize = size if r.kept else 1
+    sums = r.accumulators(columns)
+    with nest.loop("p", r.outputs[0].shape[0], "parallel") as p:
+        with nest.loop("c", columns, "vector", lanes) as j:
+            r.clear(sums, (j,))
+        start = nest.let(p * ROWS)
+        rest = minimum(size_expr(total) - start, as_index(ROWS))
+        with nest.loop("r", nest.let(rest) if total % ROWS else ROWS) as row:
+            with nest.loop("j", size, "vector", lanes) as j:
+                index = (*unflatten(start + row, r.shape[:-1]), j)
+                r.combine(sums, (j if r.kept else as_index(0),), index)
+        with nest.loop("k", columns, "vector", lanes) as j:
+            for out, (n, buffer) in zip(r.outputs, sums.items(), strict=True):
+                zeros = (as_index(0),) * (n.type.rank - len(r.kept))
+                nest.store(out, (p, *zeros, *(j,)[: len(r.kept)]), nest.load(buffer, j))
+    return lowered(nest, r.pull, f"{name}_parts")
+
+
+def total_of(body: Graph, group: Group, parts: tuple[Node, ...]) -> Graph:
+    """The body of the second step, whose inputs are those of `body` and the parts."""
+    place = {n: x for n, x in zip(group.reductions, parts, strict=True)}
+    new: dict[Node, Node] = {x: x for x in body.inputs}
+    for n in body.nodes:
+        if n in place:
+            new[n] = OPS["sum"](place[n], axes=(0,))
+        elif n not in new:
+            new[n] = n.with_inputs(tuple(new[x] for x in n.inputs))
+    outputs = tuple(new[x] for x in body.outputs)
+    return Graph(body.name, (*body.inputs, *parts), outputs)
