@@ -15,6 +15,7 @@ The order of summation depends on the shape only, never on the number of threads
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
@@ -174,11 +175,12 @@ def takes_parts(group: Group) -> bool:
     """Whether a reduction is a large sum over rows, or over all elements."""
     first, *_ = group.reductions
     shape, axes = first.inputs[0].shape, first.attrs["axes"]
-    if not all(isinstance(size, int) for size in shape) or len(shape) < 2:
+    many, size = product(shape[:-1]), product(shape)
+    if len(shape) < 2 or not (isinstance(many, int) and isinstance(size, int)):
         return False
     wide = all(n.op.name == "sum" and n.dtype in (t.f32, t.f64) for n in group.reductions)
     rows = axes in (tuple(range(len(shape) - 1)), tuple(range(len(shape))))
-    return wide and rows and product(shape[:-1]) > ROWS and product(shape) >= LARGE
+    return wide and rows and many > ROWS and size >= LARGE
 
 
 def parts_of(group: Group) -> tuple[Node, ...]:
@@ -195,6 +197,7 @@ def parts_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowere
     r = _Reduce(body, group, target)
     r.write_to(x.type for x in parts_of(group))
     nest, size, total = r.nest, r.shape[-1], product(r.shape[:-1])
+    even = isinstance(total, int) and total % ROWS == 0
     lanes = lane_width(size, target.lanes(group.reductions[0].dtype), True)
     columns: AnySize = size if r.kept else 1
     sums = r.accumulators(columns)
@@ -203,7 +206,7 @@ def parts_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowere
             r.clear(sums, (j,))
         start = nest.let(p * ROWS)
         rest = minimum(size_expr(total) - start, as_index(ROWS))
-        with nest.loop("r", nest.let(rest) if total % ROWS else ROWS) as row:
+        with nest.loop("r", ROWS if even else nest.let(rest)) as row:
             with nest.loop("j", size, "vector", lanes) as j:
                 index = (*unflatten(start + row, r.shape[:-1]), j)
                 r.combine(sums, (j if r.kept else as_index(0),), index)
@@ -216,12 +219,6 @@ def parts_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowere
 
 def total_of(body: Graph, group: Group, parts: tuple[Node, ...]) -> Graph:
     """The body of the second step, whose inputs are those of `body` and the parts."""
-    place = {n: x for n, x in zip(group.reductions, parts, strict=True)}
-    new: dict[Node, Node] = {x: x for x in body.inputs}
-    for n in body.nodes:
-        if n in place:
-            new[n] = OPS["sum"](place[n], axes=(0,))
-        elif n not in new:
-            new[n] = n.with_inputs(tuple(new[x] for x in n.inputs))
-    outputs = tuple(new[x] for x in body.outputs)
-    return Graph(body.name, (*body.inputs, *parts), outputs)
+    place = dict(zip(group.reductions, parts, strict=True))
+    total = body.map(lambda n: OPS["sum"](place[n], axes=(0,)) if n in place else n)
+    return replace(total, inputs=(*body.inputs, *parts))
