@@ -117,6 +117,9 @@ class Generator:
     ) -> None:  # fmt: skip
         """Write a library (.so) or an object file (.o) with a C header beside it, or that (.h).
 
+        A name without a suffix is a program for the shell, which needs the tokenizer:
+        `./tinygpt "ROMEO:" -n 200`.
+
         `weights` are inside ("embed") or in NAME.weights beside it ("file"), which is mapped.
         Functions of C begin with `prefix`: a program that has two models needs two. `pl.load` runs
         a library without LLVM. The same generator makes the same bytes.

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.tokenizers.blob import tokenizer_blob
 from planish.frontend.tokenizers.stored import fits
 from planish.ir.errors import ArtifactError, DataError
 from planish.ir.later import later
 
 shipping = later("planish.runtime.ship.generator")
 
-EMITS = {"so": ".so", "obj": ".o", "header": ".h"}  # and the suffix of what is written
+EMITS = {"so": ".so", "exe": "", "obj": ".o", "header": ".h"}  # and the suffix of what is written
 WEIGHTS = ("embed", "file")
 
 
@@ -24,8 +25,11 @@ def save_generator(
     maker: Any, path: Path, tokenizer: Tokenizer | None, weights: str, prefix: str
 ) -> None:
     """Write a generator; what the arguments mean stands at `Generator.save`."""
+    known = ", ".join(filter(None, EMITS.values()))
     if path.suffix not in EMITS.values():
-        raise ArtifactError(f"{path}: generators are saved as {', '.join(EMITS.values())}")
+        raise ArtifactError(f"{path}: generators are saved as {known}, or without a suffix")
+    if path.suffix == EMITS["exe"] and tokenizer is None:
+        raise ArtifactError(f"{path}: a program for the shell needs a tokenizer")
     if weights not in WEIGHTS:
         raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
     if not prefix.isidentifier() or not prefix.isascii():
@@ -44,7 +48,9 @@ def save_generator(
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
     }
     sizes = (maker.context, maker.vocab_size, maker.piece)
-    shipped = shipping.Shipped(programs, *sizes, more, prefix)
+    is_program = path.suffix == EMITS["exe"]
+    words = b"" if tokenizer is None else tokenizer_blob(tokenizer)
+    shipped = shipping.Shipped(programs, *sizes, more, prefix, words, is_program)
     if path.suffix == EMITS["header"]:
         shipped.save_header(path)
     else:

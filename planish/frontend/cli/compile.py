@@ -27,6 +27,7 @@ from planish.runtime.target import Target
 @click.command(
     epilog=examples(
         "planish compile book.safetensors -o book --emit so",
+        "planish compile book.safetensors -o book --emit exe && ./book 'Once upon' -n 50",
         "planish compile book.safetensors -o book.so --pipeline int8 --target x86-64-v3",
         "planish compile book.safetensors -o book.so --weights file",
         "planish compile book.safetensors -o logits.so --of last",
@@ -36,7 +37,7 @@ from planish.runtime.target import Target
 @model_argument
 @click.option("-o", "--out", type=File, required=True, metavar="NAME", help="What to write.")
 @click.option("--emit", type=click.Choice(list(EMITS)),
-              help="Library, object file, or only a C header.  [default: by NAME]")  # fmt: skip
+              help="Library, program, object file, C header.  [default: by NAME]")  # fmt: skip
 @pipeline_option()
 @click.option("--target", metavar="CPU", help="The processor to compile for.  [default: this one]")
 @click.option("--tokenizer", type=File, metavar="FILE",
@@ -76,7 +77,7 @@ def named(out: Path, emit: str | None) -> Path:
     """The file to write: what is emitted gives a name without a suffix its own."""
     suffix = out.suffix if emit is None else EMITS[emit]
     if suffix not in EMITS.values() or out.suffix not in ("", suffix):
-        known = ", ".join(f"{name} ({end})" for name, end in EMITS.items())
+        known = ", ".join(f"{name} ({end or 'no suffix'})" for name, end in EMITS.items())
         raise click.UsageError(f"{out}: --emit and the end of the name are one of {known}")
     return out if out.suffix else out.with_name(out.name + suffix)
 

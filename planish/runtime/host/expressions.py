@@ -9,6 +9,7 @@ from typing import Any
 from planish.runtime.codegen.text import Writer
 from planish.runtime.host.kinds import (
     ADDRESSES,
+    ALIASES,
     BOOL,
     F64,
     I64,
@@ -315,7 +316,7 @@ class Expressions:
             case ast.Name("address"), [given]:
                 found = self.place(given)
                 return Value(pointer(found.kind), found.at)
-            case ast.Name(name), [given] if name in PLAIN or name in records:
+            case ast.Name(name), [given] if name in (*PLAIN, *ALIASES, *records):
                 return self.converted(self.value(given), kind_of(function, records))
             case ast.Subscript(ast.Name("Ptr" | "Callable")), [given]:
                 return self.converted(self.value(given), kind_of(function, records))

@@ -81,7 +81,7 @@ def planish_prefill(
     """
     if not can_run(model) or not prepared(model, tokens, count, options):
         return failed(model)
-    return read(model, tokens, count, next)
+    return read_prompt(model, tokens, count, next)
 
 
 @export
@@ -126,7 +126,7 @@ def planish_generate(
     for n in range(wanted):
         token: i32 = 0
         code = (
-            read(model, tokens, count, address(token))
+            read_prompt(model, tokens, count, address(token))
             if n == 0
             else planish_decode(model, address(token))
         )
@@ -218,7 +218,7 @@ def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> 
     return True
 
 
-def read(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
+def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
     """Read a prompt by pieces, and draw the token after it."""
     tables = planish_tables()
     pos = Ptr[i32](model.state + tables.pos)

@@ -65,6 +65,7 @@ I64 = INTS["i64"]
 PLAIN: dict[str, Kind] = {
     **INTS, "f32": Float("f32", "float"), "f64": F64, "bool": BOOL, "None": VOID,
 }  # fmt: skip
+ALIASES = {"Text": INTS["u8"], "Memory": VOID}  # pointers to these
 ADDRESSES = (Pointer, Struct, Function)
 
 
@@ -90,8 +91,8 @@ def kind_of(node: ast.expr | None, records: Container[str]) -> Kind:
             return VOID
         case ast.Subscript(ast.Name("Ptr" | "Const"), element):
             return pointer(kind_of(element, records))
-        case ast.Name("Text" | "Memory" as name):
-            return pointer(INTS["u8"] if name == "Text" else VOID)
+        case ast.Name(name) if name in ALIASES:
+            return pointer(ALIASES[name])
         case ast.Subscript(ast.Name("Callable"), ast.Tuple([ast.List(params), result])):
             taken = tuple(kind_of(x, records) for x in params)
             return function(taken, kind_of(result, records))

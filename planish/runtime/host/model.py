@@ -103,6 +103,8 @@ class Tables(Record):
     inside: i64
     weights_at: i64
     size: i64
+    words: Text
+    words_size: i64
 
 
 # see `planish.runtime.ship.tables`

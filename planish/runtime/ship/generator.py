@@ -23,7 +23,19 @@ from planish.ir.errors import ArtifactError
 from planish.ir.files import write_atomically
 from planish.ir.later import later
 from planish.runtime.artifact import ALIGN, Packed, beside, described
-from planish.runtime.host import cpu, generator, keys, libc, model
+from planish.runtime.host import (
+    cpu,
+    generator,
+    keys,
+    letters,
+    libc,
+    merging,
+    model,
+    shell,
+    tokenizer,
+    vocab,
+    words,
+)
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.linker import link
 from planish.runtime.objects import defined, renamed
@@ -38,11 +50,12 @@ from planish.runtime.target import Target, kept_in_cache
 llvm = later("planish.runtime.llvm")
 metadata = later("importlib.metadata")
 
-SOURCES = (libc, cpu, model, keys, generator)
+SOURCES = (libc, cpu, model, keys, generator, letters, merging, vocab, tokenizer, words)
 STATE, WEIGHTS, TEMPORARY = 0, model.WEIGHTS, model.TEMPORARY
 POOL = ("planish_worker", "planish_run", "planish_stop")
 CODES = ("OK", "ARGUMENT", "NO_MEMORY", "FILE", "CPU", "ROOM", "NAN", "FAULT")
 SET = ("keys", "temperature", "top_k", "top_p")  # what host code sets of the state, by name
+KINDS = {".so": "library", ".o": "object"}
 EMBEDDED = 1 << 30  # bytes of weights inside: code reaches no further than 2 GiB
 
 
@@ -50,7 +63,8 @@ EMBEDDED = 1 << 30  # bytes of weights inside: code reaches no further than 2 Gi
 class Shipped:
     """A generator, ready to be written: its programs by name, and what is known of the model.
 
-    `more` are facts about where it comes from, `piece` is how many tokens one run of prefill reads.
+    `more` are facts about where it comes from, `piece` is how many tokens one run of prefill reads,
+    `words` the tokenizer. One that `is_program` is written as a program for the shell.
     """
 
     programs: Mapping[str, Program]
@@ -59,6 +73,8 @@ class Shipped:
     piece: int
     more: Mapping[str, Any]
     prefix: str = PREFIX
+    words: bytes = b""
+    is_program: bool = False
 
     @property
     def target(self) -> Target:
@@ -161,7 +177,8 @@ class Shipped:
             "planish_probe": probe_text(target),
             "planish_tables": self._tables(packed, inside),
         }
-        text = host_text(map(source_of, SOURCES), given, self.prefix)
+        sources = (*SOURCES, shell) if self.is_program else SOURCES
+        text = host_text(map(source_of, sources), given, self.prefix)
         parts = ("host", text, target.triple, target.cpu, target.feature_text)
         version = metadata.version("llvmlite")
         return kept_in_cache((*parts, version), lambda: llvm.compile_text(text, target))
@@ -180,7 +197,7 @@ class Shipped:
             "weights_at": packed.start, "size": packed.size,
         }  # fmt: skip
         runs = {name: Run(self._main(name), self._slots(x)) for name, x in self.programs.items()}
-        return tables_text(runs, needed(self.target, features), self.artifact, numbers)
+        return tables_text(runs, needed(self.target, features), self.artifact, self.words, numbers)
 
     @property
     def artifact(self) -> str:
@@ -227,13 +244,14 @@ class Shipped:
             for name, data in files.items():
                 (folder / name).write_bytes(data)
             packed.write_object(folder / "data.o", self.target.arch, self.artifact, inside)
-            kind = {".so": "library", ".o": "object"}[path.suffix]
+            kind = "program" if self.is_program else KINDS[path.suffix]
             link(folder, [*files, "data.o"], path, kind)
             if not inside:
                 with open(folder / "weights", "wb") as file:
                     packed.write(file)
                 os.replace(folder / "weights", weights)
-        self.save_header(path.with_suffix(".h"))
+        if not self.is_program:
+            self.save_header(path.with_suffix(".h"))
 
     def save_header(self, path: Path) -> None:
         """Write the C header."""

@@ -22,11 +22,16 @@ class Run:
 
 
 def tables_text(
-    runs: Mapping[str, Run], needs: Sequence[Word], head: str, numbers: Mapping[str, int]
+    runs: Mapping[str, Run],
+    needs: Sequence[Word],
+    head: str,
+    words: bytes,
+    numbers: Mapping[str, int],
 ) -> str:
     """The function `planish_tables`, and what it returns.
 
-    `head` is the symbol of the artifact's data, `numbers` are the other fields.
+    `head` is the symbol of the artifact's data, `words` a tokenizer or b"", `numbers` are the
+    other fields.
     """
     lines = []
     for name, run in runs.items():
@@ -45,9 +50,11 @@ def tables_text(
     lines += [
         f"@t.needs = internal constant [{len(rows)} x %Need] [{listed}]",
         f"@{head} = external constant i8",
+        f"{_bytes('words', words)}, align 16",
         _record(
             "tables", Tables, **{name: f"t.{name}" for name in runs}, needs="t.needs",
-            need_count=len(rows), head=head, **numbers,
+            need_count=len(rows), head=head, words="t.words",
+            words_size=len(words), **numbers,
         ),
         "define internal ptr @planish_tables() nounwind {\n  ret ptr @t.tables\n}",
     ]  # fmt: skip
@@ -73,6 +80,9 @@ def _array(name: str, kind: str, values: Iterable[int]) -> str:
 
 
 def _text(name: str, value: str) -> str:
-    data = value.encode() + b"\0"
+    return _bytes(name, value.encode() + b"\0")
+
+
+def _bytes(name: str, data: bytes) -> str:
     shown = "".join(f"\\{x:02X}" for x in data)
     return f'@t.{name} = internal constant [{len(data)} x i8] c"{shown}"'
