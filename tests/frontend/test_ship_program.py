@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import planish as pl
-from planish.frontend.tokenizers.learning import learn_merges
 from planish.runtime.artifact import read_shared
 from tests.frontend.small import TOKENIZER, small_model
 
@@ -149,7 +148,7 @@ def test_weights_lie_beside_it_or_where_it_is_told(tmp_path: Path) -> None:
 
 def test_byte_pairs_are_written_as_they_come(tmp_path: Path) -> None:
     text = "naïve 日本語 the quick brown fox " * 9
-    words = learn_merges(text, 300)
+    words = pl.BytePairTokenizer.train(text, 300)
     large = pl.TinyGPT(len(words), embed_dim=8, num_layers=1, num_heads=2, max_seq_len=CONTEXT)
     pl.Generator(large).save(tmp_path / "tiny", words)
     ids = large.generate(words.encode("naïve 日"), max_new_tokens=20, seed=5)
