@@ -92,8 +92,8 @@ def _parts(tokenizer: Tokenizer) -> _Parts:
                 SCORES, *_letters(codes), tokenizer.ranked, start=START, alone=START
             )  # fmt: skip
     raise ArtifactError(
-        f"a {type(tokenizer).__name__} cannot be part of an artifact, which has characters, GPT-2's byte pairs "
-        "(vocab.json and merges.txt) and llama2.c's tokenizers; leave it out"
+        f"a {type(tokenizer).__name__} cannot be part of an artifact, which has characters, "
+        "GPT-2's byte pairs (vocab.json and merges.txt) and llama2.c's tokenizers; leave it out"
     )
 
 

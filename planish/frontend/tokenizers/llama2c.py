@@ -66,7 +66,7 @@ class ScoreTokenizer(Tokenizer):
 
     @cached_property
     def ranked(self) -> Merges:
-        """Both halves of every piece, wherever they are pieces themselves."""
+        """Merges by score: both halves of every piece, wherever they are pieces themselves."""
         index = self.index
         return {
             (index[piece[:at]], index[piece[at:]]): (-self.scores[token], token)

@@ -5,7 +5,7 @@ The words are those of `planish.frontend.tokenizers.words`, whose pattern is wri
 
 from __future__ import annotations
 
-from planish.runtime.host.language import Const, Text, i64, u32
+from planish.runtime.host.language import Ptr, Text, i64, u32
 
 OTHER = 0  # kinds of characters
 LETTER = 1
@@ -48,7 +48,7 @@ def width(code: i64) -> i64:
     return 3 if code < 0x10000 else 4
 
 
-def letter_kind(kinds: Const[u32], count: i64, code: i64) -> i64:
+def letter_kind(kinds: Ptr[u32], count: i64, code: i64) -> i64:
     """The kind of a character; `kinds` are ranges in order: 4 * first code point + kind."""
     low = 0
     high = count
@@ -61,7 +61,7 @@ def letter_kind(kinds: Const[u32], count: i64, code: i64) -> i64:
     return i64(kinds[low]) & 3
 
 
-def word_end(kinds: Const[u32], count: i64, data: Text, at: i64, length: i64) -> i64:
+def word_end(kinds: Ptr[u32], count: i64, data: Text, at: i64, length: i64) -> i64:
     """Where the word ends that begins at a place of a text, which is UTF-8.
 
     's|'t|'re|'ve|'m|'ll|'d| ?letters| ?numbers| ?others|spaces before a space or the end|spaces
@@ -84,7 +84,7 @@ def word_end(kinds: Const[u32], count: i64, data: Text, at: i64, length: i64) ->
 
 
 def run_end(
-    kinds: Const[u32], count: i64, data: Text, at: i64, length: i64, kind: i64
+    kinds: Ptr[u32], count: i64, data: Text, at: i64, length: i64, kind: i64
 ) -> i64:  # fmt: skip
     """Where characters of one kind end."""
     while at < length:

@@ -141,13 +141,11 @@ def letters_fit(vocab: Vocab) -> bool:
     """Characters, in order, have tokens."""
     codes = words_at(vocab, vocab.letters)
     count = i64(vocab.letter_count)
-    if vocab.kind == BYTE_PAIRS:
-        for n in range(count):
+    for n in range(count):
+        if vocab.kind == BYTE_PAIRS:
             if not is_token(vocab, codes[n]):
                 return False
-        return True
-    for n in range(count):
-        if codes[count + n] >= vocab.tokens or (n > 0 and codes[n - 1] >= codes[n]):
+        elif codes[count + n] >= vocab.tokens or (n > 0 and codes[n - 1] >= codes[n]):
             return False
     return True
 
