@@ -101,10 +101,7 @@ class Ptr(Generic[T]):
         raise NotImplementedError(REASON)
 
 
-class Const(Ptr[T]):
-    """A `Ptr` that C sees as const."""
-
-
+Const = Ptr  # that C sees as const
 Text: TypeAlias = Ptr[u8]
 Memory: TypeAlias = Ptr[Any]
 REASON = "host code is compiled, Python does not run it"
