@@ -15,6 +15,7 @@ import pytest
 import planish as pl
 from planish.runtime.artifact import read_shared
 from tests.frontend.small import TOKENIZER, small_model
+from tests.frontend.test_llama2c import STORY
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: cc"),
@@ -156,6 +157,17 @@ def test_byte_pairs_are_written_as_they_come(tmp_path: Path) -> None:
                           capture_output=True, check=True)  # fmt: skip
     want = b"".join(words.piece(int(x)) for x in ids)
     assert done.stdout == "naïve 日".encode() + want + b"\n"
+
+
+def test_stories_are_those_that_llama2c_documents(tmp_path: Path) -> None:
+    data = Path(os.environ.get("PLANISH_DATA", "/work/shared/data"))
+    if not (data / "stories260K.bin").exists():
+        pytest.skip("no stories260K.bin in PLANISH_DATA")
+    loaded, _ = pl.load_model(data / "stories260K.bin")
+    words = pl.read_tokenizer(data / "tok512.bin")
+    pl.Generator(loaded).save(tmp_path / "stories", words)
+    found = ran(tmp_path / "stories", "", "-n", "200", "--temperature", "0")
+    assert found == (0, STORY + "\n", "")
 
 
 def test_a_program_needs_a_tokenizer(tmp_path: Path) -> None:
