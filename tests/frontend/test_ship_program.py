@@ -159,12 +159,9 @@ def test_byte_pairs_are_written_as_they_come(tmp_path: Path) -> None:
     assert done.stdout == "naïve 日".encode() + want + b"\n"
 
 
-def test_stories_are_those_that_llama2c_documents(tmp_path: Path) -> None:
-    data = Path(os.environ.get("PLANISH_DATA", "/work/shared/data"))
-    if not (data / "stories260K.bin").exists():
-        pytest.skip("no stories260K.bin in PLANISH_DATA")
-    loaded, _ = pl.load_model(data / "stories260K.bin")
-    words = pl.read_tokenizer(data / "tok512.bin")
+def test_stories_are_those_that_llama2c_documents(tmp_path: Path, data_dir: Path) -> None:
+    loaded, _ = pl.load_model(data_dir / "stories260K.bin")
+    words = pl.read_tokenizer(data_dir / "tok512.bin")
     pl.Generator(loaded).save(tmp_path / "stories", words)
     found = ran(tmp_path / "stories", "", "-n", "200", "--temperature", "0")
     assert found == (0, STORY + "\n", "")
