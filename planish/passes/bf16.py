@@ -53,9 +53,8 @@ class Bf16:
     skip: str = ""
 
     def __call__(self, graph: Graph) -> Graph:
-        found = {x.attrs["name"]: x for node in graph.nodes if (x := weight_of(node)) is not None}
-        stay = with_skipped("bf16", dict.fromkeys(found, ""), self.skip)
-        wanted = {x for name, x in found.items() if not stay[name]}
+        nodes = graph.param_nodes
+        wanted = {nodes[name] for name, reason in self.reasons(graph).items() if not reason}
         rounded = Rounding()
 
         def step(node: Node) -> Node:
@@ -70,6 +69,11 @@ class Bf16:
             return node
 
         return rewritten(graph, step) if wanted else graph
+
+    def reasons(self, graph: Graph) -> dict[str, str]:
+        """For each weight of a product why it stays as it is; "" where it does not."""
+        found = {x.attrs["name"]: "" for node in graph.nodes if (x := weight_of(node)) is not None}
+        return with_skipped("bf16", found, self.skip)
 
 
 def weight_of(node: Node) -> Node | None:
