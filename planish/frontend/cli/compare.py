@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
-from planish.frontend.data import check_length, windows
+from planish.frontend.data import check_length
 from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.perplexity import perplexity
 from planish.frontend.pretrained import load_model
 from planish.frontend.text import read_text
 from planish.frontend.trace import trace
@@ -110,14 +110,4 @@ def named(pipelines: str, option: str = "--pipelines") -> list[str]:
 def perplexity_on(tokens: np.ndarray, context: int) -> Callable[[Any], float]:
     """A judge of programs: exp of the mean loss over the beginning of a text."""
     some = tokens[: PIECES * context + 1]
-
-    def judge(program: Any) -> float:
-        total = 0.0
-        for x, y, count in windows(some, 1, context):
-            logits = np.asarray(program(x), np.float64)[0, :count]
-            top = logits.max(-1, keepdims=True)
-            total += float(np.sum(top[:, 0] + np.log(np.exp(logits - top).sum(-1))))
-            total -= float(np.take_along_axis(logits, y[0, :count, None], 1).sum())
-        return math.exp(total / (len(some) - 1))
-
-    return judge
+    return lambda program: perplexity(program, some)
