@@ -9,7 +9,6 @@ are judged on the second, beside the model as it is.
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
@@ -19,23 +18,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from planish.frontend.api import compiled
-from planish.frontend.data import as_tokens
-from planish.frontend.quantize import calibrate, forward
+from planish.frontend.judge import Judge, halves
+from planish.frontend.quantize import calibrate, stored
 from planish.frontend.workloads import Workload, workload
-from planish.ir.errors import DataError, UnsupportedError
+from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
 from planish.ir.store import save_graph
 from planish.passes.compare import show_bytes, title_of
-from planish.passes.pipeline import Pipeline, pass_name
+from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.passes.table import table_text
 
 PIECES = 64  # of the text, each as long as the context, by which recipes are judged
 ROUNDS = 50  # turns of timing, at most
-FAST = ("pushup", "chunk", "fuse")  # passes from which on a graph is made for running
 
 
 @dataclass(frozen=True)
@@ -112,21 +107,13 @@ def compress(
     `tokens` is a text of at least twice the context. Times are medians of about `seconds` in all,
     programs taking turns: of reading a prompt, and of adding a token, see `workload`.
     """
-    context = model.config["max_seq_len"]
-    text = as_tokens(tokens, model.config["vocab_size"])
-    if len(text) < 2 * context:
-        raise DataError(
-            f"the text has {len(text)} tokens; to calibrate and to judge at a context of {context} "
-            f"takes at least {2 * context}"
-        )
-    seen, kept = text[: len(text) // 2], text[len(text) // 2 :]
-    pieces = kept[: min(PIECES, len(kept) // context) * context].reshape(-1, context)
+    seen, kept = halves(model, tokens)
     named = [
         (title_of(x, pipeline_named(x)), calibrate(model, x, seen, threads=threads))
         for x in recipes
     ]
-    exact = log_probabilities(forward(model), pipeline_named("O2"), pieces, threads)
-    judged = [accuracy(model, p, pieces, exact, threads) for _, p in named]
+    judge = Judge(model, kept, PIECES, threads)
+    judged = [judge(p) for _, p in named]
     loads = [
         [workload(what, model, pipeline=p, threads=threads) for what in ("prefill", "decode")]
         for _, p in named
@@ -139,15 +126,10 @@ def compress(
         prefill_time, decode_time = times[2 * at : 2 * at + 2]
         memory = decode.bound.program.memory.params
         disk = disk_bytes(stored(model, p))
-        rows.append(Row(name, disk, memory, prefill_time * 1e3, 1 / decode_time, *judgement))
+        rows.append(
+            Row(name, disk, memory, prefill_time * 1e3, 1 / decode_time, **asdict(judgement))
+        )
     return Frontier(tuple(rows), tuple(p for _, p in named))
-
-
-def stored(model: Any, recipe: Pipeline) -> Graph:
-    """The graph of a model after a recipe, before it is made for running: what a file holds."""
-    names = list(map(pass_name, recipe.passes))
-    first = min((names.index(x) for x in FAST if x in names), default=len(names))
-    return Pipeline(*recipe.passes[:first]).run(forward(model))
 
 
 def disk_bytes(graph: Graph) -> int:
@@ -156,26 +138,6 @@ def disk_bytes(graph: Graph) -> int:
         path = Path(folder, "graph.safetensors")
         save_graph(graph, path)
         return path.stat().st_size
-
-
-def log_probabilities(
-    graph: Graph, recipe: Pipeline, pieces: np.ndarray, threads: int | None
-) -> np.ndarray:
-    """Of every token at every place of pieces of text."""
-    program = compiled(graph, recipe, threads=threads)
-    x = np.concatenate([program(piece[None]) for piece in pieces]).astype(np.float64)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
-def accuracy(
-    model: Any, recipe: Pipeline, pieces: np.ndarray, exact: np.ndarray, threads: int | None
-) -> tuple[float, float, float]:
-    """Perplexity, KL divergence, and how often the likeliest token is the same."""
-    found = log_probabilities(forward(model), recipe, pieces, threads)
-    loss = -np.take_along_axis(found[:, :-1], pieces[:, 1:, None], -1).mean()
-    kl = (np.exp(exact) * (exact - found)).sum(-1).mean()
-    return math.exp(loss), float(kl), float((exact.argmax(-1) == found.argmax(-1)).mean())
 
 
 def timed(loads: Sequence[Workload], seconds: float) -> list[float]:

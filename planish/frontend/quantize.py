@@ -21,13 +21,14 @@ from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.calibrate import Run, Samples
-from planish.passes.pipeline import Pipeline
+from planish.passes.pipeline import Pipeline, pass_name
 from planish.passes.pipelines import CLEAN, FAST, SMALL
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.passes.quantize import Quantize
 
 PIECES = 32  # of a text, each as long as the context, that are looked at
 TOGETHER = 8  # of them in one run
+RUNNING = ("pushup", "chunk", "fuse")  # passes from which on a graph is made for running
 
 
 def samples_of(model: Any, tokens: Any, threads: int | None = None) -> Samples:
@@ -83,3 +84,10 @@ def quantize(
 def forward(model: Any) -> Graph:
     """The graph of a model, for any number of texts of any length."""
     return trace(model, spec(("B", Dim("T", max=model.config["max_seq_len"])), "i32"))
+
+
+def stored(model: Any, recipe: Pipeline) -> Graph:
+    """The graph of a model after a recipe, before it is made for running: what a file holds."""
+    names = list(map(pass_name, recipe.passes))
+    first = min((names.index(x) for x in RUNNING if x in names), default=len(names))
+    return Pipeline(*recipe.passes[:first]).run(forward(model))

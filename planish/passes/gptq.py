@@ -64,9 +64,13 @@ class Gptq:
         rounded = {name: known[name] for name in names}
         return replace(graph, params={**graph.params, **rounded}) if names else graph
 
+    def reasons(self, graph: Graph) -> dict[str, str]:
+        """For each weight why it stays as it is; "" where it, or its integers, do not."""
+        return self.like().reasons(graph)
+
     def chosen(self, graph: Graph) -> list[tuple[str, Node]]:
         """The products by weights that are rounded here."""
-        names = {name for name, reason in self.like().reasons(graph).items() if not reason}
+        names = {name for name, reason in self.reasons(graph).items() if not reason}
         nodes = graph.param_nodes
         tables = {x for x in names if any(map(reads_rows, graph.users[nodes[x]]))}
         found = products(graph, (names - tables) & graph.params.keys())

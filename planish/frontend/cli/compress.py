@@ -15,8 +15,10 @@ from planish.frontend.cli.common import (
     threads_option,
 )
 from planish.frontend.cli.compare import named
-from planish.frontend.compress import compress, stored
+from planish.frontend.compress import compress
 from planish.frontend.pretrained import load_model
+from planish.frontend.quantize import stored
+from planish.frontend.sensitivity import sensitivity
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
 from planish.ir.store import save_graph
@@ -28,6 +30,7 @@ from planish.runtime.target import Target, thread_count
         "planish compress book.safetensors --recipe int8,int4 --text book.txt",
         "planish compress book.safetensors --recipe int4 --text book.txt --out small.safetensors",
         "planish compress book.safetensors --recipe O2,int8,int4 --text book.txt --plot f.png",
+        "planish compress book.safetensors --recipe int4 --text book.txt --sensitivity",
     )
 )
 @model_argument
@@ -39,12 +42,15 @@ from planish.runtime.target import Target, thread_count
               help="Write the graph that the last recipe makes.")  # fmt: skip
 @click.option("--plot", type=File, metavar="FILE.(png|svg)",
               help="Draw perplexity against size and speed.")  # fmt: skip
+@click.option("--sensitivity", "by_layer", is_flag=True,
+              help="What each weight costs, where it alone is changed.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
               help="Time to spend on measuring.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @threads_option
 def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path | None,
-            seconds: float, as_json: bool, threads: int | None) -> None:  # fmt: skip
+            by_layer: bool, seconds: float, as_json: bool,
+            threads: int | None) -> None:  # fmt: skip
     """Compare recipes on MODEL: bytes, times, perplexity, distance from the model as it is.
 
     A recipe is a pipeline. KL and same top are beside the float model.
@@ -53,17 +59,23 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
         if path is not None:
             need_folder_of(path)
     recipes = named(recipe, "--recipe")
+    if by_layer and (len(recipes) > 1 or out or plot):
+        raise click.UsageError(
+            "--sensitivity is of one --recipe, and goes without --out and --plot"
+        )
     made, tokenizer = load_model(model)
     if tokenizer is None:
         raise DataError(f"{model} has no tokenizer, so it cannot read {text}")
     tokens = tokenizer.encode(read_text(text))
+    facts = {"model": str(model), "threads": thread_count(threads), "cpu": Target.parse().cpu}
+    if by_layer:
+        found = sensitivity(made, tokens, recipes[0], threads=threads)
+        more = {"recipe": found.recipe, "exact": found.exact, "rows": found.records()}
+        print(json_text({**facts, **more}) if as_json else found)
+        return
     table = compress(made, recipes, tokens, threads=threads, seconds=seconds)
     if plot is not None:
         table.plot(plot)
     if out is not None:
         save_graph(stored(made, table.pipelines[-1]), out)
-    if not as_json:
-        print(table)
-        return
-    facts = {"model": str(model), "threads": thread_count(threads), "cpu": Target.parse().cpu}
-    print(json_text({**facts, "rows": table.records()}))
+    print(json_text({**facts, "rows": table.records()}) if as_json else table)
