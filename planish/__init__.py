@@ -36,6 +36,7 @@ _NAMES = {
     "planish.frontend.gradual": ("Gradual",),
     "planish.frontend.quantize": ("quantize", "calibrate"),
     "planish.frontend.compress": ("compress",),
+    "planish.frontend.auto": ("auto_recipe",),
     "planish.frontend.sensitivity": ("sensitivity",),
     "planish.frontend.checkpoint": ("save",),
     "planish.frontend.pretrained": ("load_model",),

@@ -4,7 +4,8 @@
     print(table); table.plot("frontier.png")
 
 A recipe is a pipeline. Those that want to see text are calibrated on the first half of it, and all
-are judged on the second, beside the model as it is.
+are judged on the second, beside the model as it is. "auto" is the recipe that `auto_recipe` finds
+on the first half.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from planish.frontend.auto import BUDGET, auto_recipe
 from planish.frontend.judge import Judge, halves
 from planish.frontend.quantize import calibrate, stored
 from planish.frontend.workloads import Workload, workload
@@ -100,18 +102,16 @@ class Frontier:
 
 def compress(
     model: Any, recipes: Iterable[str | Pipeline], tokens: Any, *, threads: int | None = None,
-    seconds: float = 1.0,
+    seconds: float = 1.0, budget: float = BUDGET,
 ) -> Frontier:  # fmt: skip
     """A row for each recipe: bytes, times, perplexity, and how far it is from the model as it is.
 
     `tokens` is a text of at least twice the context. Times are medians of about `seconds` in all,
     programs taking turns: of reading a prompt, and of adding a token, see `workload`.
+    `budget` is that of "auto".
     """
     seen, kept = halves(model, tokens)
-    named = [
-        (title_of(x, pipeline_named(x)), calibrate(model, x, seen, threads=threads))
-        for x in recipes
-    ]
+    named = [named_recipe(model, x, seen, budget, threads) for x in recipes]
     judge = Judge(model, kept, PIECES, threads)
     judged = [judge(p) for _, p in named]
     loads = [
@@ -130,6 +130,16 @@ def compress(
             Row(name, disk, memory, prefill_time * 1e3, 1 / decode_time, **asdict(judgement))
         )
     return Frontier(tuple(rows), tuple(p for _, p in named))
+
+
+def named_recipe(
+    model: Any, recipe: str | Pipeline, seen: Any, budget: float, threads: int | None
+) -> tuple[str, Pipeline]:
+    """A recipe by its title, bound to a text."""
+    if recipe == "auto":
+        return recipe, auto_recipe(model, seen, budget, threads=threads).pipeline
+    name = title_of(recipe, pipeline_named(recipe))
+    return name, calibrate(model, recipe, seen, threads=threads)
 
 
 def disk_bytes(graph: Graph) -> int:

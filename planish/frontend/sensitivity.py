@@ -7,6 +7,7 @@ report.rows[0].layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,16 +88,18 @@ def sensitivity(
     choices = Choices.of(passes, judge.graph)
     if not choices.changed:
         raise DataError(f"sensitivity: {name} changes no weight")
-    rows = alone(model, judge, choices, progress)
+    rows = alone(model, judge, choices, choices.changed, progress)
     together = row_of(model, judge, "all of them", passes)
     return Sensitivity(name, judge.exact.perplexity, tuple(rows), together)
 
 
-def alone(model: Any, judge: Judge, choices: Choices, progress: bool | None) -> list[Row]:
-    """A row for each weight that a recipe changes, the most sensitive first."""
+def alone(
+    model: Any, judge: Judge, choices: Choices, names: Sequence[str], progress: bool | None
+) -> list[Row]:
+    """A row for each of these weights, changed alone; the most sensitive first."""
     rows = []
-    with progress_bar("layers", len(choices.changed), progress) as report:
-        for done, name in enumerate(choices.changed):
+    with progress_bar("layers", len(names), progress) as report:
+        for done, name in enumerate(names):
             report(done, name)
             rows.append(row_of(model, judge, name, choices.only([name])))
         report(len(rows), "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from planish.frontend.auto import BUDGET
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -31,17 +32,20 @@ from planish.runtime.target import Target, thread_count
         "planish compress book.safetensors --recipe int4 --text book.txt --out small.safetensors",
         "planish compress book.safetensors --recipe O2,int8,int4 --text book.txt --plot f.png",
         "planish compress book.safetensors --recipe int4 --text book.txt --sensitivity",
+        "planish compress book.safetensors --recipe O2,auto --budget 1.02 --text book.txt",
     )
 )
 @model_argument
 @click.option("--recipe", required=True, metavar="R,R",
-              help="Names of pipelines; lists of passes are separated by ';'.")  # fmt: skip
+              help="Names of pipelines, or auto; between lists of passes stands ';'.")  # fmt: skip
 @click.option("--text", type=File, required=True,
               help="Calibrate on its first half, judge on its second.")  # fmt: skip
 @click.option("--out", type=File, metavar="FILE.safetensors",
               help="Write the graph that the last recipe makes.")  # fmt: skip
 @click.option("--plot", type=File, metavar="FILE.(png|svg)",
               help="Draw perplexity against size and speed.")  # fmt: skip
+@click.option("--budget", type=float, default=BUDGET, show_default=True, metavar="R",
+              help="For auto: the most that perplexity may grow, as a ratio.")  # fmt: skip
 @click.option("--sensitivity", "by_layer", is_flag=True,
               help="What each weight costs, where it alone is changed.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
@@ -49,7 +53,7 @@ from planish.runtime.target import Target, thread_count
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @threads_option
 def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path | None,
-            by_layer: bool, seconds: float, as_json: bool,
+            budget: float, by_layer: bool, seconds: float, as_json: bool,
             threads: int | None) -> None:  # fmt: skip
     """Compare recipes on MODEL: bytes, times, perplexity, distance from the model as it is.
 
@@ -73,9 +77,15 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
         more = {"recipe": found.recipe, "exact": found.exact, "rows": found.records()}
         print(json_text({**facts, **more}) if as_json else found)
         return
-    table = compress(made, recipes, tokens, threads=threads, seconds=seconds)
+    table = compress(made, recipes, tokens, threads=threads, seconds=seconds, budget=budget)
     if plot is not None:
         table.plot(plot)
     if out is not None:
         save_graph(stored(made, table.pipelines[-1]), out)
-    print(json_text({**facts, "rows": table.records()}) if as_json else table)
+    if as_json:
+        texts = list(map(str, table.pipelines))
+        print(json_text({**facts, "rows": table.records(), "pipelines": texts}))
+        return
+    print(table)
+    if "auto" in recipes:
+        print(f"\nauto: {table.pipelines[recipes.index('auto')]}")

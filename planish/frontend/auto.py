@@ -1,0 +1,159 @@
+"""The smallest mix of float32, 8 and 4 bits whose perplexity stays within a budget.
+
+found = pl.auto_recipe(model, tokens, budget=1.01)
+print(found)                                bits of each weight, and the recipe
+pl.compile(model, ..., pipeline=found.pipeline)
+
+The recipe is a pipeline like any other: its text, written down, makes the same model again.
+
+Each weight is judged alone at 8 and at 4 bits (`sensitivity`), on the first half of the text. Steps
+down, from 32 to 8 bits and from 8 to 4, are put in the order of the divergence that they cost for
+each byte that they save. How many of them the budget allows is found by bisection, measuring the
+mix itself on the second half: effects of layers are not assumed to add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planish.frontend.judge import Judge, Judgement, halves
+from planish.frontend.progress import Report, progress_bar
+from planish.frontend.quantize import stored
+from planish.frontend.sensitivity import PIECES, Row, alone
+from planish.ir.errors import DataError
+from planish.passes.choices import Choices
+from planish.passes.compare import show_bytes
+from planish.passes.measure import weight_bytes
+from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import CLEAN, FAST, PIPELINES, SMALL
+from planish.passes.quantize import Quantize
+from planish.passes.skip import pattern_of
+from planish.passes.table import table_text
+
+BUDGET = 1.01  # of the perplexity of the model as it is
+
+
+@dataclass(frozen=True)
+class Auto:
+    """A mix: the bits of each weight, and what was measured of it.
+
+    `ratio` is that of its perplexity to that of the model as it is, on text that the search did not
+    order layers by; `tried` are the mixes that were measured.
+    """
+
+    pipeline: Pipeline
+    bits: Mapping[str, int]
+    budget: float
+    ratio: float
+    kl: float
+    bytes: int
+    bytes_before: int
+    tried: int
+
+    def __str__(self) -> str:
+        rows = [("layer", "bits"), *((name, str(bits)) for name, bits in self.bits.items())]
+        return (
+            f"{table_text(rows)}\n"
+            f"{show_bytes(self.bytes)} of {show_bytes(self.bytes_before)}, perplexity "
+            f"{self.ratio:.5f} of that without (budget {self.budget:g}), KL {self.kl:.6f}, "
+            f"{self.tried} mixes measured\n{self.pipeline}"
+        )
+
+
+@dataclass(frozen=True)
+class Move:
+    """A weight made smaller: what that costs (nats) and saves (bytes)."""
+
+    name: str
+    bits: int
+    cost: float
+    saved: int
+
+    @property
+    def rate(self) -> float:
+        """The cost of a byte."""
+        return self.cost / max(1, self.saved)
+
+
+class Mixes:
+    """The mixes after the first so many moves, each measured once."""
+
+    def __init__(
+        self, judge: Judge, choices: Choices, moves: Sequence[Move], names: Sequence[str]
+    ) -> None:
+        self.judge, self.moves, self.names = judge, moves, names
+        self.reasons = [x for x in choices.reasons if x]
+        self.tried: dict[int, Judgement] = {0: judge.exact}
+
+    def ratio(self, count: int) -> float:
+        """The perplexity after so many moves over that of the model as it is."""
+        if count not in self.tried:
+            self.tried[count] = self.judge(self.pipeline(count))
+        return self.tried[count].perplexity / self.judge.exact.perplexity
+
+    def most(self, budget: float, report: Report) -> int:
+        """The most moves within a budget, if each costs something; by bisection."""
+        low, high = 0, len(self.moves) + 1  # low is within it, high is not, or is too many
+        middle = len(self.moves)
+        while high - low > 1:
+            report(len(self.tried) - 1, f"{middle} of {len(self.moves)} steps")
+            low, high = (middle, high) if self.ratio(middle) <= budget else (low, middle)
+            middle = (low + high) // 2
+        return low
+
+    def bits(self, count: int) -> dict[str, int]:
+        """Of each weight."""
+        after = {move.name: move.bits for move in self.moves[:count]}
+        return {name: after.get(name, 32) for name in self.names}
+
+    def pipeline(self, count: int) -> Pipeline:
+        """The recipe of a mix."""
+        bits = self.bits(count)
+        passes = []
+        for step, reasons in zip((Quantize(bits=4), Quantize()), self.reasons, strict=True):
+            others = [x for x in reasons if x in bits and bits[x] > step.bits]
+            if any(x <= step.bits for x in bits.values()):
+                passes.append(replace(step, skip=pattern_of(others, reasons)))
+        return CLEAN + Pipeline(*passes) + Pipeline(*SMALL.passes[1:]) + FAST
+
+
+def auto_recipe(
+    model: Any, tokens: Any, budget: float = BUDGET, *, pieces: int = PIECES,
+    threads: int | None = None, progress: bool | None = None,
+) -> Auto:  # fmt: skip
+    """The smallest mix whose perplexity is at most `budget` times that of the model as it is.
+
+    `tokens` is a text of at least twice the context, of which at most `pieces` contexts of each
+    half are read. A bar shows progress, if standard error is a terminal.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget >= 1:
+        raise DataError(f"budget is a ratio of perplexities of at least 1, got {budget!r}")
+    seen, kept = halves(model, tokens)
+    judge = Judge(model, seen, pieces, threads)
+    eight, four = (Choices.of(PIPELINES[x], judge.graph) for x in ("int8", "int4"))
+    fine = [name for name, why in next(x for x in four.reasons if x).items() if not why]
+    moves = ordered(
+        alone(model, judge, eight, eight.changed, progress),
+        alone(model, judge, four, fine, progress),
+    )
+    mixes = Mixes(Judge(model, kept, pieces, threads), four, moves, eight.changed)
+    with progress_bar("mixes", len(moves).bit_length() + 1, progress) as report:
+        count = mixes.most(budget, report)
+    pipeline, found = mixes.pipeline(count), mixes.tried[count]
+    size, before = (weight_bytes(x) for x in (stored(model, pipeline), judge.graph))
+    tried, ratio = len(mixes.tried) - 1, mixes.ratio(count)
+    return Auto(pipeline, mixes.bits(count), budget, ratio, found.kl, size, before, tried)
+
+
+def ordered(eight: Sequence[Row], four: Sequence[Row]) -> list[Move]:
+    """The moves, the cheapest for what it saves first; no weight has 4 bits before it has 8."""
+    moves = {row.layer: Move(row.layer, 8, row.kl, row.saved) for row in eight}
+    found = [(move.rate, 8, move) for move in moves.values()]
+    for row in four:
+        before = moves[row.layer]
+        move = Move(row.layer, 4, row.kl - before.cost, row.saved - before.saved)
+        if move.saved > 0:
+            found.append((max(move.rate, before.rate), 4, move))
+    return [move for _, _, move in sorted(found, key=lambda x: (x[0], -x[1]))]
