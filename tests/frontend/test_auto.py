@@ -34,7 +34,7 @@ def model(text: str) -> pl.TinyGPT:
     """After some training, so that rounding costs something."""
     tokens = pl.CharTokenizer.from_text(text).encode(text)
     made = pl.TinyGPT(
-        int(tokens.max()) + 1, 64, num_layers=2, num_heads=2, max_seq_len=CONTEXT, dropout=0.0
+        int(tokens.max()) + 1, 64, num_layers=1, num_heads=2, max_seq_len=CONTEXT, dropout=0.0
     )
     trainer = pl.Trainer(made, pl.optim.AdamW(lr=3e-3), batch=16)
     trainer.fit(tokens[:-4000], STEPS, progress=False)
@@ -53,8 +53,11 @@ def bits_of(model: pl.TinyGPT, recipe: Pipeline) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("budget", [1.0, 1.002, 10.0])
-def test_a_mix_within_the_budget(model: pl.TinyGPT, tokens: np.ndarray, budget: float) -> None:
-    """What it says of itself is so; its text makes the same model, at any number of threads."""
+def test_a_mix_within_the_budget(
+    model: pl.TinyGPT, tokens: np.ndarray, tmp_path: Path, budget: float
+) -> None:
+    """What it says of itself is so; its text makes the same model, as a
+    file too, at any number of threads."""
     found = auto_recipe(model, tokens, budget, pieces=PIECES, progress=False)
     assert found.ratio <= budget
     judge = Judge(model, halves(model, tokens)[1], PIECES)
@@ -69,16 +72,11 @@ def test_a_mix_within_the_budget(model: pl.TinyGPT, tokens: np.ndarray, budget: 
     ids = tokens[: 2 * CONTEXT].reshape(2, CONTEXT)
     one, two = (pl.compile(forward(model), pipeline=parsed, threads=n)(ids) for n in (1, 2))
     np.testing.assert_array_equal(one, two)
+    pl.save_graph(stored(model, parsed), tmp_path / "mix.safetensors")
+    np.testing.assert_array_equal(pl.compile(pl.load_graph(tmp_path / "mix.safetensors"))(ids), one)
     if budget == 10:
         assert seen == bits_of(model, PIPELINES["int4"]) and found.tried == 1
     assert str(found).splitlines()[-1] == str(found.pipeline)
-
-
-def test_a_mix_as_a_file(model: pl.TinyGPT, tokens: np.ndarray, tmp_path: Path) -> None:
-    found = auto_recipe(model, tokens, 1.002, pieces=PIECES, progress=False)
-    pl.save_graph(stored(model, found.pipeline), tmp_path / "mix.safetensors")
-    again = pl.perplexity(tmp_path / "mix.safetensors", tokens[:500])
-    assert again == pytest.approx(pl.perplexity(model, tokens[:500], pipeline=found.pipeline), 1e-5)
 
 
 def test_the_cheapest_bytes_go_first() -> None:
