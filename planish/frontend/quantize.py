@@ -45,7 +45,7 @@ def samples_of(model: Any, tokens: Any, threads: int | None = None) -> Samples:
 
     def program(graph: Graph) -> Run:
         form = tuple(map(str, range(len(graph.outputs))))
-        return compiled(replace(graph, treedef=form), FAST, threads=threads)
+        return compiled(replace(graph, treedef=form), CLEAN + FAST, threads=threads)
 
     batches = tuple((pieces[at : at + TOGETHER],) for at in range(0, count, TOGETHER))
     return Samples(batches, program)

@@ -93,6 +93,9 @@ ORDER = (
     Not("fold", "bitmap"),  # it would find the params that it makes
     Not("bitmap", "fuse"),
     Before("expand", "quantize"),  # as for bf16
+    Before("smooth", "expand"),  # norms are whole
+    Before("smooth", "gptq"),  # what is rounded stays so
+    Before("smooth", "quantize"),
     Before("expand", "gptq"),
     Then("gptq", "quantize"),  # which rounds to where it has moved the weights
     Then("quantize", "fold"),  # weights are rounded, and their scales found, once

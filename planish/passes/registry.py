@@ -24,6 +24,7 @@ from planish.passes.pushup import pushup
 from planish.passes.quantize import Quantize
 from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
+from planish.passes.smooth import Smooth
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 
@@ -40,6 +41,7 @@ PASSES: dict[str, Pass | type] = {
     "bf16": Bf16,
     "mixed": mixed,
     "prune": Prune,
+    "smooth": Smooth,
     "gptq": Gptq,
     "quantize": Quantize,
     "fake_quantize": FakeQuantize,
