@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.api import compiled
-from planish.frontend.compiled import KINDS, load
+from planish.frontend.compiled import KINDS
 from planish.frontend.data import as_tokens, check_length, whole_number, windows
+from planish.frontend.saved import load
 from planish.frontend.step import Interpreted, Native, loss_graph
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir.dims import upper
@@ -34,8 +35,10 @@ def perplexity(
     """
     words = tokenizer.encode(text) if tokenizer else text
     if isinstance(model, (str, os.PathLike)):
-        is_code = Path(model).suffix in KINDS
-        model = load(model, threads) if is_code else load_graph(model)
+        path, is_code = model, Path(model).suffix in KINDS
+        model = load(path, threads) if is_code else load_graph(path)
+        if is_code and not isinstance(model, Program):
+            raise DataError(f"perplexity: {path} writes text; save the program that has logits")
     if isinstance(model, Graph):
         model, pipeline = compiled(model, pipeline or "O2", threads=threads), None
     if isinstance(model, Program):
