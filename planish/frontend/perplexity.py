@@ -22,6 +22,8 @@ from planish.ir.store import load_graph
 from planish.passes.pipeline import Pipeline
 from planish.runtime.program import Program
 
+Engine = Native | Interpreted
+
 
 def perplexity(
     model: Any, text: Any, *, tokenizer: Tokenizer | None = None, batch: int | None = None,
@@ -54,9 +56,7 @@ def perplexity(
     return math.exp(mean_loss(engine, x, y, tokens))
 
 
-def mean_loss(
-    engine: Native | Interpreted, x: np.ndarray, y: np.ndarray, tokens: np.ndarray
-) -> float:
+def mean_loss(engine: Engine, x: np.ndarray, y: np.ndarray, tokens: np.ndarray) -> float:
     """The mean loss over all tokens but the first, by an engine that reads x and y."""
     total = 0.0
     for tokens_in, targets, count in windows(tokens, *x.shape):
