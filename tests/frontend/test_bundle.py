@@ -13,6 +13,7 @@ import pytest
 import planish as pl
 from planish.frontend.bundle import CODE, FACTS, BundleWarning
 from planish.frontend.checkpoint import read_file, write_file
+from planish.frontend.cli.entry import run
 from planish.ir.graph import Graph
 from planish.runtime import target
 
@@ -136,3 +137,18 @@ def test_files_that_do_not_fit_themselves_are_refused(path: Path) -> None:
     broken = changed(path, "e.bundle", {}, {f"{CODE}{i}": other for i in range(2)})
     with pytest.raises(pl.ArtifactError, match=r"e\.bundle: not a compiled program"):
         pl.load(broken)
+
+
+def test_the_command_line_writes_and_describes_bundles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "m.safetensors", tmp_path / "m.bundle"
+    pl.save(pl.TinyGPT(70, 64, num_layers=1, num_heads=2, max_seq_len=8, dropout=0.0), model)
+    assert run(["compile", str(model), "-o", str(out), "--target", ",".join(TARGETS)]) == 0
+    assert "for x86-64-v2, x86-64-v3" in capsys.readouterr().out
+    assert pl.load(out)(TOKENS).shape == (1, 70)
+    assert run(["inspect", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["programs"]) == len(TARGETS) and found["pipeline"].startswith("simplify")
+    assert run(["compile", str(model), "-o", str(out), "--of", "tokens"]) == 2
+    assert "--of last or --of all" in capsys.readouterr().err

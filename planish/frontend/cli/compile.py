@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from planish.frontend.api import compile as compiled
+from planish.frontend.bundle import SUFFIX, TARGETS, save_bundle
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -19,9 +20,12 @@ from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
 from planish.frontend.ship import EMITS, WEIGHTS
 from planish.frontend.tokenizers.stored import read_tokenizer
-from planish.frontend.trace import spec
+from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
+from planish.ir.graph import Graph
 from planish.runtime.target import Target
+
+BUNDLE = "bundle"
 
 
 @click.command(
@@ -31,38 +35,50 @@ from planish.runtime.target import Target
         "planish compile book.safetensors -o book.so --pipeline int8 --target x86-64-v3",
         "planish compile book.safetensors -o book.so --weights file",
         "planish compile book.safetensors -o logits.so --of last",
+        "planish compile book.safetensors -o logits.bundle --target x86-64-v3,x86-64-v4",
         "planish inspect book.so",
     )
 )
 @model_argument
 @click.option("-o", "--out", type=File, required=True, metavar="NAME", help="What to write.")
-@click.option("--emit", type=click.Choice(list(EMITS)),
-              help="Library, program, object file, C header.  [default: by NAME]")  # fmt: skip
+@click.option("--emit", type=click.Choice([*EMITS, BUNDLE]),
+              help="Library, program, object file, C header, or code for several processors in one "
+              "file.  [default: by NAME]")  # fmt: skip
 @pipeline_option()
-@click.option("--target", metavar="CPU", help="The processor to compile for.  [default: this one]")
+@click.option("--target", metavar="CPU[,CPU...]",
+              help="The processor to compile for; several for a bundle, later ones preferred.  "
+              "[default: this one; x86-64-v2 to v4 for a bundle]")  # fmt: skip
 @click.option("--tokenizer", type=File, metavar="FILE",
               help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
               help="Inside, or in NAME.weights beside it.")  # fmt: skip
 @click.option("--prefix", default="planish_", show_default=True,
               help="How names of C begin; two models in one program need two.")  # fmt: skip
-@click.option("--of", "what", type=click.Choice(["tokens", "last", "all"]), default="tokens",
-              show_default=True,
-              help="Tokens, or the logits of the last token, or of all.")  # fmt: skip
+@click.option("--of", "what", type=click.Choice(["tokens", "last", "all"]),
+              help="Tokens, or the logits of the last token, or of all.  "
+              "[default: tokens; last for a bundle]")  # fmt: skip
 def command(
     model: Path, out: Path, emit: str | None, pipeline: str, target: str | None,
-    tokenizer: Path | None, weights: str, prefix: str, what: str,
+    tokenizer: Path | None, weights: str, prefix: str, what: str | None,
 ) -> None:  # fmt: skip
     """Compile MODEL into what runs without Python: prompt, cached decoding and sampling.
 
     The C header beside it says how to call it; Python runs a library with pl.load(FILE), without
-    LLVM. With --of last or all, the library is for Python only: tokens i32 [B, T] to logits.
+    LLVM. With --of last or all, and in a bundle, the program is for Python only: tokens i32 [B, T]
+    to logits.
     """
     path = named(out, emit)
     need_folder_of(path)
-    if what != "tokens" and path.suffix != EMITS["so"]:
-        raise click.UsageError(f"--of {what} makes a library (.so), not {path.name}")
+    is_bundle = path.suffix == SUFFIX
+    what = what or ("last" if is_bundle else "tokens")
+    if what != "tokens" and path.suffix not in (SUFFIX, EMITS["so"]):
+        raise click.UsageError(f"--of {what} makes a library (.so) or a bundle, not {path.name}")
+    if is_bundle and what == "tokens":
+        raise click.UsageError("a bundle holds programs for Python: --of last or --of all")
     loaded, own = load_model(model)
+    if is_bundle:
+        save_bundles(loaded, path, pipeline, target, what)
+        return
     if what == "tokens":
         words = own if tokenizer is None else read_tokenizer(tokenizer)
         maker = Generator(loaded, pipeline, target=target)
@@ -75,17 +91,29 @@ def command(
 
 def named(out: Path, emit: str | None) -> Path:
     """The file to write: what is emitted gives a name without a suffix its own."""
-    suffix = out.suffix if emit is None else EMITS[emit]
-    if suffix not in EMITS.values() or out.suffix not in ("", suffix):
-        known = ", ".join(f"{name} ({end or 'no suffix'})" for name, end in EMITS.items())
+    ends = {**EMITS, BUNDLE: SUFFIX}
+    suffix = out.suffix if emit is None else ends[emit]
+    if suffix not in ends.values() or out.suffix not in ("", suffix):
+        known = ", ".join(f"{name} ({end or 'no suffix'})" for name, end in ends.items())
         raise click.UsageError(f"{out}: --emit and the end of the name are one of {known}")
     return out if out.suffix else out.with_name(out.name + suffix)
 
 
 def save_logits(model: TinyGPT, path: Path, pipeline: str, target: str | None, what: str) -> Target:
     """Write the program that returns logits; the processor that it is for."""
-    length = Dim("T", max=model.config["max_seq_len"])
-    function = model.last_logits if what == "last" else model
-    program = compiled(function, spec(("B", length), "i32"), pipeline=pipeline, target=target)
+    program = compiled(logits_graph(model, what), pipeline=pipeline, target=target)
     program.save(path)
     return program.target
+
+
+def save_bundles(model: TinyGPT, path: Path, pipeline: str, targets: str | None, what: str) -> None:
+    """Write programs that return logits, one for each processor."""
+    names = targets.split(",") if targets else TARGETS
+    save_bundle(logits_graph(model, what), path, pipeline, names)
+    print(f"{path}: {path.stat().st_size:,} bytes, for {', '.join(names)}")
+
+
+def logits_graph(model: TinyGPT, what: str) -> Graph:
+    """From tokens i32 [B, T] to logits, of the last token or of all."""
+    length = Dim("T", max=model.config["max_seq_len"])
+    return trace(model.last_logits if what == "last" else model, spec(("B", length), "i32"))

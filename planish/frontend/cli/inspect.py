@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from planish.frontend.bundle import SUFFIX, facts_of
+from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.cli.table import facts_text
 from planish.frontend.tokenizers.stored import tokenizer_from_json
@@ -26,6 +28,8 @@ def command(file: Path, as_json: bool) -> None:
 
 def described(file: Path) -> dict[str, Any]:
     """Facts about a program, checksum compared."""
+    if file.suffix == SUFFIX:
+        return bundle_facts(file)
     found = read_shared(file)
     facts = found.facts
     image = next(iter(found.images.values()))
@@ -50,6 +54,24 @@ def described(file: Path) -> dict[str, Any]:
         "missing_here": missing_here(facts["requires"]),
         "memory": facts["memory"],
         "weights": len(found.weights),
+    }
+
+
+def bundle_facts(path: Path) -> dict[str, Any]:
+    """What a bundle says of itself."""
+    file = read_file(path)
+    facts = facts_of(file)
+    programs = {
+        x["target"]: {"requires": x["requires"], "missing_here": missing_here(x["requires"])}
+        for x in facts["programs"]
+    }
+    return {
+        "program": "bundle",
+        "file_bytes": path.stat().st_size,
+        "pipeline": facts["pipeline"],
+        "graph_sha256": facts["graph"],
+        "programs": programs,
+        "weights": len(file.arrays) - len(programs),
     }
 
 
