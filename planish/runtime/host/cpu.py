@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planish.runtime.host.language import Ptr, Record, Text, extern, i64, local, text, u8, u32, u64
-from planish.runtime.host.libc import sched_getaffinity, snprintf, syscall
+from planish.runtime.host.libc import sched_getaffinity, sched_setaffinity, snprintf, syscall
 
 MASK_WORDS = 128  # cores by 64
 ARCH_PRCTL = 158
@@ -58,3 +58,32 @@ def cores() -> i64:
             word &= word - 1
             found += 1
     return found if found > 0 else 1
+
+
+def core_beside(here: i64, number: i64) -> i64:
+    """Of the cores of this process but `here`, the one with this number; -1 if there is none."""
+    mask = local(u64, MASK_WORDS)
+    if sched_getaffinity(0, MASK_WORDS * 8, mask) != 0:
+        return -1
+    left = number
+    for core in range(MASK_WORDS * 64):
+        if core != here and mask[core // 64] >> u64(core % 64) & 1 != 0:
+            if left == 0:
+                return core
+            left -= 1
+    return -1
+
+
+def move_to(core: i64) -> None:
+    """Go on on another core, which the system may change later.
+
+    A new thread can begin on the core of the one that made it, and stays there for milliseconds:
+    both are busy, as they wait for each other.
+    """
+    mask = local(u64, MASK_WORDS)
+    only = local(u64, MASK_WORDS)
+    if core < 0 or sched_getaffinity(0, MASK_WORDS * 8, mask) != 0:
+        return
+    only[core // 64] = u64(1) << u64(core % 64)
+    if sched_setaffinity(0, MASK_WORDS * 8, only) == 0:
+        sched_setaffinity(0, MASK_WORDS * 8, mask)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from planish.runtime.host.cpu import Need, cores, missing, tiles_allowed
+from planish.runtime.host.cpu import Need, core_beside, cores, missing, move_to, tiles_allowed
 from planish.runtime.host.language import (
     Ptr,
     Record,
@@ -45,6 +45,7 @@ from planish.runtime.host.libc import (
     open,
     pthread_create,
     pthread_join,
+    sched_getcpu,
     snprintf,
     strerror,
 )
@@ -127,6 +128,7 @@ class Worker(Record):
 
     pool: Ptr[u8]
     number: i64
+    core: i64
     thread: u64
 
 
@@ -351,11 +353,13 @@ def point(model: Model, program: Program, table: Ptr[Ptr[u8]]) -> None:
 
 
 def start(model: Model) -> None:
-    """Start the threads beside the one that calls."""
+    """Start the threads beside the one that calls, each on a core of its own."""
+    here = i64(sched_getcpu())
     for n in range(model.threads - 1):
         worker = model.workers[n]
         worker.pool = model.pool
         worker.number = n + 1
+        worker.core = core_beside(here, n)
         failed = pthread_create(address(worker.thread), null, work, Ptr[u8](worker))
         if failed != 0:
             form = text("cannot start a thread: %s")
@@ -368,6 +372,7 @@ def start(model: Model) -> None:
 def work(given: Ptr[u8]) -> Ptr[u8]:
     """What a thread does: jobs, until it is told to stop."""
     worker = Worker(given)
+    move_to(worker.core)
     planish_worker(worker.pool, worker.number)
     return null
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Any
 
@@ -27,6 +28,15 @@ def probe(leaf: u32, sub: u32, register: u32) -> u32:
 @export
 def count() -> i64:
     return cores()
+
+@export
+def beside(here: i64, number: i64) -> i64:
+    return core_beside(here, number)
+
+@export
+def move(core: i64) -> i64:
+    move_to(core)
+    return i64(sched_getcpu())
 
 @export
 def key(seed: u64, row: u32, out: Ptr[u32]) -> None:
@@ -64,6 +74,18 @@ def test_a_leaf_beyond_the_last_says_nothing(code: Any) -> None:
 
 def test_cores_are_those_of_this_process(code: Any) -> None:
     assert ctypes.CFUNCTYPE(ctypes.c_int64)(code.address("count"))() >= available_cores()
+
+
+def test_threads_begin_on_cores_of_their_own(code: Any) -> None:
+    """And may be moved later: what the process may use stays."""
+    beside = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 2)(code.address("beside"))
+    move = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(code.address("move"))
+    ours = sorted(os.sched_getaffinity(0))
+    for here in ours:
+        others = [x for x in ours if x != here]
+        assert [beside(here, n) for n in range(len(ours))] == [*others, -1]
+        assert move(here) in ours and sorted(os.sched_getaffinity(0)) == ours
+    assert move(-1) in ours
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7, 2**32, 2**63 + 12345, 2**64 - 1])
