@@ -7,7 +7,7 @@ Exit codes: 0 done, 1 failed, 2 the user's mistake. Errors are one line on stand
 
 from __future__ import annotations
 
-from planish.runtime.host.generator import Options, planish_defaults, planish_generate
+from planish.runtime.host.generator import LARGEST, Options, planish_defaults, planish_generate
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -152,8 +152,9 @@ def set_option(name: Text, value: Text, given: Given, options: Options) -> i32:
             return complain(text("-n is a whole number of at least 0, got "), value)
         given.count = number[0]
     elif strcmp(name, text("--temperature")) == 0:
-        if not real(value, address(options.temperature)):
-            return complain(text("--temperature is a number, got "), value)
+        known = real(value, address(options.temperature))
+        if not known or not 0.0 <= options.temperature <= LARGEST:
+            return complain(text("--temperature is a finite number of at least 0, got "), value)
     elif strcmp(name, text("--top-p")) == 0:
         if not real(value, address(options.top_p)) or not 0.0 < options.top_p <= 1.0:
             return complain(text("--top-p is a number of 0 < P <= 1, got "), value)
