@@ -349,6 +349,17 @@ def test_weights_may_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
         pl.load(path)
 
 
+def test_a_model_that_could_not_be_made_stays_so(tmp_path: Path) -> None:
+    path = saved(tmp_path, weights="file")
+    native, ids = Native(path), (ctypes.c_int32 * 8)()
+    why = native.error
+    assert "name it" in why
+    native["encode"].restype = ctypes.c_int64
+    assert native["encode"](native.model, b"the", ctypes.c_int64(3), ids, ctypes.c_int64(8)) == -1
+    assert (native["status"](native.model), native.error) == (3, why)
+    assert native.generate() == (3, [])
+
+
 @pytest.mark.parametrize(("given", "error", "why"), [
     ({"path": "x.dll"}, pl.ArtifactError, r"saved as \.so, \.o, \.h, or without a suffix"),
     ({"path": "no/x.so"}, FileNotFoundError, "there is no folder"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from planish.runtime.host.generator import can_run
 from planish.runtime.host.language import Ptr, Text, export, i32, i64, local, null, text, u8
 from planish.runtime.host.libc import snprintf
-from planish.runtime.host.model import ARGUMENT, MESSAGE, OK, Model, planish_tables
+from planish.runtime.host.model import ARGUMENT, MESSAGE, Model, planish_tables
 from planish.runtime.host.tokenizer import Wrong, decode_token, encode_prompt, explain
 from planish.runtime.host.vocab import Vocab, vocab_fault
 
@@ -17,7 +18,6 @@ def vocab_of(model: Model) -> Vocab:
     if tables.words_size > 0:
         why = vocab_fault(vocab, tables.words_size)
     if why == null:
-        model.status = OK
         return vocab
     snprintf(model.message, MESSAGE, text("%s"), why)
     model.status = ARGUMENT
@@ -30,7 +30,7 @@ def planish_encode(model: Model, data: Text, length: i64, tokens: Ptr[i32], room
 
     The first `room` of them are written to tokens. A text has at most length + 2 tokens.
     """
-    if model == null:
+    if not can_run(model):
         return -1
     vocab = vocab_of(model)
     if vocab == null:
@@ -53,7 +53,7 @@ def planish_token_text(
     The first `room` of them are written to out; they may end inside of a character. before: -1
     where a text begins, or the last token of the prompt; each call updates it.
     """
-    if model == null:
+    if not can_run(model):
         return -1
     vocab = vocab_of(model)
     return decode_token(vocab, token, before, out, room) if vocab != null else -1
