@@ -113,6 +113,15 @@ def test_a_terminal_is_asked_for_a_prompt(program: Path) -> None:
     assert code == 0 and usage.startswith("usage: ") and "--top-k K" in usage
 
 
+def test_what_cannot_be_read_is_told(program: Path, tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    found = ran(program, "-n", "3", stdin=folder)
+    os.close(folder)
+    assert found == (1, "", "error: cannot read standard input: Is a directory\n")
+    found = ran(program, "-n", "3", input=b"th\0e")
+    assert found == (2, "", "error: the prompt on standard input has a byte of 0\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_what_cannot_be_written_is_told(program: Path) -> None:
     with open("/dev/full", "wb") as full:

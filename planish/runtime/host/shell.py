@@ -130,6 +130,15 @@ def complain(what: Text, about: Text) -> i32:
     return MISTAKE
 
 
+def broken(what: Text) -> i32:
+    """Say what the system refused, and why."""
+    line = local(u8, LINE_SIZE)
+    why = strerror(__errno_location()[0])
+    snprintf(line, LINE_SIZE, text("error: %s: %s\n"), what, why)
+    say(line)
+    return FAILED
+
+
 def whole(given: Text, low: i64, high: i64, out: Ptr[i64]) -> bool:
     """A whole number of a range."""
     end = local(Ptr[u8], 1)
@@ -213,13 +222,18 @@ def standard_input(given: Given) -> i32:
         say(text("error: out of memory\n"))
         return FAILED
     size = 0
+    more: i64 = 0
     while size < PROMPT_BYTES:
         more = read(0, data + size, PROMPT_BYTES - size)
         if more <= 0:
             break
         size += more
+    if more < 0:
+        return broken(text("cannot read standard input"))
     if size == PROMPT_BYTES:
         return complain(text("the prompt on standard input has a megabyte or more"), text(""))
+    if strlen(data) != size:
+        return complain(text("the prompt on standard input has a byte of 0"), text(""))
     given.prompt = data
     return 0
 
@@ -286,11 +300,7 @@ def written(model: Model, given: Given, options: Options, began: f64) -> i32:
     if code != 0:
         return failure(model)
     if state.failed != 0:
-        line = local(u8, LINE_SIZE)
-        why = strerror(__errno_location()[0])
-        snprintf(line, LINE_SIZE, text("error: cannot write: %s\n"), why)
-        say(line)
-        return FAILED
+        return broken(text("cannot write"))
     if given.stats != 0:
         told(model, state, began)
     return 0
@@ -331,6 +341,8 @@ def main(count: i32, arguments: Ptr[Text]) -> i32:
     path = local(u8, PATH)
     if given.weights == null and planish_tables().inside == 0:
         size = readlink(text("/proc/self/exe"), path, PATH - 16)
+        if size < 0:
+            return broken(text("cannot tell where this program is, name --weights"))
         snprintf(path + size, 16, text(".weights"))
         given.weights = path
     model = planish_create(given.weights, i32(given.threads))
