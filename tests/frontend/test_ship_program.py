@@ -88,6 +88,7 @@ MISTAKES = [
     (["the", "--top-k", "0"], "--top-k is a whole number of at least 1, got 0"),
     (["the", "--top-p", "1.5"], "--top-p is a number of 0 < P <= 1, got 1.5"),
     (["the", "--seed", "-4"], "--seed is a whole number of at least 0, got -4"),
+    (["the", "--seed", str(1 << 64)], "--seed is below 2**64, got 18446744073709551616"),
     (["the", "--threads", "0"], "--threads is a whole number of 1 to 1024, got 0"),
     (["the", "fox"], "one prompt, please; the second is fox"),
     (["é"], "character 'é' (U+00E9) at position 0 is not in the vocabulary of 28 characters"),

@@ -15,6 +15,7 @@ READ_ONLY = 0  # of open
 TO_END = 2  # of lseek
 MONOTONIC = 1  # of clock_gettime
 INTERRUPTED = 4  # an errno
+TOO_LARGE = 34  # another, of strtoull
 
 
 @extern

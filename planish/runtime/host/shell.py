@@ -27,6 +27,7 @@ from planish.runtime.host.language import (
 )
 from planish.runtime.host.libc import (
     MONOTONIC,
+    TOO_LARGE,
     __errno_location,
     calloc,
     clock_gettime,
@@ -177,8 +178,11 @@ def set_option(name: Text, value: Text, given: Given, options: Options) -> i32:
         given.threads = number[0]
     elif strcmp(name, text("--seed")) == 0:
         end = local(Ptr[u8], 1)
+        __errno_location()[0] = 0
         options.seed = strtoull(value, end, 10)
         given.seeded = 1
+        if __errno_location()[0] == TOO_LARGE:
+            return complain(text("--seed is below 2**64, got "), value)
         if not ord("0") <= value[0] <= ord("9") or end[0][0] != 0:
             return complain(text("--seed is a whole number of at least 0, got "), value)
     elif strcmp(name, text("--weights")) == 0:
