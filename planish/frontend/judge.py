@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.api import compiled
-from planish.frontend.data import as_tokens
+from planish.frontend.data import as_tokens, whole_number
 from planish.frontend.perplexity import log_softmax
 from planish.frontend.quantize import forward
 from planish.ir.errors import DataError
@@ -38,6 +38,7 @@ class Judge:
 
     def __init__(self, model: Any, tokens: np.ndarray, count: int, threads: int | None = None):
         context, vocab = model.config["max_seq_len"], model.config["vocab_size"]
+        count = whole_number("pieces", count, 1)
         count = min(count, len(tokens) // context, max(1, MEMORY // (4 * context * vocab)))
         self.graph: Graph = forward(model)
         self.pieces, self.threads = tokens[: count * context].reshape(count, context), threads

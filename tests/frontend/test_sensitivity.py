@@ -85,6 +85,14 @@ def test_refusals(model: pl.TinyGPT) -> None:
         pl.sensitivity(model, TOKENS, "quantize{skip=head},fold")
 
 
+@pytest.mark.parametrize("pieces", [0, -1, True, 2.5, "two"])
+def test_pieces_are_counted(model: pl.TinyGPT, pieces: object) -> None:
+    with pytest.raises(DataError, match=f"pieces is a whole number of at least 1, got {pieces!r}"):
+        pl.sensitivity(model, TOKENS, pieces=pieces, progress=False)
+    with pytest.raises(DataError, match="pieces is a whole number"):
+        pl.auto_recipe(model, TOKENS, pieces=pieces, progress=False)
+
+
 def test_the_command(model: pl.TinyGPT, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pl.save(model, tmp_path / "m.safetensors", CharTokenizer.from_text(TEXT))
     (tmp_path / "book.txt").write_text(TEXT, "utf-8")
