@@ -1,8 +1,8 @@
 """The smallest mix of float32, 8 and 4 bits whose perplexity stays within a budget.
 
-found = pl.auto_recipe(model, tokens, budget=1.01)
-print(found)                                bits of each weight, and the recipe
-pl.compile(model, ..., pipeline=found.pipeline)
+    found = pl.auto_recipe(model, tokens, budget=1.01)
+    print(found)                                bits of each weight, and the recipe
+    pl.compile(model, ..., pipeline=found.pipeline)
 
 The recipe is a pipeline like any other: its text, written down, makes the same model again.
 
@@ -116,7 +116,7 @@ class Mixes:
             others = [x for x in reasons if x in bits and bits[x] > step.bits]
             if any(x <= step.bits for x in bits.values()):
                 passes.append(replace(step, skip=pattern_of(others, reasons)))
-        return CLEAN + Pipeline(*passes) + Pipeline(*SMALL.passes[1:]) + FAST
+        return CLEAN + Pipeline(*passes, *SMALL.passes[1:]) + FAST  # what follows `quantize`
 
 
 def auto_recipe(

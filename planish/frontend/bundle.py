@@ -43,7 +43,6 @@ from planish.runtime.target import Target, missing_here
 build = later("planish.runtime.build")
 lowering = later("planish.runtime.lower")
 
-SUFFIX = ".bundle"
 FACTS = "planish.bundle"  # of the facts, in the metadata
 CODE = "planish.code."  # how the names of images begin
 SAID, SAID_OF_EACH = ("pipeline", "graph", "programs"), ("target", "requires")
@@ -134,12 +133,20 @@ def facts_of(file: File) -> Mapping[str, Any]:
     if FACTS not in file.metadata or KEY not in file.metadata:
         raise ArtifactError(f"{file.path}: no bundle of planish")
     facts = strict_json(file.path, file.metadata[FACTS])
-    for owner, names in [(facts, SAID)] + [(x, SAID_OF_EACH) for x in _programs(facts)]:
-        if absent := [x for x in names if not isinstance(owner, dict) or x not in owner]:
-            raise ArtifactError(f"{file.path}: damaged: it does not say its {absent[0]}")
+    programs = _said(file.path, facts, SAID)["programs"]
+    if not isinstance(programs, list):
+        raise ArtifactError(f"{file.path}: damaged: its programs are no list")
+    for program in programs:
+        requires = _said(file.path, program, SAID_OF_EACH)["requires"]
+        if not isinstance(requires, list) or not all(isinstance(x, str) for x in requires):
+            raise ArtifactError(
+                f"{file.path}: damaged: what a program requires is no list of names"
+            )
     return facts
 
 
-def _programs(facts: Any) -> list[Any]:
-    found = facts.get("programs") if isinstance(facts, dict) else None
-    return found if isinstance(found, list) else []
+def _said(path: Path, facts: Any, names: Iterable[str]) -> Mapping[str, Any]:
+    """Facts that have all of these names."""
+    if absent := [x for x in names if not isinstance(facts, dict) or x not in facts]:
+        raise ArtifactError(f"{path}: damaged: it does not say its {absent[0]}")
+    return facts

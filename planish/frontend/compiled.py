@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 roofs = later("planish.runtime.roofs")
 KINDS = (".so",)
+BUNDLE = ".bundle"  # files of `planish.frontend.bundle`
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def halves(model: Any, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
     """A text to look at, and another to judge by, each of at least a context."""
     context = model.config["max_seq_len"]
     text = as_tokens(tokens, model.config["vocab_size"])
+    if context < 2:
+        raise DataError("a model with a context of 1 predicts no token of a text to be judged by")
     if len(text) < 2 * context:
         raise DataError(
             f"the text has {len(text)} tokens; to calibrate and to judge at a context of {context} "

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planish.frontend.compiled import Compiled, program_of
+from planish.frontend.compiled import BUNDLE, Compiled, program_of
 from planish.ir.later import later
 from planish.runtime.artifact import read_shared
 
@@ -25,7 +25,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled |
     its author's code: load those that you trust.
     """
     file = Path(path)
-    if file.suffix == ".bundle":
+    if file.suffix == BUNDLE:
         return bundle.load_bundle(file, threads)
     found = read_shared(file)
     if "" in found.images:

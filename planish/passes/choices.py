@@ -1,7 +1,7 @@
 """Which weights a recipe changes, and the recipes that change fewer of them.
 
 choices = Choices.of(Pipeline.parse("expand,quantize,fuse"), graph)
-choices.changed                      names of weights
+choices.changed                            names of weights
 choices.only(["h.0.mlp.c_fc.weight"])      expand,quantize{skip="..."},fuse
 """
 
@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 from planish.ir.graph import Graph
 from planish.passes.bf16 import Bf16
+from planish.passes.fake import FakeQuantize
 from planish.passes.gptq import Gptq
 from planish.passes.pipeline import Pipeline
 from planish.passes.prune import Prune
 from planish.passes.quantize import Quantize
 from planish.passes.skip import pattern_of
 
-CHANGING = (Prune, Gptq, Quantize, Bf16)  # passes that change the numbers of weights
+CHANGING = (Prune, Gptq, Quantize, FakeQuantize, Bf16)  # passes that change the numbers of weights
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.linalg import matmul, swap_last
 from planish.ir.ops.quantize import fake_quantize, scale_of
 from planish.passes.bf16 import viewed_of
-from planish.passes.quantize import Quantize, is_product
+from planish.passes.quantize import Quantize, is_product, products
 from planish.passes.rewrite import rewritten
+from planish.passes.skip import with_skipped
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,18 @@ class FakeQuantize:
 
     @property
     def options(self) -> Quantize:
-        """The pass for which weights are made ready."""
-        return Quantize(bits=self.bits, group=self.group, skip=self.skip)
+        """The pass for which weights are made ready, all of them."""
+        return Quantize(bits=self.bits, group=self.group)
+
+    def reasons(self, graph: Graph) -> dict[str, str]:
+        """For each weight why it stays as it is; "" where it does not."""
+        found = self.options.reasons(graph)
+        read = {name for name, _ in products(graph, set(found))}
+        found = {n: why or ("" if n in read else "no product reads it") for n, why in found.items()}
+        return with_skipped("fake_quantize", found, self.skip)
 
     def __call__(self, graph: Graph) -> Graph:
-        chosen = {name for name, reason in self.options.reasons(graph).items() if not reason}
+        chosen = {name for name, reason in self.reasons(graph).items() if not reason}
         work = _Faking(self, chosen)
         return rewritten(graph, work.step) if chosen else graph
 

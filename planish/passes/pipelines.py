@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planish.ir.errors import IRError, ParseError
+from planish.ir.errors import DTypeError, IRError, ParseError
 from planish.passes.bf16 import Bf16
 from planish.passes.bitmap import Bitmap
 from planish.passes.caches import quantize_caches
@@ -146,6 +146,8 @@ def pipeline(named: str | Pipeline) -> Pipeline:
     """A pipeline by its name or its text; one that is a pipeline already is returned."""
     if isinstance(named, Pipeline):
         return named
+    if not isinstance(named, str):
+        raise DTypeError(f"a pipeline is a name, a text or a Pipeline, got {named!r}")
     if named in PIPELINES:
         return PIPELINES[named]
     if named.isidentifier() and named not in PASSES:

@@ -33,7 +33,7 @@ from planish.ir.errors import ArtifactError, TargetError
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
 from planish.runtime import elf, objects
-from planish.runtime.image import Image
+from planish.runtime.image import MALFORMED, Image
 from planish.runtime.linker import link
 from planish.runtime.program import Program
 from planish.runtime.target import Target, missing_here
@@ -150,7 +150,10 @@ class Packed:
         before, after = objects.data_object(arch, symbol, size, ALIGN)
         with open(path, "wb") as file:
             file.write(before)
-            self.write(file) if inside else file.write(self._head)
+            if inside:
+                self.write(file)
+            else:
+                file.write(self._head)
             file.write(after)
 
 
@@ -171,7 +174,7 @@ def read_shared(path: Path) -> Artifact:
         return _artifact(path, data[at : at + size])
     except FileNotFoundError:
         raise
-    except (struct.error, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (*MALFORMED, RecursionError) as error:
         if isinstance(error, ArtifactError):
             raise ArtifactError(f"{path}: {error}") from error
         raise ArtifactError(f"{path}: not a program of planish: {error!s:.200}") from error

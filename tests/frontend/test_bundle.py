@@ -129,7 +129,9 @@ def test_files_that_do_not_fit_themselves_are_refused(path: Path) -> None:
         ("a", {**facts, "programs": facts["programs"] * 2}, "damaged: .*code.2 is missing"),
         ("b", {"pipeline": "O2"}, "damaged: it does not say its"),
         ("c", [], "damaged: it does not say its"),
-        ("d", {**facts, "programs": [{}]}, "damaged: "),
+        ("d", {**facts, "programs": [{}]}, "damaged: it does not say its target"),
+        ("f", {**facts, "programs": 5}, "damaged: its programs are no list"),
+        ("g", {**facts, "programs": [{"target": "x", "requires": 5}]}, "requires is no list"),
     ]:
         with pytest.raises(pl.ArtifactError, match=words):
             pl.load(changed(path, f"{name}.bundle", {FACTS: json.dumps(value)}, {}))
@@ -152,3 +154,6 @@ def test_the_command_line_writes_and_describes_bundles(
     assert len(found["programs"]) == len(TARGETS) and found["pipeline"].startswith("simplify")
     assert run(["compile", str(model), "-o", str(out), "--of", "tokens"]) == 2
     assert "--of last or --of all" in capsys.readouterr().err
+    for more in (["--prefix", "my_"], ["--weights", "file"]):
+        assert run(["compile", str(model), "-o", str(out), *more]) == 2
+        assert "are for what writes text, not for --of last" in capsys.readouterr().err

@@ -85,6 +85,19 @@ def test_refusals(model: pl.TinyGPT) -> None:
         pl.sensitivity(model, TOKENS, "quantize{skip=head},fold")
 
 
+def test_what_training_rounds_is_judged_too(model: pl.TinyGPT) -> None:
+    recipe = "expand,fake_quantize,fuse"
+    report = pl.sensitivity(model, TOKENS, recipe, progress=False)
+    names = {row.layer for row in report.rows}
+    assert "h.0.mlp.c_fc.weight" in names and "wpe.weight" not in names
+    with pytest.raises(DataError, match="fake_quantize: skip='head' matches no weight of"):
+        pl.sensitivity(model, TOKENS, "expand,fake_quantize{skip=head},fuse")
+    with pytest.raises(pl.DTypeError, match="a pipeline is a name, a text or a Pipeline, got 3"):
+        pl.sensitivity(model, TOKENS, 3)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="a context of 1"):
+        pl.sensitivity(pl.TinyGPT(19, 16, 1, 2, 1, dropout=0.0), TOKENS)
+
+
 @pytest.mark.parametrize("pieces", [0, -1, True, 2.5, "two"])
 def test_pieces_are_counted(model: pl.TinyGPT, pieces: object) -> None:
     with pytest.raises(DataError, match=f"pieces is a whole number of at least 1, got {pieces!r}"):

@@ -90,6 +90,7 @@ MISTAKES = [
     (["the", "--seed", "-4"], "--seed is a whole number of at least 0, got -4"),
     (["the", "--seed", str(1 << 64)], "--seed is below 2**64, got 18446744073709551616"),
     (["the", "--threads", "0"], "--threads is a whole number of 1 to 1024, got 0"),
+    (["the", "--weights", "w"], "the weights are inside, there is no use for --weights w"),
     (["the", "fox"], "one prompt, please; the second is fox"),
     (["é"], "character 'é' (U+00E9) at position 0 is not in the vocabulary of 28 characters"),
     ([""], "the prompt is empty; give at least 1 token to begin with"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from planish.frontend.api import compile as compiled
-from planish.frontend.bundle import SUFFIX, TARGETS, save_bundle
+from planish.frontend.bundle import TARGETS, save_bundle
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -15,6 +15,7 @@ from planish.frontend.cli.common import (
     need_folder_of,
     pipeline_option,
 )
+from planish.frontend.compiled import BUNDLE
 from planish.frontend.generate import Generator
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
@@ -25,7 +26,8 @@ from planish.ir.dims import Dim
 from planish.ir.graph import Graph
 from planish.runtime.target import Target
 
-BUNDLE = "bundle"
+ENDS = {**EMITS, "bundle": BUNDLE}
+PREFIX = "planish_"
 
 
 @click.command(
@@ -41,7 +43,7 @@ BUNDLE = "bundle"
 )
 @model_argument
 @click.option("-o", "--out", type=File, required=True, metavar="NAME", help="What to write.")
-@click.option("--emit", type=click.Choice([*EMITS, BUNDLE]),
+@click.option("--emit", type=click.Choice(list(ENDS)),
               help="Library, program, object file, C header, or code for several processors in one "
               "file.  [default: by NAME]")  # fmt: skip
 @pipeline_option()
@@ -52,7 +54,7 @@ BUNDLE = "bundle"
               help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
               help="Inside, or in NAME.weights beside it.")  # fmt: skip
-@click.option("--prefix", default="planish_", show_default=True,
+@click.option("--prefix", default=PREFIX, show_default=True,
               help="How names of C begin; two models in one program need two.")  # fmt: skip
 @click.option("--of", "what", type=click.Choice(["tokens", "last", "all"]),
               help="Tokens, or the logits of the last token, or of all.  "
@@ -69,12 +71,16 @@ def command(
     """
     path = named(out, emit)
     need_folder_of(path)
-    is_bundle = path.suffix == SUFFIX
+    is_bundle = path.suffix == BUNDLE
     what = what or ("last" if is_bundle else "tokens")
-    if what != "tokens" and path.suffix not in (SUFFIX, EMITS["so"]):
+    if what != "tokens" and path.suffix not in (BUNDLE, EMITS["so"]):
         raise click.UsageError(f"--of {what} makes a library (.so) or a bundle, not {path.name}")
     if is_bundle and what == "tokens":
         raise click.UsageError("a bundle holds programs for Python: --of last or --of all")
+    if what != "tokens" and (tokenizer or weights != WEIGHTS[0] or prefix != PREFIX):
+        raise click.UsageError(
+            f"--tokenizer, --weights and --prefix are for what writes text, not for --of {what}"
+        )
     loaded, own = load_model(model)
     if is_bundle:
         save_bundles(loaded, path, pipeline, target, what)
@@ -91,10 +97,9 @@ def command(
 
 def named(out: Path, emit: str | None) -> Path:
     """The file to write: what is emitted gives a name without a suffix its own."""
-    ends = {**EMITS, BUNDLE: SUFFIX}
-    suffix = out.suffix if emit is None else ends[emit]
-    if suffix not in ends.values() or out.suffix not in ("", suffix):
-        known = ", ".join(f"{name} ({end or 'no suffix'})" for name, end in ends.items())
+    suffix = out.suffix if emit is None else ENDS[emit]
+    if suffix not in ENDS.values() or out.suffix not in ("", suffix):
+        known = ", ".join(f"{name} ({end or 'no suffix'})" for name, end in ENDS.items())
         raise click.UsageError(f"{out}: --emit and the end of the name are one of {known}")
     return out if out.suffix else out.with_name(out.name + suffix)
 

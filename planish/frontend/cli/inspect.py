@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from planish.frontend.bundle import SUFFIX, facts_of
+from planish.frontend.bundle import facts_of
 from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.cli.table import facts_text
+from planish.frontend.compiled import BUNDLE
 from planish.frontend.tokenizers.stored import tokenizer_from_json
 from planish.runtime.artifact import VERSION, read_shared
 from planish.runtime.target import missing_here
@@ -28,7 +29,7 @@ def command(file: Path, as_json: bool) -> None:
 
 def described(file: Path) -> dict[str, Any]:
     """Facts about a program, checksum compared."""
-    if file.suffix == SUFFIX:
+    if file.suffix == BUNDLE:
         return bundle_facts(file)
     found = read_shared(file)
     facts = found.facts

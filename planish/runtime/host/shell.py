@@ -342,6 +342,10 @@ def main(count: i32, arguments: Ptr[Text]) -> i32:
         return code
     if given.seeded == 0:
         getrandom(address(options.seed), 8, 0)
+    if given.weights != null and planish_tables().inside != 0:
+        return complain(
+            text("the weights are inside, there is no use for --weights "), given.weights
+        )
     path = local(u8, PATH)
     if given.weights == null and planish_tables().inside == 0:
         size = readlink(text("/proc/self/exe"), path, PATH - 16)

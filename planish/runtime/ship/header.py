@@ -21,7 +21,8 @@ NAMES = {
 _HEAD = """/* {title}
 
    Made by planish; the functions are in the library or object file of the same name. Every call
-   returns; nothing aborts, and there is no global state.
+   returns; nothing aborts, and there is no global state. Pointers are valid, but where NULL
+   is named.
 */
 #ifndef {guard}
 #define {guard}
