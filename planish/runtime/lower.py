@@ -31,7 +31,7 @@ from planish.runtime.kernels.attention_parts import (
     sum_kernel,
 )
 from planish.runtime.kernels.blocks import block_kernel
-from planish.runtime.kernels.gemm import Roles, gemm_kernel
+from planish.runtime.kernels.gemm import Roles
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.reduce import (
@@ -46,6 +46,7 @@ from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
+from planish.runtime.kernels.twins import gemm_kernel
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels

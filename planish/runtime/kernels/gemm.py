@@ -275,17 +275,21 @@ class Gemm:
         acc = nest.local("acc", dtype, self.mr, self.nr)
         self.tile = nest.local("tile", dtype, self.mr, self.nr)
         self._tile(lambda i, j: nest.store(acc, (i, j), self._start(batch, panel, j)))
-        depth = self.product.depth
+        self._over_k(lambda k: self._step(acc, of_a, batch, panel, k))
+        self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
+
+    def _over_k(self, step: Callable[[Expr], None]) -> None:
+        """All steps of k; those of sums that have an order, in order."""
+        nest, depth = self.nest, self.product.depth
         if self.split > 1 and isinstance(depth, int):
             with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
-                self._step(acc, of_a, batch, panel, k1 * self.split + k2)
-        else:
-            parts = self._streams()
-            apart = depth if parts == 1 else int(depth) // parts  # type: ignore[arg-type]
-            with nest.loop("k", apart) as k:
-                for part in range(parts):
-                    self._step(acc, of_a, batch, panel, k + size_expr(apart) * part)
-        self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
+                step(k1 * self.split + k2)
+            return
+        parts = self._streams()
+        apart = depth if parts == 1 else int(depth) // parts  # type: ignore[arg-type]
+        with nest.loop("k", apart) as k:
+            for part in range(parts):
+                step(k + size_expr(apart) * part)
 
     def _streams(self) -> int:
         """How many places of a panel are read in turn; sums of integers have no order to keep."""
@@ -382,17 +386,3 @@ class Gemm:
         """Nodes after the matmul: what only the operands need is left out."""
         operands = set(Graph("operands", self.body.inputs, self.anchor.inputs).nodes)
         return tuple(n for n in self.body.nodes if n not in operands and n is not self.anchor)
-
-
-def gemm_kernel(
-    body: Graph, anchor: Node, roles: Roles, name: str, target: Target, packed: bool
-) -> Lowered:
-    """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0)."""
-    gemm = Gemm(body, anchor, roles, target, packed, 1)
-    gemm.write()
-    divisor = gemm.nest.divisions.get("k", 1)
-    depth = gemm.product.depth
-    if 1 < divisor <= SPLIT_K and isinstance(depth, int) and depth % divisor == 0:
-        gemm = Gemm(body, anchor, roles, target, packed, divisor)
-        gemm.write()
-    return lowered(gemm.nest, gemm.pull, name)
