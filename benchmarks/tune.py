@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from turns import processor
@@ -58,18 +59,21 @@ def program(shape: tuple[int, int, int], form: str, tile: Tile | None, threads: 
     m, k, n = shape
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    # the user's cache knows nothing of tiles: it would give the same program for all of them
+    options: dict[str, Any] = {"threads": threads, "cache": False}
     with only(tile):
         if form == "weight":
             layer = nn.Linear(k, n, bias=False)
             layer.load_state_dict({"weight": np.ascontiguousarray(b.T)})
-            return checked(pl.compile(layer, pl.spec((m, k)), threads=threads).bind(a), a @ b)
+            compiled = pl.compile(layer, pl.spec((m, k)), **options)
+            return checked(compiled.bind(a), a @ b)
         given = [x.T.copy() if way == "t" else x for x, way in zip((a, b), form, strict=True)]
 
         def product(x, y):  # type: ignore[no-untyped-def]
             return (x.T if form[0] == "t" else x) @ (y.T if form[1] == "t" else y)
 
         specs = [pl.spec(x.shape) for x in given]
-        return checked(pl.compile(product, *specs, threads=threads).bind(*given), a @ b)
+        return checked(pl.compile(product, *specs, **options).bind(*given), a @ b)
 
 
 def checked(bound: Bound, want: np.ndarray) -> Bound:
