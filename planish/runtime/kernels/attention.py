@@ -32,7 +32,8 @@ from planish.runtime.kernels.visible import kept, visible
 from planish.runtime.target import Target
 
 FEW = 4  # queries for which transposing the keys does not pay
-KEYS = 4  # registers of keys in a score tile
+# vector registers -> (MR, registers of keys or values in a row of a tile)
+TILES = {32: (6, 4), 16: (6, 2)}
 
 
 def attention_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
@@ -148,10 +149,8 @@ class _Tile:
         self.queries, self.depth = self.q.shape[2], self.q.shape[3]
         self.keys, self.width = self.k.shape[2], self.v.shape[3]
         self.lanes = target.lanes(self.dtype)
-        self.block = KEYS * self.lanes
-        registers = 24 if target.vector_registers == 32 else 12
-        vectors = max(KEYS, -(-self.width // self.lanes) if isinstance(self.width, int) else KEYS)
-        self.mr = max(1, registers // vectors)
+        self.mr, vectors = TILES[target.vector_registers]
+        self.block = vectors * self.lanes
         blocks = (size_expr(self.keys) + (self.block - 1)) // self.block
         padded = blocks * self.block
         self.kt = self._scratch("kt", size_expr(self.depth), padded)
@@ -241,26 +240,33 @@ class _Tile:
         nest.store(factors, (i,), select(scalar("gt", s, zero), Const(1.0, self.dtype) / s, zero))
 
     def values(self, most: Expr) -> None:
-        """Pass 3: tile[i] = sum over j of score[i, j] * v[j], in registers."""
-        nest = self.nest
-        acc = nest.local("sum", self.dtype, self.mr, self.width)
-        self.tile = nest.local("tile", self.dtype, self.mr, self.width)
-        with nest.loop("i2", self.mr, "unroll") as i, self._values() as e:
+        """Pass 3: tile[i] = sum over j of score[i, j] * v[j], a block of it at a time."""
+        self.tile = self.nest.local("tile", self.dtype, self.mr, self.width)
+        wide = self.width if isinstance(self.width, int) else self.block
+        for n, start in enumerate(range(0, wide, self.block)):
+            size = min(self.block, wide - start) if wide == self.width else self.width
+            self._values(n, start, size, most)
+
+    def _values(self, n: int, start: int, size: AnySize, most: Expr) -> None:
+        """Block n: `size` columns of the tile from `start` on, in registers."""
+        nest, rows = self.nest, self.mr
+        acc = nest.local(f"sum{n}", self.dtype, rows, size)
+
+        def columns() -> AbstractContextManager[Expr]:
+            vector = _power(size) if isinstance(size, int) else self.lanes
+            return nest.loop("e", size, "vector", vector)
+
+        with nest.loop("i2", rows, "unroll") as i, columns() as e:
             nest.store(acc, (i, e), Const(0.0, self.dtype))
         with nest.loop("jv", most) as j:
-            for r in range(self.mr):
+            for r in range(rows):
                 weight = nest.let(nest.load(self.score, r, j), here=True)
-                with self._values() as e:
-                    v = cast(self.pull(self.v, (*self.head, j, e)), self.dtype)
-                    nest.store(
-                        acc, (as_index(r), e), scalar("fma", weight, v, nest.load(acc, r, e))
-                    )
-        with nest.loop("i3", self.mr, "unroll") as i, self._values() as e:
-            nest.store(self.tile, (i, e), nest.load(acc, i, e))
-
-    def _values(self) -> AbstractContextManager[Expr]:
-        width = self.width if isinstance(self.width, int) else self.lanes
-        return self.nest.loop("e", self.width, "vector", _power(width))
+                with columns() as e:
+                    v = cast(self.pull(self.v, (*self.head, j, e + start)), self.dtype)
+                    total = scalar("fma", weight, v, nest.load(acc, r, e))
+                    nest.store(acc, (as_index(r), e), total)
+        with nest.loop("i3", rows, "unroll") as i, columns() as e:
+            nest.store(self.tile, (i, e + start), nest.load(acc, i, e))
 
 
 def _power(width: int) -> int:
