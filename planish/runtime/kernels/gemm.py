@@ -32,7 +32,7 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
-from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
 from planish.runtime.kernels.strides import strides
 from planish.runtime.kernels.tiles import HIGHEST, group, quickest, streams
 from planish.runtime.kernels.words import dot_of

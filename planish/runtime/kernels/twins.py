@@ -14,6 +14,9 @@ Sums of integers have no order to keep: they read one panel in several places, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, size_expr
@@ -39,7 +42,8 @@ class TwinGemm(Gemm):
             second: Expr = pair * 2 + 1
             second = minimum(second, as_index(panels - 1)) if panels % 2 else second
             pairs = [nest.let(pair * 2), nest.let(second)]
-            for panel, self.tile in zip(pairs, self.side_by_side(pairs, rows), strict=True):
+            for panel, tile in zip(pairs, self.side_by_side(pairs, rows), strict=True):
+                self.tile = tile
                 self.finish((), panel, as_index(0), rows, columns)
 
     def side_by_side(self, panels: list[Expr], rows: Expr) -> list[Buffer]:
@@ -51,16 +55,20 @@ class TwinGemm(Gemm):
             for name in ("acc", "tile")
         )
         for acc in sums:
-            self._tile(lambda i, j, acc=acc: nest.store(acc, (i, j), Const(0.0, self.dtype)))
+            self._fill(acc, lambda i, j: Const(0.0, self.dtype))
 
         def step(k: Expr) -> None:
             for acc, panel in zip(sums, panels, strict=True):
                 self._step(acc, of_a, (), panel, k)
 
         self._over_k(step)
-        for acc, of in zip(sums, tiles, strict=True):
-            self._tile(lambda i, j, acc=acc, of=of: nest.store(of, (i, j), nest.load(acc, i, j)))
+        for acc, tile in zip(sums, tiles, strict=True):
+            self._fill(tile, partial(nest.load, acc))
         return tiles
+
+    def _fill(self, buffer: Buffer, value: Callable[[Expr, Expr], Expr]) -> None:
+        """buffer[i, j] = value(i, j)."""
+        self._tile(lambda i, j: self.nest.store(buffer, (i, j), value(i, j)))
 
 
 def panels_of(gemm: Gemm) -> int:
@@ -71,8 +79,9 @@ def panels_of(gemm: Gemm) -> int:
 def pays_pairs(gemm: Gemm) -> bool:
     """Whether panels are better read in pairs: few rows, floats, sums of two in the registers."""
     p, rows = gemm.product, product(gemm.product.rows)
-    known = isinstance(rows, int) and isinstance(p.columns, int) and not p.batch
-    if not known or gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
+    if not (isinstance(rows, int) and isinstance(p.columns, int)) or p.batch:
+        return False
+    if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
         return False
     vectors = gemm.nr // gemm.target.lanes(gemm.dtype)
     fits = 2 * gemm.mr * vectors + gemm.mr < gemm.target.vector_registers
