@@ -26,40 +26,12 @@ from planish.ir.errors import DataError, SizeError, TargetError
 from planish.ir.later import later
 from planish.ir.types import DType
 from planish.runtime.cache import cache_at, digest
+from planish.runtime.cpus import CPUS
 
 metadata = later("importlib.metadata")
 llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
-_V2 = "sse3 ssse3 sse4.1 sse4.2 popcnt cx16 sahf"
-_V3 = f"{_V2} avx avx2 bmi bmi2 f16c fma lzcnt movbe xsave"
-_V4 = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl"
-_ICELAKE = f"{_V4} avx512vnni avx512vbmi avx512vbmi2 avx512bitalg avx512ifma avx512vpopcntdq gfni"
-_ARM = "neon"
-
 _ARCH_PRCTL_REQ_XTILEDATA = (158, 0x1023, 18)
-
-# name -> (architecture, features beyond the architecture's baseline)
-CPUS: dict[str, tuple[str, str]] = {
-    "x86-64": ("x86_64", ""),
-    "x86-64-v2": ("x86_64", _V2),
-    "x86-64-v3": ("x86_64", _V3),
-    "x86-64-v4": ("x86_64", _V4),
-    "haswell": ("x86_64", _V3),
-    "skylake": ("x86_64", _V3),
-    "skylake-avx512": ("x86_64", _V4),
-    "cascadelake": ("x86_64", f"{_V4} avx512vnni"),
-    "icelake-server": ("x86_64", _ICELAKE),
-    "sapphirerapids": ("x86_64", f"{_ICELAKE} avx512bf16 avx512fp16 avxvnni amx-bf16"),
-    "znver2": ("x86_64", _V3),
-    "znver3": ("x86_64", _V3),
-    "znver4": ("x86_64", f"{_ICELAKE} avx512bf16"),
-    "znver5": ("x86_64", f"{_ICELAKE} avx512bf16 avxvnni"),
-    "aarch64": ("aarch64", _ARM),
-    "cortex-a72": ("aarch64", _ARM),
-    "neoverse-n1": ("aarch64", f"{_ARM} dotprod fullfp16 lse"),
-    "neoverse-v1": ("aarch64", f"{_ARM} dotprod fullfp16 lse bf16 i8mm"),
-    "apple-m1": ("aarch64", f"{_ARM} dotprod fullfp16 lse"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +227,11 @@ def _machine_text() -> str:
 def kept_in_cache(parts: Sequence[str], make: Callable[[], bytes]) -> bytes:
     """What `make` makes of these parts, kept in the user's cache."""
     return cache_at(cache_folder()).kept(digest(*parts), make)
+
+
+def level_wanted() -> str | None:
+    """The level of artifacts for several that somebody asks for: PLANISH_LEVEL."""
+    return os.environ.get("PLANISH_LEVEL") or None
 
 
 def cpu_name() -> str:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import planish as pl
 from planish.frontend.cli.entry import commands, run
-from planish.runtime import artifact, linker, objects, target
+from planish.runtime import artifact, cpus, linker, objects, target
 from planish.runtime.artifact import read_shared
 from tests.frontend.small import small_model
 
@@ -206,7 +206,7 @@ def test_another_processor_is_one_clear_line(saved: Path, monkeypatch: pytest.Mo
 
 def test_features_of_this_machine_are_known_without_llvm() -> None:
     host = target.Target.host()
-    assert target.missing_here(host.features & set(target._V4.split())) == []
+    assert target.missing_here(host.features & set(cpus.V4.split())) == []
     assert target.missing_here(["no-such-feature"]) == ["no-such-feature"]
 
 
