@@ -77,7 +77,8 @@ def program_of(found: Artifact, threads: int | None = None) -> Compiled:
     def plan() -> NoReturn:
         raise ArtifactError(f"{found.path} holds code, not the graph that it was compiled from")
 
-    program = Compiled.of(found.images[""], found.weights, plan, threads, Shared(found))
+    level = found.level()
+    program = Compiled.of(level.images[""], found.weights, plan, threads, Shared(found, level))
     keys = found.facts.get("treedef")
     form = None if keys is None else tuple(keys)
     program.origin = Origin(form, found.facts["pipeline"], found.facts["graph"])

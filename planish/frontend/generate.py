@@ -107,14 +107,20 @@ class Generator:
         """The program without caches: the token that follows all before it."""
         return self._compiled("recompute")
 
-    def _compiled(self, name: str) -> Compiled:
-        graph = self._graphs[name]
-        return compiled(graph, self.pipeline, self.target, self.threads, panels=self._panels)
+    def _compiled(self, name: str, target: Target | None = None) -> Compiled:
+        graph, machine = self._graphs[name], target or self.target
+        return compiled(graph, self.pipeline, machine, self.threads, panels=self._panels)
+
+    def programs(self, target: Target) -> dict[str, Compiled]:
+        """The programs of a text, prefill and decode, for a processor."""
+        if target == self.target:
+            return {"prefill": self.prefill, "decode": self.decode}
+        return {name: self._compiled(name, target) for name in ("prefill", "decode")}
 
     def save(
         self, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None,
-        weights: str = "embed", prefix: str = "planish_",
-    ) -> None:  # fmt: skip
+        weights: str = "embed", prefix: str = "planish_", target: str | None = None,
+    ) -> tuple[str, ...]:  # fmt: skip
         """Write a library (.so) or an object file (.o) with a C header beside it, or that (.h).
 
         A name without a suffix is a program for the shell, which needs the tokenizer:
@@ -123,8 +129,13 @@ class Generator:
         `weights` are inside ("embed") or in NAME.weights beside it ("file"), which is mapped.
         Functions of C begin with `prefix`: a program that has two models needs two. `pl.load` runs
         a library without LLVM. The same generator makes the same bytes.
+
+        `target` names other processors than that of the generator: "x86-64-v2,x86-64-v4", say, of
+        which later ones are preferred, or "multi", see `planish.frontend.ship.LEVELS`. The code for
+        each is inside, with weights packed for it, and whoever runs the file takes the best that
+        the processor can; PLANISH_LEVEL names another. Returns the names of these levels.
         """
-        ship.save_generator(self, Path(path), tokenizer, weights, prefix)
+        return ship.save_generator(self, Path(path), tokenizer, weights, prefix, target)
 
     def stream(
         self, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any = None,

@@ -28,6 +28,6 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled |
     if file.suffix == BUNDLE:
         return bundle.load_bundle(file, threads)
     found = read_shared(file)
-    if "" in found.images:
+    if found.is_program:
         return program_of(found, threads)
     return saved_generator.SavedGenerator(found, threads)

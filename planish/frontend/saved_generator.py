@@ -24,13 +24,15 @@ class SavedGenerator(Generator):
         self.batch, self.options, self.greedy = 1, (), False
         self.context, self.vocab_size = facts["context"], facts["vocabulary"]
         self.piece = facts["piece"]
-        self.pipeline, self.target = facts["pipeline"], found.images["decode"].target
+        self.level = found.level()
+        self.pipeline, self.target = facts["pipeline"], self.level.images["decode"].target
         text = facts["tokenizer"]
         self.tokenizer: Tokenizer | None = None if text is None else tokenizer_from_json(text)
-        library = Shared(found)
-        for name, image in found.images.items():
-            code = _Named(library, facts["prefix"], name)
-            program = Compiled.of(image, found.params(name), self._plan, threads, code)
+        library = Shared(found, self.level)
+        for name, image in self.level.images.items():
+            code = _Named(library, facts["prefix"], self.level.facts["programs"][name]["main"])
+            params = found.params(self.level, name)
+            program = Compiled.of(image, params, self._plan, threads, code)
             program.origin = Origin(None, facts["pipeline"], facts["graph"])
             vars(self)[name] = program  # instead of compiling it
 
@@ -62,11 +64,10 @@ class SavedGenerator(Generator):
 class _Named:
     """The functions of one program of several in a library."""
 
-    def __init__(self, library: Shared, prefix: str, name: str) -> None:
-        self._library, self._prefix, self._name = library, prefix, name
+    def __init__(self, library: Shared, prefix: str, main: str) -> None:
+        self._library, self._prefix, self._main = library, prefix, main
 
     def address(self, name: str) -> int:
         """Where the function is that a program by itself calls so."""
         plain = name.removeprefix("planish_")
-        own = f"{self._name}_main" if plain == "main" else plain
-        return self._library.address(self._prefix + own)
+        return self._library.address(self._main if plain == "main" else self._prefix + plain)

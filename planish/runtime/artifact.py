@@ -11,7 +11,8 @@ and what it was compiled from. They are read from the file, and checked, before 
 sees it; weights stay in the file and are mapped. They may also be in a file of their own, which is
 the whole object as above; the one in the library then ends after the facts.
 
-An artifact has one program, or several by name that share weights, as those of a generator do.
+An artifact has one program, or several by name that share weights, as those of a generator do; and
+these, maybe, for several levels of processors, of which the best one that runs here is taken.
 """
 
 from __future__ import annotations
@@ -36,33 +37,73 @@ from planish.runtime import elf, objects
 from planish.runtime.image import MALFORMED, Image
 from planish.runtime.linker import link
 from planish.runtime.program import Program
-from planish.runtime.target import Target, missing_here
+from planish.runtime.target import Target, level_wanted, missing_here
 
 MAGIC = b"planish program\n"
 VERSION = 1  # of the layout, and of how `planish_main` is called
 ALIGN = 64
 SYMBOL = "planish_artifact"
 FOUND = "_artifact"  # how the names of all such symbols end
-FACTS = ("weights", "requires", "memory", "pipeline", "graph")
+FACTS, LEVEL_FACTS = ("weights", "pipeline", "graph"), ("requires", "memory")
 HEAD = struct.Struct("<16sQQ32s")
+
+
+@dataclass(frozen=True)
+class Level:
+    """Programs for one kind of processor, by name; the name of an only one is "".
+
+    `facts` say what the processor must have, and the memory that the programs need.
+    """
+
+    name: str
+    images: Mapping[str, Image]
+    facts: Mapping[str, Any]
+
+    @property
+    def missing(self) -> list[str]:
+        """What this processor lacks of what the code needs."""
+        return missing_here(self.facts["requires"])
 
 
 @dataclass(frozen=True)
 class Artifact:
     """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it.
 
-    `images` are its programs by name; that of an only one is "".
+    Of its `levels` later ones are preferred.
     """
 
     path: Path
-    images: Mapping[str, Image]
+    levels: tuple[Level, ...]
     weights: tuple[np.ndarray, ...]
     facts: Mapping[str, Any]
 
-    def params(self, name: str) -> tuple[np.ndarray, ...]:
+    @property
+    def is_program(self) -> bool:
+        """Whether it has one program only."""
+        return "" in self.levels[0].images
+
+    def params(self, level: Level, name: str) -> tuple[np.ndarray, ...]:
         """The weights of a program."""
-        listed = self.facts["programs"][name]["weights"] if name else range(len(self.weights))
+        listed = level.facts["programs"][name]["weights"] if name else range(len(self.weights))
         return tuple(self.weights[i] for i in listed)
+
+    def level(self) -> Level:
+        """The best level that this processor runs, or the one that PLANISH_LEVEL names.
+
+        TargetError says what the processor lacks.
+        """
+        wanted = level_wanted()
+        known = [x for x in self.levels if wanted in (None, x.name)]
+        if not known:
+            have = ", ".join(x.name for x in self.levels)
+            raise TargetError(f"{self.path} has code for {have}; PLANISH_LEVEL is {wanted!r:.100}")
+        found = next((x for x in reversed(known) if not x.missing), None)
+        if found is None:
+            raise TargetError(
+                f"{self.path} is for processors with {', '.join(known[0].missing)}, which this one "
+                "lacks; compile it again with target='x86-64-v3', say"
+            )
+        return found
 
 
 def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, Any]) -> None:
@@ -203,13 +244,29 @@ def _artifact(path: Path, data: np.ndarray) -> Artifact:
         found.update(x.reshape(-1).view(np.uint8).data)
     if found.digest() != checksum:
         raise ArtifactError("damaged: the contents do not match their checksum")
-    several = facts.get("programs", {"": facts})
-    images = {name: Image.from_facts(x["image"]) for name, x in several.items()}
-    artifact = Artifact(path, images, weights, facts)
-    for name, image in images.items():
-        if (many := len(artifact.params(name))) != len(image.made):
-            raise ArtifactError(f"damaged: {many} weights for {len(image.made)} places")
+    levels = tuple(map(_level, facts.get("levels", [facts])))
+    artifact = Artifact(path, levels, weights, facts)
+    if not levels:
+        raise ArtifactError("damaged: no code")
+    for level in levels:
+        for name, image in level.images.items():
+            if (many := len(artifact.params(level, name))) != len(image.made):
+                raise ArtifactError(f"damaged: {many} weights for {len(image.made)} places")
     return artifact
+
+
+def _level(facts: Mapping[str, Any]) -> Level:
+    if missing := [name for name in LEVEL_FACTS if name not in facts]:
+        raise ArtifactError(f"damaged: it does not say its {missing[0]}")
+    programs = facts.get("programs", {"": facts})
+    images = {name: Image.from_facts(x["image"]) for name, x in programs.items()}
+    first = next(iter(images.values()))
+    return Level(facts.get("level", level_name(first.target)), images, facts)
+
+
+def level_name(target: Target) -> str:
+    """How a level for a target is called: of this machine, as LLVM calls its processor."""
+    return target.cpu if target.name == "host" else target.name
 
 
 def _beside(path: Path, file: str, head: np.ndarray) -> np.ndarray:
@@ -239,14 +296,10 @@ def _weight(entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:
 
 
 class Shared:
-    """The functions of a library, in this process; TargetError if the processor lacks something."""
+    """The functions of a library, in this process. `level` says that the processor runs them."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        if missing := missing_here(artifact.facts["requires"]):
-            raise TargetError(
-                f"{artifact.path} is for processors with {', '.join(missing)}, which this one "
-                "lacks; compile it again with target='x86-64-v3', say"
-            )
+    def __init__(self, artifact: Artifact, level: Level) -> None:
+        self.level = level
         try:
             self._library = ctypes.CDLL(str(artifact.path.resolve()))
         except OSError as error:

@@ -19,12 +19,12 @@ from planish.frontend.compiled import BUNDLE
 from planish.frontend.generate import Generator
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
-from planish.frontend.ship import EMITS, WEIGHTS
+from planish.frontend.ship import EMITS, MULTI, WEIGHTS
 from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.graph import Graph
-from planish.runtime.target import Target
+from planish.runtime.artifact import level_name
 
 ENDS = {**EMITS, "bundle": BUNDLE}
 PREFIX = "planish_"
@@ -35,6 +35,7 @@ PREFIX = "planish_"
         "planish compile book.safetensors -o book --emit so",
         "planish compile book.safetensors -o book --emit exe && ./book 'Once upon' -n 50",
         "planish compile book.safetensors -o book.so --pipeline int8 --target x86-64-v3",
+        "planish compile book.safetensors -o book --emit exe --target multi",
         "planish compile book.safetensors -o book.so --weights file",
         "planish compile book.safetensors -o logits.so --of last",
         "planish compile book.safetensors -o logits.bundle --target x86-64-v3,x86-64-v4",
@@ -48,8 +49,8 @@ PREFIX = "planish_"
               "file.  [default: by NAME]")  # fmt: skip
 @pipeline_option()
 @click.option("--target", metavar="CPU[,CPU...]",
-              help="The processor to compile for; several for a bundle, later ones preferred.  "
-              "[default: this one; x86-64-v2 to v4 for a bundle]")  # fmt: skip
+              help="The processor to compile for, or several in one file, last preferred; multi: "
+              "some levels of x86-64.  [default: this one; multi for a bundle]")  # fmt: skip
 @click.option("--tokenizer", type=File, metavar="FILE",
               help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
@@ -81,18 +82,18 @@ def command(
         raise click.UsageError(
             f"--tokenizer, --weights and --prefix are for what writes text, not for --of {what}"
         )
+    if what != "tokens" and not is_bundle and target and (target == MULTI or "," in target):
+        raise click.UsageError(f"--of {what} is for one processor; a bundle is for several")
     loaded, own = load_model(model)
     if is_bundle:
         save_bundles(loaded, path, pipeline, target, what)
         return
     if what == "tokens":
         words = own if tokenizer is None else read_tokenizer(tokenizer)
-        maker = Generator(loaded, pipeline, target=target)
-        maker.save(path, words, weights, prefix)
-        machine = maker.target
+        levels = Generator(loaded, pipeline).save(path, words, weights, prefix, target)
     else:
-        machine = save_logits(loaded, path, pipeline, target, what)
-    print(f"{path}: {path.stat().st_size:,} bytes, for {machine.cpu} ({machine})")
+        levels = (save_logits(loaded, path, pipeline, target, what),)
+    print(f"{path}: {path.stat().st_size:,} bytes, for {', '.join(levels)}")
 
 
 def named(out: Path, emit: str | None) -> Path:
@@ -104,16 +105,16 @@ def named(out: Path, emit: str | None) -> Path:
     return out if out.suffix else out.with_name(out.name + suffix)
 
 
-def save_logits(model: TinyGPT, path: Path, pipeline: str, target: str | None, what: str) -> Target:
+def save_logits(model: TinyGPT, path: Path, pipeline: str, target: str | None, what: str) -> str:
     """Write the program that returns logits; the processor that it is for."""
     program = compiled(logits_graph(model, what), pipeline=pipeline, target=target)
     program.save(path)
-    return program.target
+    return level_name(program.target)
 
 
 def save_bundles(model: TinyGPT, path: Path, pipeline: str, targets: str | None, what: str) -> None:
     """Write programs that return logits, one for each processor."""
-    names = targets.split(",") if targets else TARGETS
+    names = targets.split(",") if targets not in (None, MULTI) else TARGETS
     save_bundle(logits_graph(model, what), path, pipeline, names)
     print(f"{path}: {path.stat().st_size:,} bytes, for {', '.join(names)}")
 

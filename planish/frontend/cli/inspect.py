@@ -14,7 +14,7 @@ from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.cli.table import facts_text
 from planish.frontend.compiled import BUNDLE
 from planish.frontend.tokenizers.stored import tokenizer_from_json
-from planish.runtime.artifact import VERSION, read_shared
+from planish.runtime.artifact import VERSION, Level, read_shared
 from planish.runtime.target import missing_here
 
 
@@ -33,10 +33,11 @@ def described(file: Path) -> dict[str, Any]:
         return bundle_facts(file)
     found = read_shared(file)
     facts = found.facts
-    image = next(iter(found.images.values()))
+    image = next(iter(found.levels[0].images.values()))
+    levels = {x.name: level_facts(x) for x in found.levels}
     more = (
         generator_facts(facts)
-        if "" not in found.images
+        if not found.is_program
         else {
             "program": image.name,
             "inputs": [f"{x.name}: {x.type}" for x in image.inputs],
@@ -50,11 +51,19 @@ def described(file: Path) -> dict[str, Any]:
         "pipeline": facts["pipeline"],
         "graph_sha256": facts["graph"],
         "triple": image.target.triple,
-        "cpu": image.target.cpu,
-        "requires": facts["requires"],
-        "missing_here": missing_here(facts["requires"]),
-        "memory": facts["memory"],
+        **({"levels": levels} if len(levels) > 1 else next(iter(levels.values()))),
         "weights": len(found.weights),
+        "weights_bytes": sum(x.nbytes for x in found.weights),
+    }
+
+
+def level_facts(level: Level) -> dict[str, Any]:
+    """What is known of the code for one kind of processor."""
+    return {
+        "cpu": next(iter(level.images.values())).target.cpu,
+        "requires": level.facts["requires"],
+        "missing_here": level.missing,
+        "memory": level.facts["memory"],
     }
 
 

@@ -22,6 +22,7 @@ from planish.runtime.host.language import (
     u32,
     u64,
 )
+from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import snprintf
 from planish.runtime.host.model import (
     ARGUMENT,
@@ -30,7 +31,6 @@ from planish.runtime.host.model import (
     OK,
     ROOM,
     Model,
-    planish_tables,
     run,
 )
 
@@ -94,7 +94,7 @@ def planish_decode(model: Model, next: Ptr[i32]) -> i32:
         return refused(model, ARGUMENT, text("there is no text yet: planish_prefill begins one"))
     if model.read + 1 >= tables.context:
         return refused(model, ROOM, text("the context is full"))
-    if not run(model, tables.decode, model.decode):
+    if not run(model, model.level.decode, model.decode):
         return model.status
     model.read += 1
     return drawn(model, next)
@@ -229,7 +229,7 @@ def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) ->
         size = count - at if count - at < tables.piece else tables.piece
         model.prefill[tables.prompt] = Ptr[u8](tokens + at)
         model.length[0] = size
-        if not run(model, tables.prefill, model.prefill):
+        if not run(model, model.level.prefill, model.prefill):
             return model.status
         at += size
     model.read = count

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from planish.runtime.host.cpu import Need, core_beside, cores, missing, move_to, tiles_allowed
+from planish.runtime.host.cpu import core_beside, cores, move_to
 from planish.runtime.host.language import (
     Ptr,
     Record,
@@ -24,6 +24,15 @@ from planish.runtime.host.language import (
     text,
     u8,
     u64,
+)
+from planish.runtime.host.levels import (
+    Level,
+    Program,
+    Tables,
+    best_level,
+    is_known,
+    planish_tables,
+    wanted_level,
 )
 from planish.runtime.host.libc import (
     ANONYMOUS,
@@ -68,51 +77,6 @@ WEIGHTS = 1  # where a slot is; 0 is in the state
 TEMPORARY = 2
 
 
-class Program(Record):
-    """A compiled program: its function, how many slots it takes, and where each is.
-
-    `slots` are pairs, a space (state, weights, temporary) and an offset in it.
-    """
-
-    main: Callable[[Ptr[i64], i64, i64], None]
-    slots: Ptr[i64]
-    count: i64
-
-
-class Tables(Record):
-    """What is known of an artifact when it is made. Offsets of what is set are in the state."""
-
-    prefill: Program
-    decode: Program
-    state: i64
-    arena: i64
-    scratch: i64
-    tokens: i64
-    pos: i64
-    keys: i64
-    temperature: i64
-    top_k: i64
-    top_p: i64
-    prompt: i64
-    context: i64
-    vocabulary: i64
-    piece: i64
-    needs: Ptr[Need]
-    need_count: i64
-    tiles: i64
-    head: Text
-    inside: i64
-    weights_at: i64
-    size: i64
-    words: Text
-    words_size: i64
-
-
-# see `planish.runtime.ship.tables`
-@extern
-def planish_tables() -> Tables: ...
-
-
 @extern
 def planish_worker(pool: Ptr[u8], number: i64) -> None: ...
 @extern
@@ -139,6 +103,7 @@ class Model(Record):
     message: Ptr[u8]
     threads: i64
     started: i64
+    level: Level
     workers: Ptr[Worker]
     block: Ptr[u8]
     block_size: i64
@@ -222,6 +187,15 @@ def planish_threads(model: Model) -> i64:
 
 
 @export
+def planish_level(model: Model) -> Text:
+    """Which code runs: that for x86-64-v3, say. The environment variable PLANISH_LEVEL names one.
+
+    Without it the best of the artifact's that this processor runs. "" where no model could be made.
+    """
+    return model.level.name if model != null and model.level != null else text("")
+
+
+@export
 def planish_facts() -> Text:
     """What is known of the artifact, as JSON: pipeline, processor, memory, layout of weights."""
     return planish_tables().head + HEAD
@@ -244,18 +218,16 @@ def planish_free(model: Model) -> None:
 
 
 def fits(model: Model, tables: Tables) -> bool:
-    """Whether the processor has what the code needs."""
-    names = local(u8, MESSAGE)
-    if missing(tables.needs, tables.need_count, names, MESSAGE // 2) > 0:
-        form = text("this program is for processors with %s, which this one lacks")
-        snprintf(model.message, MESSAGE, form, names)
+    """Choose the code for this processor; False where there is none."""
+    name = wanted_level()
+    if name != null and not is_known(tables, name, model.message, MESSAGE):
+        model.status = ARGUMENT
+        return False
+    model.level = best_level(tables, name, model.message, MESSAGE)
+    if model.level == null:
         model.status = CPU
         return False
-    if tables.tiles != 0 and not tiles_allowed():
-        form = text("this program needs tile registers (AMX), which the system does not allow")
-        snprintf(model.message, MESSAGE, form)
-        model.status = CPU
-        return False
+    model.message[0] = 0  # of better levels
     return True
 
 
@@ -308,8 +280,9 @@ def taken(at: Ptr[Ptr[u8]], size: i64) -> Ptr[u8]:
 
 def set_aside(model: Model, tables: Tables) -> bool:
     """The memory of a model, zeros, in one block."""
-    tables_size = up(8 * tables.prefill.count) + up(8 * tables.decode.count)
-    work = up(tables.state) + up(tables.arena) + up(tables.scratch) * model.threads
+    level = model.level
+    tables_size = up(8 * level.prefill.count) + up(8 * level.decode.count)
+    work = up(tables.state) + up(level.arena) + up(level.scratch) * model.threads
     size = 32 * LINE + up(size_of(Worker) * model.threads) + tables_size + work + PAGE
     model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
     if i64(model.block) == -1:
@@ -324,19 +297,19 @@ def set_aside(model: Model, tables: Tables) -> bool:
         begin = (begin + PAGE - 1) // PAGE * PAGE
     at = local(Ptr[u8], 1)
     at[0] = Ptr[u8](begin)
-    model.scratch = taken(at, up(tables.scratch) * model.threads)
-    model.arena = taken(at, tables.arena)
+    model.scratch = taken(at, up(level.scratch) * model.threads)
+    model.arena = taken(at, level.arena)
     model.state = taken(at, tables.state)
-    model.prefill = Ptr[Ptr[u8]](taken(at, 8 * tables.prefill.count))
-    model.decode = Ptr[Ptr[u8]](taken(at, 8 * tables.decode.count))
+    model.prefill = Ptr[Ptr[u8]](taken(at, 8 * level.prefill.count))
+    model.decode = Ptr[Ptr[u8]](taken(at, 8 * level.decode.count))
     model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
     model.pool = taken(at, 4 * LINE)
     model.barrier = taken(at, 4 * LINE)
     model.failure = Ptr[i64](taken(at, LINE))
     model.call = Ptr[i64](taken(at, LINE))
     model.length = Ptr[i64](taken(at, LINE))
-    point(model, tables.prefill, model.prefill)
-    point(model, tables.decode, model.decode)
+    point(model, level.prefill, model.prefill)
+    point(model, level.decode, model.decode)
     return True
 
 
@@ -384,7 +357,7 @@ def run(model: Model, program: Program, table: Ptr[Ptr[u8]]) -> bool:
     call[1] = i64(model.length)
     call[2] = 1
     call[3] = i64(model.scratch)
-    call[4] = up(planish_tables().scratch)
+    call[4] = up(model.level.scratch)
     call[5] = i64(model.failure)
     call[6] = i64(model.barrier)
     if model.threads == 1:

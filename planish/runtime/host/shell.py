@@ -25,6 +25,7 @@ from planish.runtime.host.language import (
     u8,
     u32,
 )
+from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import (
     MONOTONIC,
     TOO_LARGE,
@@ -53,8 +54,8 @@ from planish.runtime.host.model import (
     planish_create,
     planish_error,
     planish_free,
+    planish_level,
     planish_status,
-    planish_tables,
 )
 from planish.runtime.host.tokenizer import decode_token
 from planish.runtime.host.vocab import Vocab
@@ -75,7 +76,7 @@ Writes on from PROMPT, or from standard input.
   --seed S         the same seed writes the same text
   --threads N      threads to use (default: all cores)
   --weights FILE   the file of weights, where they are not inside
-  --stats          tell the speed on standard error
+  --stats          tell the speed, and which processor the code is for, on standard error
 """
 
 
@@ -313,11 +314,12 @@ def written(model: Model, given: Given, options: Options, began: f64) -> i32:
 def told(model: Model, state: Writing, began: f64) -> None:
     """Tell the speed."""
     line = local(u8, LINE_SIZE)
+    level = planish_level(model)
     end = now()
     rate = f64(state.count - 1) / (end - state.first) if state.count > 1 else 0.0
-    form = text("%ld tokens, first after %.1f ms, then %.0f tokens/s, %ld threads\n")
+    form = text("%ld tokens, first after %.1f ms, then %.0f tokens/s, %ld threads, code for %s\n")
     first = (state.first - began) * 1e3 if state.count > 0 else 0.0
-    snprintf(line, LINE_SIZE, form, state.count, first, rate, model.threads)
+    snprintf(line, LINE_SIZE, form, state.count, first, rate, model.threads, level)
     say(line)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from planish.runtime.host.generator import can_run
 from planish.runtime.host.language import Ptr, Text, export, i32, i64, local, null, text, u8
+from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import snprintf
-from planish.runtime.host.model import ARGUMENT, MESSAGE, Model, planish_tables
+from planish.runtime.host.model import ARGUMENT, MESSAGE, Model
 from planish.runtime.host.tokenizer import Wrong, decode_token, encode_prompt, explain
 from planish.runtime.host.vocab import Vocab, vocab_fault
 

@@ -4,12 +4,17 @@
 
 The two programs (`prefill` reads a prompt, `decode` draws a token) share weights and state. Tables
 say where each of their slots is, so that host code can make a model of zeros.
+
+There may be a pair of them for each of several levels of processors; host code chooses. Each level
+reads weights packed in its own way, where they lie in the file: arrays that are equal are there
+once, and pages of those that are for other levels are never read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +33,7 @@ from planish.runtime.host import (
     generator,
     keys,
     letters,
+    levels,
     libc,
     merging,
     model,
@@ -44,13 +50,13 @@ from planish.runtime.pool import pool_object
 from planish.runtime.program import Program, scratch_bytes
 from planish.runtime.ship.header import header_text
 from planish.runtime.ship.processor import needed, probe_text
-from planish.runtime.ship.tables import Run, tables_text
+from planish.runtime.ship.tables import Kind, Run, tables_text
 from planish.runtime.target import Target, kept_in_cache
 
 llvm = later("planish.runtime.llvm")
 metadata = later("importlib.metadata")
 
-SOURCES = (libc, cpu, model, keys, generator, letters, merging, vocab, tokenizer, words)
+SOURCES = (libc, cpu, levels, model, keys, generator, letters, merging, vocab, tokenizer, words)
 STATE, WEIGHTS, TEMPORARY = 0, model.WEIGHTS, model.TEMPORARY
 POOL = ("planish_worker", "planish_run", "planish_stop")
 CODES = ("OK", "ARGUMENT", "NO_MEMORY", "FILE", "CPU", "ROOM", "NAN", "FAULT")
@@ -63,11 +69,13 @@ EMBEDDED = 1 << 30  # bytes of weights inside: code reaches no further than 2 Gi
 class Shipped:
     """A generator, ready to be written: its programs by name, and what is known of the model.
 
-    `more` are facts about where it comes from, `piece` is how many tokens one run of prefill reads,
-    `words` the tokenizer. One that `is_program` is written as a program for the shell.
+    `levels` are programs for several kinds of processors of one architecture, by the name of the
+    kind; later ones are preferred. `more` are facts about where it comes from, `piece` is how many
+    tokens one run of prefill reads, `words` the tokenizer. One that `is_program` is written as a
+    program for the shell.
     """
 
-    programs: Mapping[str, Program]
+    levels: Mapping[str, Mapping[str, Program]]
     context: int
     vocabulary: int
     piece: int
@@ -76,10 +84,20 @@ class Shipped:
     words: bytes = b""
     is_program: bool = False
 
+    @cached_property
+    def least(self) -> Target:
+        """The processor that host code is for: any of the architecture."""
+        (least,) = {baseline(x.target) for x in self._programs}
+        return least
+
     @property
-    def target(self) -> Target:
-        """The processor that the programs are for."""
-        return self.programs["decode"].target
+    def _programs(self) -> Iterator[Program]:
+        return (x for programs in self.levels.values() for x in programs.values())
+
+    @property
+    def _first(self) -> Mapping[str, Program]:
+        """The programs of a level, for what all have in common."""
+        return next(iter(self.levels.values()))
 
     @cached_property
     def weights(self) -> tuple[np.ndarray, ...]:
@@ -92,7 +110,7 @@ class Shipped:
         kept: list[np.ndarray] = []
         known: dict[object, int] = {}
         numbers: dict[int, int] = {}
-        for x in (x for program in self.programs.values() for x in program.params):
+        for x in (x for program in self._programs for x in program.params):
             if id(x) in numbers:
                 continue
             data = np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
@@ -106,14 +124,13 @@ class Shipped:
     def _state(self) -> tuple[list[int], int]:
         """Where each input of decode is in the state, and its bytes."""
         places, at = [], 0
-        for slot in self.programs["decode"].image.inputs:
+        for slot in self._first["decode"].image.inputs:
             places.append(at)
             at += _up(_bytes(slot))
         return places, at
 
     def facts(self, weights_file: str | None) -> dict[str, Any]:
         """Everything that an artifact says of itself."""
-        parts = {name: described(x) for name, x in self.programs.items()}
         return {
             **self.more,
             "kind": "generator",
@@ -123,50 +140,64 @@ class Shipped:
             "vocabulary": self.vocabulary,
             "piece": self.piece,
             "weights_file": weights_file,
-            "requires": parts["decode"]["requires"],
+            "levels": [self._level_facts(name) for name in self.levels],
+        }
+
+    def _level_facts(self, level: str) -> dict[str, Any]:
+        """What is known of a level; its bytes of weights, also of those that others have, too."""
+        programs = self.levels[level]
+        used = {self._stored[1][id(x)] for program in programs.values() for x in program.params}
+        return {
+            "level": level,
+            "requires": described(programs["decode"])["requires"],
             "memory": {
                 "state": self._state[1],
-                "arena": self._arena,
-                "each_thread": self._scratch,
-                "weights": sum(x.nbytes for x in self.weights),
+                "arena": self._arena(level),
+                "each_thread": self._scratch(level),
+                "weights": sum(self.weights[i].nbytes for i in used),
             },
             "programs": {
                 name: {
                     "image": program.image.facts(),
+                    "main": self._main(level, name),
                     "weights": [self._stored[1][id(x)] for x in program.params],
                 }
-                for name, program in self.programs.items()
+                for name, program in programs.items()
             },
         }
 
-    @property
-    def _arena(self) -> int:
-        return max(x.memory.arena for x in self.programs.values())
+    def _arena(self, level: str) -> int:
+        return max(x.memory.arena for x in self.levels[level].values())
 
-    @property
-    def _scratch(self) -> int:
+    def _scratch(self, level: str) -> int:
         """Bytes of each thread, at the largest sizes."""
         most = {"T": self.piece}
-        images = [x.image for x in self.programs.values()]
+        images = [x.image for x in self.levels[level].values()]
         sizes = (scratch_bytes(x, most) + i.private for i in images for x in (*i.scratch, ()))
         return _up(max(sizes))
 
     def objects(self, packed: Packed, inside: bool) -> Iterator[tuple[str, bytes]]:
         """Files of code: kernels under names of their own, threads, host code."""
-        shown = {self._main(x) for x in self.programs} | {self._symbol(x) for x in POOL}
-        for name, program in self.programs.items():
-            codes = program.image.code
-            new = {x: f"{self.prefix}{name}_{x}" for code in codes for x in defined(code)}
-            new["planish_main"] = self._main(name)
-            for number, code in enumerate(codes):
-                yield f"{name}{number}.o", renamed(code, new, shown)
-        least = baseline(self.target)
+        mains = {self._main(level, x) for level in self.levels for x in self._first}
+        shown = mains | {self._symbol(x) for x in POOL}
+        for level, programs in self.levels.items():
+            for name, program in programs.items():
+                codes, stem = program.image.code, self._stem(level, name)
+                new = {x: f"{stem}_{x}" for code in codes for x in defined(code)}
+                new["planish_main"] = self._main(level, name)
+                for number, code in enumerate(codes):
+                    yield f"{stem}{number}.o", renamed(code, new, shown)
         new = {x: self._symbol(x) for x in POOL}
-        yield "pool.o", renamed(pool_object(least), new, shown)
-        yield "host.o", self._host(least, packed, inside)
+        yield "pool.o", renamed(pool_object(self.least), new, shown)
+        yield "host.o", self._host(self.least, packed, inside)
 
-    def _main(self, program: str) -> str:
-        return f"{self.prefix}{program}_main"
+    def _main(self, level: str, program: str) -> str:
+        return f"{self._stem(level, program)}_main"
+
+    def _stem(self, level: str, program: str) -> str:
+        """How names of a program's functions begin."""
+        own = re.sub(r"\W", "_", f"_{level}") if len(self.levels) > 1 else ""
+        return f"{self.prefix}{program}{own}"
 
     def _symbol(self, name: str) -> str:
         return self.prefix + name.removeprefix(PREFIX)
@@ -185,19 +216,28 @@ class Shipped:
 
     def _tables(self, packed: Packed, inside: bool) -> str:
         places, size = self._state
-        inputs = self.programs["decode"].image.inputs
+        inputs = self._first["decode"].image.inputs
         named = {slot.name: at for slot, at in zip(inputs, places, strict=True)}
-        prompt = len(self.programs["prefill"].image.inputs) - 1
-        features = described(self.programs["decode"])["requires"]
+        prompt = len(self._first["prefill"].image.inputs) - 1
         numbers = {
-            "state": size, "arena": self._arena, "scratch": self._scratch,
-            "tokens": places[0], "pos": places[1], **{x: named[x] for x in SET},
+            "state": size, "tokens": places[0], "pos": places[1], **{x: named[x] for x in SET},
             "prompt": prompt, "context": self.context, "vocabulary": self.vocabulary,
-            "piece": self.piece, "tiles": int(self.target.has_matrix), "inside": int(inside),
-            "weights_at": packed.start, "size": packed.size,
+            "piece": self.piece, "inside": int(inside), "weights_at": packed.start,
+            "size": packed.size,
         }  # fmt: skip
-        runs = {name: Run(self._main(name), self._slots(x)) for name, x in self.programs.items()}
-        return tables_text(runs, needed(self.target, features), self.artifact, self.words, numbers)
+        kinds = [self._kind(x) for x in self.levels]
+        return tables_text(kinds, self.artifact, self.words, numbers)
+
+    def _kind(self, level: str) -> Kind:
+        """A level as host code sees it."""
+        programs = self.levels[level]
+        runs = {x: Run(self._main(level, x), self._slots(y)) for x, y in programs.items()}
+        target, features = programs["decode"].target, described(programs["decode"])["requires"]
+        numbers = {
+            "arena": self._arena(level), "scratch": self._scratch(level),
+            "tiles": int(target.has_matrix),
+        }  # fmt: skip
+        return Kind(level, runs, needed(target, features), numbers)
 
     @property
     def artifact(self) -> str:
@@ -207,7 +247,7 @@ class Shipped:
     def _slots(self, program: Program) -> tuple[tuple[int, int], ...]:
         """Where the slots of a program are, in the order of its pointer table."""
         image, places = program.image, self._state[0]
-        ours = self.programs["decode"].image.inputs
+        ours = self._first["decode"].image.inputs
         extra = image.inputs[len(ours) :]
         same = [x.type == y.type for x, y in zip(image.inputs, ours, strict=False)]
         if not all(same) or [x.name for x in extra] not in ([], ["prompt"]):
@@ -243,7 +283,7 @@ class Shipped:
             files = dict(self.objects(packed, inside))
             for name, data in files.items():
                 (folder / name).write_bytes(data)
-            packed.write_object(folder / "data.o", self.target.arch, self.artifact, inside)
+            packed.write_object(folder / "data.o", self.least.arch, self.artifact, inside)
             kind = "program" if self.is_program else KINDS[path.suffix]
             link(folder, [*files, "data.o"], path, kind)
             if not inside:

@@ -9,7 +9,7 @@ from typing import Any
 from planish.runtime.host.cpu import Need
 from planish.runtime.host.kinds import INTS
 from planish.runtime.host.language import Record
-from planish.runtime.host.model import Program, Tables
+from planish.runtime.host.levels import Level, Program, Tables
 from planish.runtime.ship.processor import Word
 
 
@@ -21,44 +21,61 @@ class Run:
     slots: tuple[tuple[int, int], ...]
 
 
-def tables_text(
-    runs: Mapping[str, Run],
-    needs: Sequence[Word],
-    head: str,
-    words: bytes,
-    numbers: Mapping[str, int],
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The programs for one kind of processor by name, and what that must have.
+
+    `numbers` are the other fields of the record `Level`.
+    """
+
+    name: str
+    runs: Mapping[str, Run]
+    needs: Sequence[Word]
+    numbers: Mapping[str, int]
+
+
+def tables_text(kinds: Sequence[Kind], head: str, words: bytes, numbers: Mapping[str, int]) -> str:
     """The function `planish_tables`, and what it returns.
 
     `head` is the symbol of the artifact's data, `words` a tokenizer or b"", `numbers` are the
     other fields.
     """
-    lines = []
-    for name, run in runs.items():
-        flat = [x for pair in run.slots for x in pair]
-        lines += [
-            f"declare void @{run.symbol}(ptr, i64, i64)",
-            _array(f"{name}.slots", "i64", flat),
-            _record(name, Program, main=run.symbol, slots=f"t.{name}.slots", count=len(run.slots)),
-        ]
-    rows = []
-    for number, (name, leaf, sub, register, mask) in enumerate(needs):
-        lines.append(_text(f"need.{number}", name))
-        given = {"leaf": leaf, "sub": sub, "register": register, "mask": mask}
-        rows.append(_values(Need, {**given, "name": f"t.need.{number}"}))
-    listed = ", ".join(f"%Need {x}" for x in rows)
+    lines, levels = [], []
+    for number, kind in enumerate(kinds):
+        text, level = _level(f"level.{number}", kind)
+        lines += text
+        levels.append(f"%Level {level}")
     lines += [
-        f"@t.needs = internal constant [{len(rows)} x %Need] [{listed}]",
+        f"@t.levels = internal constant [{len(levels)} x %Level] [{', '.join(levels)}]",
         f"@{head} = external constant i8",
         f"{_bytes('words', words)}, align 16",
         _record(
-            "tables", Tables, **{name: f"t.{name}" for name in runs}, needs="t.needs",
-            need_count=len(rows), head=head, words="t.words",
-            words_size=len(words), **numbers,
+            "tables", Tables, levels="t.levels", level_count=len(levels), head=head,
+            words="t.words", words_size=len(words), **numbers,
         ),
         "define internal ptr @planish_tables() nounwind {\n  ret ptr @t.tables\n}",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _level(name: str, kind: Kind) -> tuple[list[str], str]:
+    """The parts of a level as lines, and its own record."""
+    lines, rows = [_text(f"{name}.name", kind.name)], []
+    for part, run in kind.runs.items():
+        own = f"{name}.{part}"
+        lines += [
+            f"declare void @{run.symbol}(ptr, i64, i64)",
+            _array(f"{own}.slots", "i64", [x for pair in run.slots for x in pair]),
+            _record(own, Program, main=run.symbol, slots=f"t.{own}.slots", count=len(run.slots)),
+        ]
+    for number, (need, leaf, sub, register, mask) in enumerate(kind.needs):
+        own = f"{name}.need.{number}"
+        lines.append(_text(own, need))
+        given = {"leaf": leaf, "sub": sub, "register": register, "mask": mask}
+        rows.append(f"%Need {_values(Need, {**given, 'name': f't.{own}'})}")
+    lines.append(f"@t.{name}.needs = internal constant [{len(rows)} x %Need] [{', '.join(rows)}]")
+    fields = {part: f"t.{name}.{part}" for part in ("name", "needs", *kind.runs)}
+    return lines, _values(Level, {**fields, "need_count": len(rows), **kind.numbers})
 
 
 def _record(name: str, record: type[Record], **values: Any) -> str:
