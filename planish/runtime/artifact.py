@@ -117,8 +117,9 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
     with beside(path) as folder:
         for file, data in files.items():
             (folder / file).write_bytes(data)
-        packed.write_object(folder / "data.o", program.image.target.arch, SYMBOL)
-        link(folder, [*files, "data.o"], path, "library")
+        arch = program.image.target.arch
+        packed.write_object(folder / "data.o", arch, SYMBOL)
+        link(folder, [*files, "data.o"], path, "library", arch)
 
 
 @contextmanager

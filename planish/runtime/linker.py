@@ -2,13 +2,15 @@
 
 `cc`, `ld`, then `python -m ziglang` are tried in this order; a program for itself needs a C
 compiler's start-up code, which `ld` alone has not. Programs that run where they are compiled need
-none of them.
+none of them. For another architecture it is `aarch64-linux-gnu-gcc`, say. The environment variable
+CC names a compiler to take instead: one of another name, or with options.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,9 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planish.ir.errors import LinkError
+from planish.runtime.target import compiler_wanted, machine_arch
 
 SHOWN = 400  # characters of what a linker says
-INSTALL = "install one with `pip install 'planish[link]'`, or a C compiler (Debian: gcc)"
+INSTALL = (
+    "install one with `pip install 'planish[link]'`, or a C compiler (Debian: {}), or name it in CC"
+)
 # What each linker is told for a kind of result; none where it cannot make it
 FLAGS: dict[str, dict[str, list[str]]] = {
     "cc": {
@@ -30,30 +35,40 @@ FLAGS: dict[str, dict[str, list[str]]] = {
     "zig": {
         "library": ["ld.lld", "-shared", "-Bsymbolic", "-z", "noexecstack"],
         "object": ["ld.lld", "-r"],
-        "program": ["cc", "-Wl,-z,noexecstack"],
+        "program": ["cc", "-target", "{}-linux-gnu", "-Wl,-z,noexecstack"],
     },
 }
 
 
-def linker(kind: str = "library") -> list[str]:
-    """The command that links; LinkError says what to install where none does."""
-    for name in ("cc", "ld"):
+def linker(kind: str = "library", arch: str | None = None) -> list[str]:
+    """The command that links for an architecture, by default this machine's.
+
+    LinkError says what to install where none does.
+    """
+    arch = arch or machine_arch()
+    if wanted := shlex.split(compiler_wanted()):
+        return [*wanted, *FLAGS["cc"][kind]]
+    is_other = arch != machine_arch()
+    compiler, plain = (f"{arch}-linux-gnu-{x}" for x in ("gcc", "ld")) if is_other else ("cc", "ld")
+    for name, flags in ((compiler, FLAGS["cc"]), (plain, FLAGS["ld"])):
         found = shutil.which(name)
-        if found and kind in FLAGS[name]:
-            return [found, *FLAGS[name][kind]]
+        if found and kind in flags:
+            return [found, *flags[kind]]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", *FLAGS["zig"][kind]]
-    known = "neither cc nor ziglang" if kind == "program" else "neither cc, ld nor ziglang"
-    raise LinkError(f"no linker here: {known}; {INSTALL}")
+        return [sys.executable, "-m", "ziglang", *(x.format(arch) for x in FLAGS["zig"][kind])]
+    tried = f"{compiler} nor ziglang" if kind == "program" else f"{compiler}, {plain} nor ziglang"
+    package = f"gcc-{arch.replace('_', '-')}-linux-gnu" if is_other else "gcc"
+    where = f"for {arch}" if is_other else "here"
+    raise LinkError(f"no linker {where}: neither {tried}; {INSTALL.format(package)}")
 
 
-def link(folder: Path, objects: Sequence[str], out: Path, kind: str) -> None:
+def link(folder: Path, objects: Sequence[str], out: Path, kind: str, arch: str) -> None:
     """Link objects, files in `folder`, into a library, an object or a program, in one step.
 
     The folder is on the file system of `out`. LinkError says what the linker said.
     """
     # run there: names of files, which a library may hold, are the same every time
-    command = [*linker(kind), "-o", "out", *objects]
+    command = [*linker(kind, arch), "-o", "out", *objects]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:

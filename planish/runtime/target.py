@@ -103,7 +103,7 @@ class Target:
             raise TargetError(f"unknown target {name!r}; known are host, {', '.join(CPUS)}")
         arch, features = CPUS[cpu]
         vendor = _host().triple.split("-", 1)[1]
-        model = {"x86-64": "x86-64", "aarch64": "generic"}.get(cpu, cpu)
+        model = "generic-rv64" if arch == "riscv64" else "generic" if cpu == arch else cpu
         return Target(cpu, f"{arch}-{vendor}", model, frozenset(features.split()))
 
     @property
@@ -118,7 +118,7 @@ class Target:
     @property
     def has_fma(self) -> bool:
         """Whether a fused multiply-add is one instruction."""
-        return self.arch == "aarch64" or self.has("fma")
+        return self.arch in ("aarch64", "riscv64") or self.has("fma")
 
     @property
     def has_bf16_dot(self) -> bool:
@@ -141,7 +141,9 @@ class Target:
 
     @property
     def vector_bytes(self) -> int:
-        """Bytes of the widest vector register."""
+        """Bytes of the widest vector register; where there is none, of a register of f32."""
+        if self.arch == "riscv64":
+            return 16 if self.has("v") else 4
         return 64 if self.has("avx512vl") else 32 if self.has("avx2") else 16
 
     @property
@@ -152,7 +154,7 @@ class Target:
     @property
     def vector_registers(self) -> int:
         """Number of vector registers."""
-        return 32 if self.has("avx512vl") or self.arch == "aarch64" else 16
+        return 32 if self.has("avx512vl") or self.arch in ("aarch64", "riscv64") else 16
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector register."""
@@ -232,6 +234,16 @@ def kept_in_cache(parts: Sequence[str], make: Callable[[], bytes]) -> bytes:
 def level_wanted() -> str | None:
     """The level of artifacts for several that somebody asks for: PLANISH_LEVEL."""
     return os.environ.get("PLANISH_LEVEL") or None
+
+
+def compiler_wanted() -> str:
+    """The C compiler that somebody wants to link with, and its options: CC."""
+    return os.environ.get("CC", "")
+
+
+def machine_arch() -> str:
+    """This machine's architecture, as targets call it."""
+    return platform.machine().replace("arm64", "aarch64").replace("AMD64", "x86_64")
 
 
 def cpu_name() -> str:

@@ -216,6 +216,7 @@ def test_features_of_this_machine_are_known_without_llvm() -> None:
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is all there is on PATH."""
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(linker.importlib.util, "find_spec", lambda name: None)
     return tmp_path

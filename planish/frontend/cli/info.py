@@ -29,7 +29,7 @@ from planish.runtime.memory import plan_memory
 from planish.runtime.target import Target, thread_count
 
 PACKAGES = ("numpy", "llvmlite", "networkx", "ml_dtypes", "safetensors")
-VARIABLES = ("PLANISH_CACHE", "PLANISH_THREADS", "PLANISH_TARGET")
+VARIABLES = ("PLANISH_CACHE", "PLANISH_THREADS", "PLANISH_TARGET", "PLANISH_LEVEL")
 
 
 @click.command(

@@ -285,7 +285,7 @@ class Shipped:
                 (folder / name).write_bytes(data)
             packed.write_object(folder / "data.o", self.least.arch, self.artifact, inside)
             kind = "program" if self.is_program else KINDS[path.suffix]
-            link(folder, [*files, "data.o"], path, kind)
+            link(folder, [*files, "data.o"], path, kind, self.least.arch)
             if not inside:
                 with open(folder / "weights", "wb") as file:
                     packed.write(file)
