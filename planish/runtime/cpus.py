@@ -7,6 +7,7 @@ V3 = f"{V2} avx avx2 bmi bmi2 f16c fma lzcnt movbe xsave"
 V4 = f"{V3} avx512f avx512bw avx512cd avx512dq avx512vl"
 ICELAKE = f"{V4} avx512vnni avx512vbmi avx512vbmi2 avx512bitalg avx512ifma avx512vpopcntdq gfni"
 ARM = "neon"
+RISCV = "m a f d c"
 
 # name -> (architecture, features beyond the architecture's baseline)
 CPUS: dict[str, tuple[str, str]] = {
@@ -30,4 +31,6 @@ CPUS: dict[str, tuple[str, str]] = {
     "neoverse-n1": ("aarch64", f"{ARM} dotprod fullfp16 lse"),
     "neoverse-v1": ("aarch64", f"{ARM} dotprod fullfp16 lse bf16 i8mm"),
     "apple-m1": ("aarch64", f"{ARM} dotprod fullfp16 lse"),
+    "riscv64": ("riscv64", RISCV),
+    "rva23u64": ("riscv64", f"{RISCV} v"),  # what of this profile is used, and can be asked for
 }

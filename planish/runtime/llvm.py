@@ -115,8 +115,9 @@ def machine(target: Target) -> llvm.TargetMachine:
     _initialised(target.arch)
     known = llvm.Target.from_triple(target.triple)
     return known.create_target_machine(
-        cpu=target.cpu, features=target.feature_text, opt=2, reloc="pic", codemodel="small"
-    )
+        cpu=target.cpu, features=target.feature_text, opt=2, reloc="pic", codemodel="small",
+        abiname="lp64d" if target.arch == "riscv64" else "",
+    )  # fmt: skip
 
 
 class _Module:

@@ -18,15 +18,22 @@ from planish.runtime.program import Program
 from planish.runtime.target import Target
 
 OURS = re.compile(r"planish[._]\w+|k\d+_\w+")
-BRANCH = re.compile(r"(?:j\w+|b\.\w+|b|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.\w+)$")
+BRANCH = re.compile(
+    r"(?:j\w+|b\.\w+|b|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,|b\w+(?:\s+\w+,)+)\s+(\.\w+)$"
+)
 CALL = re.compile(r"(?:call\w*|bl)\s+(.*)")
 # target -> (pipeline, what the hot loop of a matrix product is made of)
 PRODUCTS = {
     "znver4": {"O2": r"vfmadd\w+ps.*%zmm", "bf16": r"vdpbf16ps.*%zmm", "train": r"vfmadd.*%zmm"},
     "x86-64-v4": {"O2": r"vfmadd\w+ps.*%zmm", "train": r"vfmadd\w+ps.*%zmm"},
     "x86-64-v3": {"O2": r"vfmadd\w+ps.*%ymm", "train": r"vfmadd\w+ps.*%ymm"},
-    "aarch64:neoverse-n1": {"O2": r"fmla\s+v\d+\.4s", "train": r"fmla\s+v\d+\.4s"},
-}
+    "aarch64:neoverse-n1": {
+        "O2": r"fmla\s+v\d+\.4s", "train": r"fmla\s+v\d+\.4s", "int8": r"sdot\s+v\d+\.4s",
+    },
+    "cortex-a72": {"O2": r"fmla\s+v\d+\.4s"},
+    "riscv64": {"O2": r"fmadd\.s"},  # without vectors: a register has one number
+}  # fmt: skip
+SPILLED = re.compile(r"[zy]mm.*%rsp|%rsp.*[zy]mm|q\d+, \[sp|\(sp\)|v[ls]\dr")
 CASES = [(target, pipeline) for target, known in PRODUCTS.items() for pipeline in known]
 # kernel -> instructions that its loops have on a machine with AVX-512
 ROWS = {
@@ -95,8 +102,15 @@ def test_products_are_loops_of_vector_instructions(target: str, pipeline: str) -
     for name, lines in products.items():
         loop = purest(lines, wanted)
         assert share(loop, wanted) > 0.2, (name, loop)
-        spilled = [x for x in loop if re.search(r"[zy]mm.*%rsp|%rsp.*[zy]mm|q\d+, \[sp", x)]
-        assert not spilled, (name, loop)
+        assert not [x for x in loop if SPILLED.search(x)], (name, loop)
+
+
+def test_products_on_riscv_are_loops_over_groups_of_registers() -> None:
+    for name, lines in functions("O2", "rva23u64").items():
+        if "_matmul" in name:
+            loop = purest(lines, "vfmacc")  # of four registers each
+            assert share(loop, "vfmacc") >= 0.1 and len(loop) < 40, (name, loop)
+            assert not [x for x in loop if SPILLED.search(x)], (name, loop)
 
 
 @pytest.mark.parametrize(("target", "pipeline"), CASES)

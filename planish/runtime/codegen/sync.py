@@ -23,18 +23,19 @@ from planish.runtime.target import Target
 LINE = 64  # bytes between words, so that they do not share a cache line
 
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
-_SPIN = {"x86_64": 150_000, "aarch64": 2_000}
+_SPIN = {"x86_64": 150_000, "aarch64": 2_000, "riscv64": 500}
 _SPIN_ROUNDS = 10_000
 _EAGER = 64  # rounds without a pause, some 50 ns: most meetings are over by then
-_ALONE = {"x86_64": 6_000, "aarch64": 80}  # the same, before others are let in
+_ALONE = {"x86_64": 6_000, "aarch64": 80, "riscv64": 20}  # the same, before others are let in
 _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
     "x86_64": ("llvm.x86.sse2.pause", "", ""),
     "aarch64": ("llvm.aarch64.isb", "i32", "i32 15"),
 }
-# x86 counts cycles; elsewhere the cycle counter may be forbidden, the steady one (aarch64) is not.
-_CLOCK = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
-_FUTEX = {"x86_64": 202, "aarch64": 98}
-_YIELD = {"x86_64": 24, "aarch64": 124}
+# x86 counts cycles; elsewhere the cycle counter may be forbidden, the steady one is not.
+_STEADY = "llvm.readsteadycounter"
+_CLOCK = {"x86_64": "llvm.readcyclecounter", "aarch64": _STEADY, "riscv64": _STEADY}
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
+_YIELD = {"x86_64": 24, "aarch64": 124, "riscv64": 124}
 
 
 def clock(target: Target) -> str | None:

@@ -173,5 +173,4 @@ def _string(name: str, data: bytes) -> str:
 
 def baseline(target: Target) -> Target:
     """The least processor of an architecture, for code that finds out which one this is."""
-    name = {"x86_64": "x86-64", "aarch64": "aarch64"}.get(target.arch)
-    return Target.parse(name) if name else Target(target.arch, target.triple, "", frozenset())
+    return Target.parse(target.arch.replace("_", "-"))

@@ -1,7 +1,7 @@
 """Instruction sets as a processor reports them: what host code checks before it runs a kernel.
 
-On x86-64 a word is a register of cpuid, or the state that the system saves (xgetbv); on aarch64 it
-is one of the words in which Linux lists instruction sets (getauxval).
+On x86-64 a word is a register of cpuid, or the state that the system saves (xgetbv); on aarch64 and
+riscv64 it is one of the words in which Linux lists instruction sets (getauxval).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _ARM = {
     "i8mm": (26, 1 << 13), "bf16": (26, 1 << 14),
 }  # fmt: skip
 
+_RISCV = 16  # each letter of the instruction set has its bit there
+
 Word = tuple[str, int, int, int, int]  # name, leaf, sub-leaf, register, bits
 
 
@@ -48,6 +50,9 @@ def needed(target: Target, features: Iterable[str]) -> list[Word]:
     wanted = set(features)
     if target.arch == "aarch64":
         return [(x, leaf, 0, 0, bits) for x, (leaf, bits) in _ARM.items() if x in wanted]
+    if target.arch == "riscv64":
+        letters = sorted(x for x in wanted if len(x) == 1)
+        return [(x, _RISCV, 0, 0, 1 << ord(x) - ord("a")) for x in letters]
     if target.arch != "x86_64":
         return []
     found = [
@@ -64,7 +69,7 @@ def probe_text(target: Target) -> str:
     """The function `planish_probe` as LLVM text."""
     if target.arch == "x86_64":
         return _X86
-    return _AARCH64 if target.arch == "aarch64" else _OTHER
+    return _LISTED if target.arch in ("aarch64", "riscv64") else _OTHER
 
 
 _CPUID = (
@@ -110,7 +115,7 @@ nothing:
   ret i32 0
 }}
 """
-_AARCH64 = """
+_LISTED = """
 declare i64 @getauxval(i64)
 define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) nounwind {
   %which = zext i32 %leaf to i64
