@@ -12,7 +12,7 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import tokenizer_from_json
 from planish.ir.errors import ArtifactError
 from planish.runtime.artifact import Artifact, Shared
-from planish.runtime.target import thread_count
+from planish.runtime.target import Target, thread_count
 
 
 class SavedGenerator(Generator):
@@ -40,6 +40,12 @@ class SavedGenerator(Generator):
     def recompute(self) -> Compiled:  # type: ignore[override]
         """A saved generator has no program without caches: ArtifactError."""
         raise ArtifactError(f"{self.path} has no program without caches; use_cache=True")
+
+    def programs(self, target: Target) -> dict[str, Compiled]:
+        """The programs that were saved: ArtifactError for another processor than theirs."""
+        if target != self.target:
+            self._plan()
+        return super().programs(target)
 
     def is_current(self) -> bool:
         """Its weights are its own."""
