@@ -34,7 +34,7 @@ _NAMES = {
     "planish.frontend.training": ("Trainer", "training_graph"),
     "planish.frontend.prune": ("prune",),
     "planish.frontend.gradual": ("Gradual",),
-    "planish.frontend.quantize": ("quantize", "calibrate"),
+    "planish.frontend.quantize": ("quantize", "calibrate", "layer_report"),
     "planish.frontend.compress": ("compress",),
     "planish.frontend.auto": ("auto_recipe",),
     "planish.frontend.sensitivity": ("sensitivity",),

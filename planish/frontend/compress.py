@@ -21,7 +21,7 @@ from typing import Any
 
 from planish.frontend.auto import BUDGET, auto_recipe
 from planish.frontend.judge import Judge, halves
-from planish.frontend.quantize import calibrate, stored
+from planish.frontend.quantize import calibrate, stored, with_faster
 from planish.frontend.workloads import Workload, workload
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
@@ -102,16 +102,17 @@ class Frontier:
 
 def compress(
     model: Any, recipes: Iterable[str | Pipeline], tokens: Any, *, threads: int | None = None,
-    seconds: float = 1.0, budget: float = BUDGET,
+    seconds: float = 1.0, budget: float = BUDGET, faster: str = "",
 ) -> Frontier:  # fmt: skip
     """A row for each recipe: bytes, times, perplexity, and how far it is from the model as it is.
 
     `tokens` is a text of at least twice the context. Times are medians of about `seconds` in all,
     programs taking turns: of reading a prompt, and of adding a token, see `workload`.
-    `budget` is that of "auto".
+    `budget` is that of "auto". `faster` ("decode", "prefill", "both") keeps weights as they are
+    that fewer bits would make slower.
     """
     seen, kept = halves(model, tokens)
-    named = [named_recipe(model, x, seen, budget, threads) for x in recipes]
+    named = [named_recipe(model, x, seen, budget, faster, threads) for x in recipes]
     judge = Judge(model, kept, PIECES, threads)
     judged = [judge(p) for _, p in named]
     loads = [
@@ -133,13 +134,15 @@ def compress(
 
 
 def named_recipe(
-    model: Any, recipe: str | Pipeline, seen: Any, budget: float, threads: int | None
+    model: Any, recipe: str | Pipeline, seen: Any, budget: float, faster: str, threads: int | None
 ) -> tuple[str, Pipeline]:
     """A recipe by its title, bound to a text."""
     if recipe == "auto":
-        return recipe, auto_recipe(model, seen, budget, threads=threads).pipeline
-    name = title_of(recipe, pipeline_named(recipe))
-    return name, calibrate(model, recipe, seen, threads=threads)
+        name, passes = recipe, auto_recipe(model, seen, budget, threads=threads).pipeline
+    else:
+        passes = pipeline_named(recipe)
+        name = title_of(recipe, passes)
+    return name, calibrate(model, with_faster(passes, faster), seen, threads=threads)
 
 
 def disk_bytes(graph: Graph) -> int:

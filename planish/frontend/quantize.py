@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.api import compiled
+from planish.frontend.clock import layer_clock
 from planish.frontend.data import as_tokens
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.calibrate import Run, Samples
+from planish.passes.layers import Layers, timed_layers
 from planish.passes.pipeline import Pipeline, pass_name
 from planish.passes.pipelines import CLEAN, FAST, SMALL
 from planish.passes.pipelines import pipeline as pipeline_named
@@ -48,7 +50,7 @@ def samples_of(model: Any, tokens: Any, threads: int | None = None) -> Samples:
         return compiled(replace(graph, treedef=form), CLEAN + FAST, threads=threads)
 
     batches = tuple((pieces[at : at + TOGETHER],) for at in range(0, count, TOGETHER))
-    return Samples(batches, program)
+    return Samples(batches, program, layer_clock(model, threads))
 
 
 def calibrate(
@@ -65,20 +67,42 @@ def quantize(
 ) -> Graph:
     """The graph of a model, or another graph, with integers for weights and for what they multiply.
 
-    `options` are those of the pass `quantize`: bits, mode, group, per_channel, skip, method. With
-    bits=4, tables get 8. mode="static" wants `calibration`: tokens for a model, `Samples` for a
-    graph. DataError refuses a weight that is NaN, a pattern that matches nothing, and static scales
-    without calibration.
+    `options` are those of the pass `quantize`: bits, mode, group, per_channel, skip, method,
+    faster. With bits=4, tables get 8. mode="static" wants `calibration`: tokens for a model,
+    `Samples` for a graph. With `faster` ("decode", "prefill", "both") each product by a weight is
+    timed, and weights stay that would be slower. DataError refuses a weight that is NaN, a pattern
+    that matches nothing, and static scales without calibration.
     """
     graph = model if isinstance(model, Graph) else forward(model)
     first = Quantize(**options)
     small = SMALL if first.bits == 4 else Pipeline(*SMALL.passes[1:])
     passes = CLEAN + Pipeline(first) + small
-    if calibration is not None:
-        known = isinstance(calibration, Samples)
-        samples = calibration if known else samples_of(model, calibration, threads)
-        passes = passes.calibrated(graph, samples)
+    if calibration is not None or first.faster:
+        samples = calibration
+        if calibration is None:
+            samples = Samples(())
+        elif not isinstance(calibration, Samples):
+            samples = samples_of(model, calibration, threads)
+        clock = samples.clock or layer_clock(model, threads)
+        passes = passes.calibrated(graph, replace(samples, clock=clock))
     return passes.run(graph)
+
+
+def layer_report(
+    model: Any, recipe: str | Pipeline, tokens: Any, *, threads: int | None = None
+) -> Layers:
+    """What a recipe does to each weight of a model and why, how long its products take before and
+    after: a line for each, none left out. `tokens`, of the context or longer, are for a recipe that
+    is to be calibrated; what it is bound to already stays."""
+    passes = calibrate(model, recipe, tokens, threads=threads)
+    return timed_layers(forward(model), passes, layer_clock(model, threads))
+
+
+def with_faster(recipe: Pipeline, rule: str) -> Pipeline:
+    """A recipe whose passes that quantize keep what would be slower by this rule, if any."""
+    return Pipeline(
+        *(replace(x, faster=rule) if rule and isinstance(x, Quantize) else x for x in recipe.passes)
+    )
 
 
 def forward(model: Any) -> Graph:

@@ -24,6 +24,7 @@ from planish.ir.errors import DataError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import Node
+from planish.passes.speed import Clock
 
 BINS = 2048  # of a histogram of magnitudes
 LEVELS = 127  # magnitudes that i8 tells apart
@@ -41,10 +42,12 @@ def interpreted(graph: Graph) -> Run:
 
 @dataclass(frozen=True)
 class Samples:
-    """Arguments of a graph, some for each run; `program` makes a function of a graph."""
+    """Arguments of a graph, some for each run; `program` makes a function of a graph, and `clock`
+    times it, for passes that want to know."""
 
     batches: tuple[tuple[np.ndarray, ...], ...]
     program: Callable[[Graph], Run] = field(default=interpreted, compare=False)
+    clock: Clock | None = field(default=None, compare=False)
 
     def values(self, graph: Graph, nodes: Sequence[Node]) -> Iterator[list[np.ndarray]]:
         """The values of nodes of a graph, for each batch."""

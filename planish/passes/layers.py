@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,15 @@ from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.quantize import dequantize
 from planish.passes.bf16 import viewed_of
-from planish.passes.pipeline import Step
+from planish.passes.pipeline import Pipeline, Step
 from planish.passes.quantize import Quantize
+from planish.passes.speed import Clock, Speed, micros
 from planish.passes.table import table_text
 
 VIEWS = ("transpose", "reshape")  # through which a weight is multiplied
 HEAD = ("layer", "shape", "bits", "scales", "SQNR dB", "bytes", "of f32", "why")
+STAYS = "stays: "  # before the reason why
+TIMES = ("decode us", "prefill us")  # before > after
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Layer:
     """A weight: how it is stored, and why so.
 
     `sqnr` is the power of the weight over that of its error, in dB; None where it is exact, or
-    where the weight is not known yet. `bytes` include the scales.
+    where the weight is not known yet. `bytes` include the scales. `speed` has the times of its
+    products before and after, None where they were not taken or nothing multiplies by it.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Layer:
     bytes: int
     bytes_before: int
     reason: str
+    speed: Speed | None = None
 
     @property
     def kept(self) -> bool:
@@ -62,18 +67,27 @@ class Layer:
             self.reason,
         )
 
+    def times(self) -> tuple[str, ...]:
+        """As they print."""
+        return (
+            tuple(map(micros, (self.speed.decode, self.speed.prefill)))
+            if self.speed
+            else ("-", "-")
+        )
+
 
 def layers(graph: Graph, options: Quantize) -> tuple[Layer, ...]:
     """The weights of a graph, as a pass with these options will store them."""
     reasons, after, done = options.reasons(graph), options(graph), integers(graph)
-    made = integers(after)
-    return tuple(
+    made, times = integers(after), options.times or {}
+    found = (
         quantized(graph, after, node, made[name])
         if reasons.get(name, "no") == ""
         else kept(node, reasons.get(name, f"it has {node.type.rank} axes, not 2"))
         for name, node in graph.param_nodes.items()
         if node.dtype.is_float and name not in done
     )
+    return tuple(replace(x, speed=times.get(x.name)) for x in found)
 
 
 def integers(graph: Graph) -> dict[str, Node]:
@@ -87,7 +101,7 @@ def kept(node: Node, reason: str) -> Layer:
     """A weight that stays."""
     size = math.prod(node.shape) * node.dtype.itemsize
     name, bits = node.attrs["name"], node.dtype.bits
-    return Layer(name, node.shape, bits, "-", None, size, size, f"stays: {reason}")
+    return Layer(name, node.shape, bits, "-", None, size, size, STAYS + reason)
 
 
 def quantized(graph: Graph, after: Graph, node: Node, made: Node) -> Layer:
@@ -121,8 +135,14 @@ class Layers:
     by_name: dict[str, Layer] = field(default_factory=dict)
 
     def __call__(self, step: Step) -> None:
-        if isinstance(step.ran, Quantize):
-            self.by_name.update((x.name, x) for x in layers(step.before, step.ran))
+        if not isinstance(step.ran, Quantize):
+            return
+        for x in layers(step.before, step.ran):
+            earlier = self.by_name.get(x.name)
+            if earlier is not None and earlier.kept and not x.kept:
+                why = earlier.reason.removeprefix(STAYS)
+                x = replace(x, reason=f"{x.reason}; not fewer bits: {why}")
+            self.by_name[x.name] = x
 
     @property
     def found(self) -> list[Layer]:
@@ -137,8 +157,23 @@ class Layers:
         return layers_text(self.found)
 
 
+def timed_layers(graph: Graph, recipe: Pipeline, clock: Clock) -> Layers:
+    """What a recipe does to each weight, with times by a clock where its passes have none."""
+    seen = Layers()
+    count = max((i for i, x in enumerate(recipe.passes, 1) if isinstance(x, Quantize)), default=0)
+    for step in recipe.passes[:count]:
+        if isinstance(step, Quantize) and step.times is None:
+            step = step.timed(graph, clock)
+        graph = Pipeline(step).run(graph, (seen,))
+    return seen
+
+
 def layers_text(found: Sequence[Layer]) -> str:
-    """A table with a line for each layer, and their sum."""
+    """A table with a line for each layer, and their sum; with times where some were taken."""
     before, after = (sum(x) for x in zip(*((y.bytes_before, y.bytes) for y in found), strict=True))
     total = ("all", "", "", "", "", f"{after:,}", f"{after / max(1, before):.3f}", "")
-    return table_text([HEAD, *(x.cells() for x in found), total], (0, len(HEAD) - 1))
+    rows = [HEAD, *(x.cells() for x in found), total]
+    if any(x.speed for x in found):
+        times = [TIMES, *(x.times() for x in found), ("", "")]
+        rows = [(*row[:-1], *pair, row[-1]) for row, pair in zip(rows, times, strict=True)]
+    return table_text(rows, (0, len(rows[0]) - 1))

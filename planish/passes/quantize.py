@@ -29,6 +29,10 @@ Tables are too sensitive for that: another `quantize`, of 8 bits, is for them.
 
 Rows of a table that is a head, too, are taken from the integers, so that there is one array; so are
 rows of tables that nothing multiplies by. What stays, and why, says `layers`.
+
+Where fewer bits take longer, a weight may stay: `faster` ("decode", "prefill", "both") says which
+times count. `calibrate` has each product timed, see `speed`, and becomes a pass whose option
+`slower` names the weights that stay, so that its text, written down, needs no clock again.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ from planish.passes.bf16 import viewed_of, weight
 from planish.passes.calibrate import METHODS, Histogram, Samples, digest, scale_by
 from planish.passes.finite import check_all_finite
 from planish.passes.rewrite import rewritten
-from planish.passes.skip import with_skipped
+from planish.passes.skip import matching, pattern_of, with_skipped
+from planish.passes.speed import LAYER, RULES, Clock, Speed, micros, speeds
 
 MODES = ("dynamic", "static", "weights")
 GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
@@ -70,12 +75,20 @@ class Quantize:
     per_channel: bool = True
     skip: str = ""
     method: str = "minmax"
+    faster: str = ""  # the rule by which weights are to stay
+    slower: str = ""  # patterns of those that do
     calibration: str = ""  # names what it was bound to
     scales: Mapping[str, float] | None = field(
         default=None, compare=False, repr=False, metadata={"bound": True}
     )
+    times: Mapping[str, Speed] | None = field(
+        default=None, compare=False, repr=False, metadata={"bound": True}
+    )
 
     def __post_init__(self) -> None:
+        if self.faster not in RULES:
+            listed = ", ".join(RULES[1:])
+            raise DataError(f"quantize: faster is one of {listed}, got {self.faster!r}")
         if self.bits not in (8, 4) or isinstance(self.bits, bool):
             raise DataError(f"quantize: bits is 8 or 4, got {self.bits!r}")
         if self.method not in METHODS:
@@ -92,18 +105,42 @@ class Quantize:
             raise DataError(f"quantize: mode is one of {', '.join(MODES)}, got {self.mode!r}")
 
     def __call__(self, graph: Graph) -> Graph:
-        chosen = {name for name, reason in self.reasons(graph).items() if not reason}
+        chosen = self.chosen(graph)
         check_all_finite("quantize", graph, chosen)
         self.check_bound(products(graph, chosen))
         work = _Rewriting(self, chosen)
         return rewritten(graph, work.step) if chosen else graph
 
+    def chosen(self, graph: Graph) -> set[str]:
+        """The names of the weights that change."""
+        return {name for name, reason in self.reasons(graph).items() if not reason}
+
     def calibrate(self, graph: Graph, samples: Samples) -> Quantize:
-        """Bound to the scales of what is multiplied by each weight; itself where none is wanted."""
-        if self.mode != "static" or self.scales is not None:
-            return self
-        chosen = {name for name, reason in self.reasons(graph).items() if not reason}
-        found = products(graph, chosen)
+        """Bound to what it is to know: which weights would be slower, and the scales of what is
+        multiplied by the others; itself where it wants neither."""
+        step = self
+        if self.faster:
+            if samples.clock is None:
+                raise DataError(f"quantize: faster={self.faster} takes samples with a clock")
+            step = self.timed(graph, samples.clock).judged(graph)
+        return step.scaled(graph, samples) if step.mode == "static" and not step.scales else step
+
+    def timed(self, graph: Graph, clock: Clock) -> Quantize:
+        """Bound to times of products before and after, of those too that `slower` names."""
+        chosen = replace(self, slower="").chosen(graph)
+        check_all_finite("quantize", graph, chosen)
+        change = replace(self, skip="", slower="", faster="", scales={LAYER: 1.0})
+        return replace(self, times=speeds(graph, products(graph, chosen), change, clock))
+
+    def judged(self, graph: Graph) -> Quantize:
+        """With the weights that would be slower, by the rule and the times, as an option."""
+        late = [name for name, speed in (self.times or {}).items() if speed.slower(self.faster)]
+        parts = [x for x in (self.slower, pattern_of(late, self.reasons(graph))) if x]
+        return replace(self, faster="", slower="|".join(parts))
+
+    def scaled(self, graph: Graph, samples: Samples) -> Quantize:
+        """Bound to the scales of what is multiplied by each weight."""
+        found = products(graph, self.chosen(graph))
         seen = {name: Histogram() for name, _ in found}
         for arrays in samples.values(graph, [node.inputs[0] for _, node in found]):
             for (name, _), array in zip(found, arrays, strict=True):
@@ -112,7 +149,12 @@ class Quantize:
         return replace(self, scales=scales, calibration=digest(scales))
 
     def check_bound(self, found: list[tuple[str, Node]]) -> None:
-        """Refuse static scales that nobody has found."""
+        """Refuse static scales that nobody has found, and a rule without times."""
+        if self.faster:
+            raise DataError(
+                f"quantize: faster={self.faster} has no times to go by; pl.quantize and "
+                "pl.calibrate measure them"
+            )
         if self.mode != "static":
             return
         missing = [name for name, _ in found if name not in (self.scales or {})]
@@ -129,7 +171,16 @@ class Quantize:
             for name, node in graph.param_nodes.items()
             if node.type.rank > 1 and node.dtype.is_float
         }
-        return with_skipped("quantize", found, self.skip)
+        found = with_skipped("quantize", found, self.skip)
+        late = matching("quantize", found, self.slower, "slower")
+        return {n: why or (self._late(n) if n in late else "") for n, why in found.items()}
+
+    def _late(self, name: str) -> str:
+        """Why a weight stays that would be slower."""
+        speed = (self.times or {}).get(name)
+        late = speed.slower("both") if speed else []
+        shown = " and ".join(f"{x} {micros(getattr(speed, x))} us" for x in late)
+        return f"{self.bits} bits would be slower: {shown or 'so says the option slower'}"
 
     def _too_coarse(self, param: Node, graph: Graph) -> str:
         """Why a weight cannot be, or should not be, of 4 bits."""

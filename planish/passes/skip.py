@@ -19,13 +19,21 @@ def with_skipped(what: str, reasons: Mapping[str, str], skip: str) -> dict[str, 
 
     DataError where one of its patterns matches none: nothing is skipped by mistake, or kept by one.
     """
-    found = dict(reasons)
-    for pattern in skip.split("|") if skip else ():
-        skipped = [name for name in reasons if matches(name, pattern)]
-        if not skipped:
-            listed = ", ".join(reasons) or "none"
-            raise DataError(f"{what}: skip={pattern!r} matches no weight of {listed}")
-        found.update(dict.fromkeys(skipped, f"its name matches {pattern!r}"))
+    skipped = matching(what, reasons, skip)
+    return dict(reasons) | {x: f"its name matches {by!r}" for x, by in skipped.items()}
+
+
+def matching(
+    what: str, names: Collection[str], patterns: str, option: str = "skip"
+) -> dict[str, str]:
+    """The names that patterns match, with the last that does; DataError where one matches none."""
+    found: dict[str, str] = {}
+    for pattern in patterns.split("|") if patterns else ():
+        matched = [name for name in names if matches(name, pattern)]
+        if not matched:
+            listed = ", ".join(names) or "none"
+            raise DataError(f"{what}: {option}={pattern!r} matches no weight of {listed}")
+        found.update(dict.fromkeys(matched, pattern))
     return found
 
 

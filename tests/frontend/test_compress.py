@@ -10,6 +10,7 @@ import pytest
 
 import planish as pl
 from planish.frontend.cli.entry import run
+from planish.frontend.quantize import with_faster
 from planish.frontend.text import CharTokenizer
 from planish.ir.errors import DataError
 from planish.passes.pipelines import PIPELINES
@@ -76,3 +77,35 @@ def test_mistakes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--recipe names none" in capsys.readouterr().err
     assert run([*words, "--recipe", "int3"]) == 2
     assert "unknown pipeline or pass 'int3'" in capsys.readouterr().err
+
+
+def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each weight of each recipe, measured; by the rule none is kept that is not slower."""
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
+    words += ["--recipe", "O2,int8", "--layers"]
+    assert run([*words, "--faster", "both"]) == 0
+    head, _, small, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("recipe") and small.startswith("int8")
+    assert lines[:4] == ["", "O2 quantizes nothing", "", "int8"]
+    assert lines[4].split()[-5:] == ["decode", "us", "prefill", "us", "why"]
+    assert run([*words, "--json"]) == 0
+    none, found = json.loads(capsys.readouterr().out)["layers"]
+    timed = [x for x in found if x["speed"]]
+    assert none == [] and {x["reason"] for x in timed} == {"product", "product and rows"}
+    for x in timed:
+        assert min(*x["speed"]["decode"], *x["speed"]["prefill"]) > 0
+    assert run([*words, "--sensitivity"]) == 2
+    assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
+
+
+def test_a_measured_rule(model: pl.TinyGPT) -> None:
+    """By real times: what stays was slower in what counts, what changed was not."""
+    tokens = CharTokenizer.from_text(TEXT).encode(TEXT)
+    recipe = with_faster(PIPELINES["int8"], "both")
+    report = pl.layer_report(model, recipe, tokens)
+    for x in report.found:
+        if x.speed is not None:
+            assert bool(x.speed.slower("both")) == x.kept, x.name
+    graph = pl.quantize(model, faster="both")
+    # the table of places is no product, and changes
+    assert "wpe.weight.quantize" in graph.params and "wpe.weight" not in graph.params

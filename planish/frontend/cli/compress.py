@@ -17,12 +17,14 @@ from planish.frontend.cli.common import (
 )
 from planish.frontend.cli.compare import named
 from planish.frontend.compress import compress
+from planish.frontend.judge import halves
 from planish.frontend.pretrained import load_model
-from planish.frontend.quantize import stored
+from planish.frontend.quantize import layer_report, stored
 from planish.frontend.sensitivity import sensitivity
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
 from planish.ir.store import save_graph
+from planish.passes.speed import RULES
 from planish.runtime.target import Target, thread_count
 
 
@@ -32,6 +34,7 @@ from planish.runtime.target import Target, thread_count
         "planish compress book.safetensors --recipe int4 --text book.txt --out small.safetensors",
         "planish compress book.safetensors --recipe O2,int8,int4 --text book.txt --plot f.png",
         "planish compress book.safetensors --recipe int4 --text book.txt --sensitivity",
+        "planish compress book.safetensors --recipe int8 --text book.txt --layers --faster decode",
         "planish compress book.safetensors --recipe O2,auto --budget 1.02 --text book.txt",
     )
 )
@@ -48,13 +51,17 @@ from planish.runtime.target import Target, thread_count
               help="For auto: the most that perplexity may grow, as a ratio.")  # fmt: skip
 @click.option("--sensitivity", "by_layer", is_flag=True,
               help="What each weight costs, where it alone is changed.")  # fmt: skip
+@click.option("--layers", is_flag=True,
+              help="What becomes of each weight, why, and its times before > after.")  # fmt: skip
+@click.option("--faster", type=click.Choice(RULES[1:]), default=None,
+              help="Weights stay as they are that fewer bits would make slower.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
               help="Time to spend on measuring.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @threads_option
 def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path | None,
-            budget: float, by_layer: bool, seconds: float, as_json: bool,
-            threads: int | None) -> None:  # fmt: skip
+            budget: float, by_layer: bool, layers: bool, faster: str | None, seconds: float,
+            as_json: bool, threads: int | None) -> None:  # fmt: skip
     """Compare recipes on MODEL: bytes, times, perplexity, distance from the model as it is.
 
     A recipe is a pipeline. KL and same top are beside the float model.
@@ -63,9 +70,9 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
         if path is not None:
             need_folder_of(path)
     recipes = named(recipe, "--recipe")
-    if by_layer and (len(recipes) > 1 or out or plot):
+    if by_layer and (len(recipes) > 1 or out or plot or layers or faster):
         raise click.UsageError(
-            "--sensitivity is of one --recipe, and goes without --out and --plot"
+            "--sensitivity is of one --recipe, and goes without --out, --plot, --layers, --faster"
         )
     made, tokenizer = load_model(model)
     if tokenizer is None:
@@ -77,15 +84,22 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
         more = {"recipe": found.recipe, "exact": found.exact, "rows": found.records()}
         print(json_text({**facts, **more}) if as_json else found)
         return
-    table = compress(made, recipes, tokens, threads=threads, seconds=seconds, budget=budget)
+    table = compress(
+        made, recipes, tokens, threads=threads, seconds=seconds, budget=budget, faster=faster or ""
+    )
     if plot is not None:
         table.plot(plot)
     if out is not None:
         save_graph(stored(made, table.pipelines[-1]), out)
+    seen = halves(made, tokens)[0]
+    reports = [layer_report(made, p, seen, threads=threads) for p in table.pipelines if layers]
     if as_json:
-        texts = list(map(str, table.pipelines))
-        print(json_text({**facts, "rows": table.records(), "pipelines": texts}))
+        more = {"rows": table.records(), "pipelines": list(map(str, table.pipelines))}
+        more |= {"layers": [x.records() for x in reports]} if layers else {}
+        print(json_text({**facts, **more}))
         return
     print(table)
+    for row, report in zip(table.rows, reports, strict=False):
+        print(f"\n{row.recipe}\n{report}" if report.found else f"\n{row.recipe} quantizes nothing")
     if "auto" in recipes:
         print(f"\nauto: {table.pipelines[recipes.index('auto')]}")
