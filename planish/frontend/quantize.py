@@ -67,11 +67,11 @@ def quantize(
 ) -> Graph:
     """The graph of a model, or another graph, with integers for weights and for what they multiply.
 
-    `options` are those of the pass `quantize`: bits, mode, group, per_channel, skip, method,
-    faster. With bits=4, tables get 8. mode="static" wants `calibration`: tokens for a model,
-    `Samples` for a graph. With `faster` ("decode", "prefill", "both") each product by a weight is
-    timed, and weights stay that would be slower. DataError refuses a weight that is NaN, a pattern
-    that matches nothing, and static scales without calibration.
+    `options` are those of the pass `quantize`: bits, mode, activations, group, per_channel, skip,
+    method, faster. With bits=4, tables get 8. mode="static" wants `calibration`: tokens for a
+    model, `Samples` for a graph. With `faster` ("decode", "prefill", "both") each product by a
+    weight is timed, and weights stay that would be slower. DataError refuses a weight that is NaN,
+    a pattern that matches nothing, and static scales without calibration.
     """
     graph = model if isinstance(model, Graph) else forward(model)
     first = Quantize(**options)

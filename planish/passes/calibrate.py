@@ -104,48 +104,78 @@ class Histogram:
         return (np.arange(BINS) + 0.5) * self.width
 
 
+class Sides:
+    """How often magnitudes occur above 0 and below."""
+
+    def __init__(self) -> None:
+        self.above, self.below = Histogram(), Histogram()
+
+    def add(self, x: np.ndarray) -> None:
+        """Count the elements of an array."""
+        flat = np.asarray(x, np.float32).reshape(-1)
+        self.above.add(flat[~(flat <= 0)])  # and NaN, which is refused
+        self.below.add(flat[flat < 0])
+
+
 def scale_by(method: str, seen: Histogram) -> float:
     """The scale of i8 for magnitudes that were seen; 1 where all were 0."""
     if seen.largest == 0.0:
         return 1.0
-    return float(np.float32(THRESHOLDS[method](seen) / LEVELS))
+    return float(np.float32(THRESHOLDS[method](seen, LEVELS) / LEVELS))
 
 
-def largest(seen: Histogram) -> float:
+def range_by(method: str, seen: Sides) -> tuple[float, float]:
+    """The scale and the zero of i8 for what was seen; see `range_of` in the op's file.
+
+    Each side has levels by its share of what was seen, and its end is chosen as if for these.
+    """
+    sides = seen.below, seen.above
+    span = sum(side.largest for side in sides)
+    if span == 0.0:
+        return 1.0, -float(LEVELS)
+    ends = []
+    for side in sides:
+        levels = max(1, round(2 * LEVELS * side.largest / span))
+        ends.append(THRESHOLDS[method](side, levels) if side.largest else 0.0)
+    scale = np.float32(sum(ends) / (2 * LEVELS))
+    return float(scale), float(np.rint(np.float32(ends[0]) / scale) - LEVELS)
+
+
+def largest(seen: Histogram, levels: int) -> float:
     """All that was seen."""
     return seen.largest
 
 
-def percentile(seen: Histogram) -> float:
+def percentile(seen: Histogram, levels: int) -> float:
     """All but one in ten thousand."""
     below = np.cumsum(seen.counts)
     at = int(np.searchsorted(below, below[-1] * PERCENTILE / 100))
     return min(seen.largest, (at + 1) * seen.width)
 
 
-def least_squares(seen: Histogram) -> float:
+def least_squares(seen: Histogram, levels: int) -> float:
     """The range with the least mean square error: rounding inside, clipping outside."""
     x, tops = seen.centres, np.linspace(0, seen.largest, CANDIDATES + 1)[1:]
-    steps = tops[:, None] / LEVELS
-    errors = np.minimum(np.rint(x / steps), LEVELS) * steps - x
+    steps = tops[:, None] / levels
+    errors = np.minimum(np.rint(x / steps), levels) * steps - x
     # within a bin, magnitudes are spread: that part of rounding no choice of steps avoids
     costs = (np.square(errors) * seen.counts).sum(1)
     return float(tops[costs.argmin()])
 
 
-def least_entropy(seen: Histogram) -> float:
+def least_entropy(seen: Histogram, levels: int) -> float:
     """The range whose levels tell most of the distribution (Migacz, "8-bit inference", 2017)."""
-    found = [(divergence(seen.counts, n), n) for n in range(LEVELS + 1, BINS + 1, 16)]
+    found = [(divergence(seen.counts, n, levels), n) for n in range(levels + 1, BINS + 1, 16)]
     return min(seen.largest, min(found)[1] * seen.width)
 
 
-def divergence(counts: np.ndarray, kept: int) -> float:
-    """KL divergence of what is clipped at `kept` bins from the same in as many levels as i8 has."""
+def divergence(counts: np.ndarray, kept: int, levels: int) -> float:
+    """KL divergence of what is clipped at `kept` bins from the same in so many levels, and 0."""
     p = counts[:kept].astype(np.float64)
-    level = np.arange(kept) * (LEVELS + 1) // kept
+    level = np.arange(kept) * (levels + 1) // kept
     there = p > 0
-    sums = np.bincount(level, weights=p, minlength=LEVELS + 1)
-    shares = np.bincount(level, weights=there, minlength=LEVELS + 1)
+    sums = np.bincount(level, weights=p, minlength=levels + 1)
+    shares = np.bincount(level, weights=there, minlength=levels + 1)
     q = np.where(there, (sums / np.maximum(shares, 1))[level], 0.0)
     p[-1] += counts[kept:].sum()
     q[-1] += p[-1] > 0 and q[-1] == 0  # what is clipped falls where nothing was
@@ -154,7 +184,7 @@ def divergence(counts: np.ndarray, kept: int) -> float:
     return float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-30))).sum())
 
 
-THRESHOLDS: Mapping[str, Callable[[Histogram], float]] = {
+THRESHOLDS: Mapping[str, Callable[[Histogram, int], float]] = {
     "minmax": largest,
     "percentile": percentile,
     "mse": least_squares,

@@ -22,7 +22,8 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.linalg import matmul, swap_last
 from planish.ir.ops.quantize import fake_quantize, scale_of
 from planish.passes.bf16 import viewed_of
-from planish.passes.quantize import Quantize, is_product, products
+from planish.passes.quantize import Quantize
+from planish.passes.readers import is_product, products
 from planish.passes.rewrite import rewritten
 from planish.passes.skip import with_skipped
 

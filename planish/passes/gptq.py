@@ -28,7 +28,8 @@ from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.passes.calibrate import Samples, digest
 from planish.passes.finite import check_all_finite
-from planish.passes.quantize import Quantize, products, reads_rows
+from planish.passes.quantize import Quantize
+from planish.passes.readers import products, reads_rows
 
 BLOCK = 128  # columns of which errors reach the rest of the matrix at once
 DAMPING = 0.01  # of the mean second moment: directions in which nothing was seen stay tame

@@ -17,6 +17,14 @@ scales part of the kernels around.
 In mode "static" the scale of an activation is one number, chosen by `method` from what `calibrate`
 saw (see `calibrate`), so that nothing need be found while the program runs.
 
+With activations="asymmetric" what multiplies a weight has a zero, too, so that values of which most
+are on one side, as after a GELU or a ReLU, use all integers. What that adds to a sum is known, the
+zero times the sum of a column of the weight, and is taken away while sums are integers:
+
+    %1 = quantize(%x, %scale_of_each_row, %zero_of_each_row, dtype=i8) : i8[2, 4]
+    %2 = matmul(%1, %weight, out=i32) : i32[2, 8]
+    %3 = sub(%2, mul(cast(%zero_of_each_row, dtype=i32), %sums_of_columns)) : i32[2, 8]
+
 In mode "weights" activations stay as they are, and weights become floats again where they are read.
 
 Of 4 bits, each `group` of so many neighbours along k has a scale of its own; the sums of the groups
@@ -47,18 +55,27 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.arithmetic import cast
 from planish.ir.ops.base import const
 from planish.ir.ops.linalg import matmul, scaled_matmul, swap_last
-from planish.ir.ops.quantize import dequantize, quantize, scale_of
-from planish.passes.bf16 import viewed_of, weight
-from planish.passes.calibrate import METHODS, Histogram, Samples, digest, scale_by
+from planish.ir.ops.quantize import dequantize, quantize, range_of, scale_of
+from planish.passes.bf16 import viewed_of
+from planish.passes.calibrate import (
+    METHODS,
+    Histogram,
+    Samples,
+    Sides,
+    digest,
+    range_by,
+    scale_by,
+)
 from planish.passes.finite import check_all_finite
+from planish.passes.readers import is_product, products, readers, reads_rows, why_not
 from planish.passes.rewrite import rewritten
 from planish.passes.skip import matching, pattern_of, with_skipped
 from planish.passes.speed import LAYER, RULES, Clock, Speed, micros, speeds
 
 MODES = ("dynamic", "static", "weights")
+SIDES = ("symmetric", "asymmetric")
 GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
 GROUP = 64  # a scale for so many is half a bit for each
-ROWS = ("take", "slice", "add")  # what reads rows of a table: some of them, or all of them
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,7 @@ class Quantize:
 
     bits: int = 8
     mode: str = "dynamic"
+    activations: str = "symmetric"
     group: int = 0
     per_channel: bool = True
     skip: str = ""
@@ -78,7 +96,7 @@ class Quantize:
     faster: str = ""  # the rule by which weights are to stay
     slower: str = ""  # patterns of those that do
     calibration: str = ""  # names what it was bound to
-    scales: Mapping[str, float] | None = field(
+    scales: Mapping[str, tuple[float, float]] | None = field(  # and zeros, which may be 0
         default=None, compare=False, repr=False, metadata={"bound": True}
     )
     times: Mapping[str, Speed] | None = field(
@@ -103,6 +121,11 @@ class Quantize:
             raise DataError("quantize: weights of 4 bits have scales in groups, not one for all")
         if self.mode not in MODES:
             raise DataError(f"quantize: mode is one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.activations not in SIDES:
+            listed = " or ".join(SIDES)
+            raise DataError(f"quantize: activations is {listed}, got {self.activations!r}")
+        if self.mode == "weights" and self.asymmetric:
+            raise DataError("quantize: mode=weights leaves activations as they are, not asymmetric")
 
     def __call__(self, graph: Graph) -> Graph:
         chosen = self.chosen(graph)
@@ -110,6 +133,11 @@ class Quantize:
         self.check_bound(products(graph, chosen))
         work = _Rewriting(self, chosen)
         return rewritten(graph, work.step) if chosen else graph
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether activations have a zero of their own."""
+        return self.activations == "asymmetric"
 
     def chosen(self, graph: Graph) -> set[str]:
         """The names of the weights that change."""
@@ -129,7 +157,7 @@ class Quantize:
         """Bound to times of products before and after, of those too that `slower` names."""
         chosen = replace(self, slower="").chosen(graph)
         check_all_finite("quantize", graph, chosen)
-        change = replace(self, skip="", slower="", faster="", scales={LAYER: 1.0})
+        change = replace(self, skip="", slower="", faster="", scales={LAYER: (1.0, 0.0)})
         return replace(self, times=speeds(graph, products(graph, chosen), change, clock))
 
     def judged(self, graph: Graph) -> Quantize:
@@ -141,11 +169,16 @@ class Quantize:
     def scaled(self, graph: Graph, samples: Samples) -> Quantize:
         """Bound to the scales of what is multiplied by each weight."""
         found = products(graph, self.chosen(graph))
-        seen = {name: Histogram() for name, _ in found}
+        seen = {name: Sides() if self.asymmetric else Histogram() for name, _ in found}
         for arrays in samples.values(graph, [node.inputs[0] for _, node in found]):
             for (name, _), array in zip(found, arrays, strict=True):
                 seen[name].add(array)
-        scales = {name: scale_by(self.method, x) for name, x in seen.items()}
+        scales = {
+            name: range_by(self.method, x)
+            if isinstance(x, Sides)
+            else (scale_by(self.method, x), 0.0)
+            for name, x in seen.items()
+        }
         return replace(self, scales=scales, calibration=digest(scales))
 
     def check_bound(self, found: list[tuple[str, Node]]) -> None:
@@ -167,7 +200,7 @@ class Quantize:
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight of two axes or more why it stays as it is; "" where it does not."""
         found = {
-            name: _reason(node, graph) or self._too_coarse(node, graph)
+            name: why_not(node, graph) or self._too_coarse(node, graph)
             for name, node in graph.param_nodes.items()
             if node.type.rank > 1 and node.dtype.is_float
         }
@@ -188,7 +221,7 @@ class Quantize:
             return ""
         if any(reads_rows(x) for x in graph.users[param]):
             return "rows of it are read, for which 4 bits are too coarse"
-        depths = {x.inputs[1].shape[0] for x in _readers(param, graph)}
+        depths = {x.inputs[1].shape[0] for x in readers(param, graph)}
         uneven = [k for k in depths if not isinstance(k, int) or k % self.group_size or not k]
         return f"groups of {self.group_size} do not divide {uneven[0]}" if uneven else ""
 
@@ -198,61 +231,9 @@ class Quantize:
         return self.group or GROUP
 
 
-def _reason(param: Node, graph: Graph) -> str:
-    """Why a weight cannot become integers."""
-    if param.dtype != t.f32:
-        return f"it is {param.dtype}, not f32"
-    if param.type.rank != 2:
-        return f"it has {param.type.rank} axes, not 2"
-    products = False
-    for x in _readers(param, graph):
-        if x.op.name == "matmul":
-            products |= is_product(x) and viewed_of(x.inputs[1]) is param
-            if not is_product(x) or viewed_of(x.inputs[0]) is param:
-                return "a product other than of activations by this weight reads it"
-        elif x in graph.outputs or not reads_rows(x):
-            return f"{x.op.name} reads it, too"
-    parts = any(x.op.name in ("slice", "add") for x in graph.users[param])
-    return "a part of it is a weight, or it is added, too" if products and parts else ""
-
-
-def _readers(param: Node, graph: Graph) -> list[Node]:
-    """What reads a weight, directly or through views of it all; rows of it count as they are."""
-    found, stack = [], [param]
-    while stack:
-        x = stack.pop()
-        if x in graph.outputs:
-            found.append(x)
-        for user in graph.users[x]:
-            if user.op.kind == "view" and not reads_rows(user):
-                stack.append(user)
-            else:
-                found.append(user)
-    return found
-
-
-def products(graph: Graph, chosen: set[str]) -> list[tuple[str, Node]]:
-    """The products by chosen weights, with the names of those."""
-    found = ((viewed_of(x.inputs[1]).attrs.get("name"), x) for x in graph.nodes if is_product(x))
-    return [(name, x) for name, x in found if name in chosen]
-
-
-def is_product(node: Node) -> bool:
-    """Whether a node multiplies f32 by a matrix that is a view of a weight."""
-    if node.op.name != "matmul" or {x.dtype for x in (node, *node.inputs)} != {t.f32}:
-        return False
-    return node.inputs[1].type.rank == 2 and weight(node.inputs[1]) is not None
-
-
-def reads_rows(node: Node) -> bool:
-    """Whether a node takes whole rows of a stored table."""
-    if node.op.name == "add":
-        return True
-    if node.op.name not in ROWS or node.inputs[0].op.name != "param":
-        return False
-    if node.op.name == "take":
-        return node.attrs["axis"] == 0
-    return (node.attrs["starts"][1], node.attrs["stops"][1]) == (0, node.inputs[0].shape[1])
+def ones(b: Node) -> Node:
+    """A row of ones, by which a matrix gives the sums of its columns."""
+    return OPS["broadcast"](const(1, t.i8), shape=(1, b.shape[0]))
 
 
 @dataclass
@@ -261,7 +242,7 @@ class _Rewriting:
 
     options: Quantize
     chosen: set[str]
-    made: dict[tuple[Node, int | float], tuple[Node, Node]] = field(default_factory=dict)
+    made: dict[tuple[Node, object], tuple[Node, ...]] = field(default_factory=dict)
 
     def step(self, node: Node) -> Node:
         """A product or some rows in integers; other nodes as they are."""
@@ -291,7 +272,8 @@ class _Rewriting:
             whole = x.op.name == "param" and not self.options.per_channel
             scale = scale_of(x, tuple(range(x.type.rank)) if whole else (axis,), kind)
             self.made[key] = quantize(x, scale, dtype=kind), scale
-        return self.made[key]
+        q, scale = self.made[key]
+        return q, scale
 
     def product(self, a: Node, b: Node) -> Node:
         """a @ b by integers."""
@@ -300,8 +282,11 @@ class _Rewriting:
         columns, scale = self.columns(b)
         if self.options.mode == "weights":
             return matmul(a, cast(columns, dtype=t.f32)) * scale
-        rows, row_scale = self.activations(a, b)
-        return dequantize(matmul(rows, columns, out=t.i32), row_scale) * scale
+        rows, row_scale, *zero = self.activations(a, b)
+        sums = matmul(rows, columns, out=t.i32)
+        for x in zero:
+            sums = sums - cast(x, dtype=t.i32) * matmul(ones(b), columns, out=t.i32)
+        return dequantize(sums, row_scale) * scale
 
     def grouped(self, a: Node, b: Node) -> Node:
         """a @ b by integers of 4 bits, which have a scale for each group along k."""
@@ -315,8 +300,11 @@ class _Rewriting:
         scales = swap_last(OPS["reshape"](scale, shape=(n, k // size)))
         if self.options.mode == "weights":
             return scaled_matmul(a, weights, scales)
-        activations, row_scale = self.activations(a, b)
-        return scaled_matmul(activations, weights, scales) * row_scale
+        activations, row_scale, *zero = self.activations(a, b)
+        sums = scaled_matmul(activations, weights, scales)
+        for shift in zero:
+            sums = sums - shift * scaled_matmul(ones(b), weights, scales)
+        return sums * row_scale
 
     def reshaped(self, x: Node, shape: tuple[int, ...]) -> Node:
         """`x` in another shape, once."""
@@ -325,15 +313,21 @@ class _Rewriting:
             self.made[key] = OPS["reshape"](x, shape=shape), x
         return self.made[key][0]
 
-    def activations(self, a: Node, b: Node) -> tuple[Node, Node]:
-        """`a` as i8, and a scale for each row, or the one that was found beside `b`."""
-        known = self.options.scales if self.options.mode == "static" else None
-        number = None if known is None else known[viewed_of(b).attrs["name"]]
-        key = a, a.type.rank - 1 if number is None else number
-        if key not in self.made:
-            scale = scale_of(a, (a.type.rank - 1,)) if number is None else const(number, t.f32)
-            self.made[key] = quantize(a, scale, dtype=t.i8), scale
-        return self.made[key]
+    def activations(self, a: Node, b: Node) -> tuple[Node, ...]:
+        """`a` as i8, a scale for each row, or the one that was found beside `b`; and a zero."""
+        options, axis = self.options, a.type.rank - 1
+        known = (
+            (options.scales or {})[viewed_of(b).attrs["name"]] if options.mode == "static" else None
+        )
+        if (a, known) not in self.made:
+            if known is not None:
+                scale, *zero = (const(x, t.f32) for x in known[: 1 + options.asymmetric])
+            elif options.asymmetric:
+                scale, *zero = range_of(a, axis)
+            else:
+                scale, zero = scale_of(a, (axis,)), []
+            self.made[a, known] = quantize(a, scale, *zero, dtype=t.i8), scale, *zero
+        return self.made[a, known]
 
     def columns(self, b: Node) -> tuple[Node, Node]:
         """The matrix `b` as i8, and a scale for each column, or one.

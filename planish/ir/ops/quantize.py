@@ -1,8 +1,8 @@
 """Integers for floats: quantize, dequantize, and the scales between them.
 
-Symmetric: x is about q * scale, and 0 is 0. What a scale counts for follows from its shape, which
-broadcasts to that of x: one for the tensor [], for each row [..., M, 1], for each channel [N], or
-for groups of a reshaped x.
+Symmetric: x is about q * scale, and 0 is 0. Asymmetric: x is about (q - zero) * scale, and 0 is the
+integer `zero`. What a scale counts for follows from its shape, which broadcasts to that of x: one
+for the tensor [], for each row [..., M, 1], for each channel [N], or for groups of a reshaped x.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
-from planish.ir.errors import DTypeError, ShapeError
+from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.loops import Const, Expr, scalar
 from planish.ir.loops import cast as cast_expr
 from planish.ir.node import OPS, Node, register
@@ -27,47 +27,55 @@ def wide_of(x: Expr) -> DType:
     return x.type if x.type == t.f64 else t.f32
 
 
-def rounded(x: Expr, scale: Expr, dtype: DType) -> Expr:
+def rounded(x: Expr, scale: Expr, dtype: DType, *zero: Expr) -> Expr:
     """x over its scale, rounded to an integer of `dtype`, still a float."""
     wide = wide_of(x)
     most, one = Const(float(dtype.most), wide), Const(1.0, wide)
     scaled = scalar("round", cast_expr(x, wide) * (one / cast_expr(scale, wide)))
+    for shift in zero:
+        scaled = scaled + cast_expr(shift, wide)
     return scalar("max", scalar("min", scaled, most), -float(dtype.most))
 
 
 class Quantize(Elementwise):
     """x * (1 / scale), rounded half to even, as integers between -most and most of `dtype`.
 
-    NaN becomes 0. The product is formed in f32, that of f64 in f64.
+    A third operand `zero`, whole numbers as floats, is added before the range is cut. NaN becomes
+    0. The product is formed in f32, that of f64 in f64.
     """
 
-    name, arity, domain = "quantize", 2, "float"
+    name, at_least, domain = "quantize", 2, "float"
     no_vjp = "it is constant between its steps"
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         operands, attrs = super().prepare(operands, attrs)
         return operands, {**attrs, "dtype": t.dtype(attrs.get("dtype", t.i8))}
 
-    def infer(self, x: TensorType, scale: TensorType, *, dtype: DType) -> TensorType:
+    def infer(
+        self, x: TensorType, scale: TensorType, *zero: TensorType, dtype: DType
+    ) -> TensorType:
         """The shape of x."""
+        if len(zero) > 1:
+            raise IRError(f"{self.name} takes 2 or 3 operands, got {2 + len(zero)}")
         if dtype not in QUANTIZED:
             raise DTypeError(f"{self.name} gives i8 or i4, not {dtype}")
-        found = self.joined((x, scale))
+        found = self.joined((x, scale, *zero))
         if found.shape != x.shape:
-            given = f"{self.name}({x}, {scale})"
+            given = f"{self.name}({', '.join(map(str, (x, scale, *zero)))})"
             raise ShapeError(f"{given}: the scale has not the shape of x, or of 1s")
         return found.with_dtype(dtype)
 
     @staticmethod
-    def function(x: np.ndarray, scale: np.ndarray, *, dtype: DType) -> np.ndarray:
+    def function(x: np.ndarray, scale: np.ndarray, *zero: np.ndarray, dtype: DType) -> np.ndarray:
         """By NumPy, clipped before the cast."""
         wide = np.float64 if x.dtype == np.float64 else np.float32
         scaled = np.rint(x.astype(wide) * np.reciprocal(scale.astype(wide)))
+        scaled = sum((z.astype(wide) for z in zero), scaled)
         kept = np.clip(np.where(np.isnan(scaled), 0, scaled), -dtype.most, dtype.most)
         return kept.astype(np.int8).astype(dtype.numpy)
 
-    def scalar(self, x: Expr, scale: Expr, *, dtype: DType) -> Expr:
-        return cast_expr(rounded(x, scale, dtype), dtype)
+    def scalar(self, x: Expr, scale: Expr, *zero: Expr, dtype: DType) -> Expr:
+        return cast_expr(rounded(x, scale, dtype, *zero), dtype)
 
 
 class Dequantize(Elementwise):
@@ -142,3 +150,17 @@ def scale_of(x: Node, axes: tuple[int, ...], dtype: DType = t.i8) -> Node:
     """
     largest = OPS["max"](OPS["abs"](x), axes=axes, keep=True)
     return OPS["select"](OPS["eq"](largest, 0.0), 1.0, largest / float(dtype.most))
+
+
+def range_of(x: Node, axis: int) -> tuple[Node, Node]:
+    """The scale and the zero at which what x has along `axis`, and 0, spans all integers of i8.
+
+    1 and -127 where all is 0. The axis is kept.
+    """
+    low, high = (
+        limit(OPS[name](x, axes=(axis,), keep=True), 0.0)
+        for name, limit in (("min", OPS["minimum"]), ("max", OPS["maximum"]))
+    )
+    span = high - low
+    scale = OPS["select"](OPS["eq"](span, 0.0), 1.0, span / (2.0 * t.i8.most))
+    return scale, -float(t.i8.most) - OPS["round"](low * (1.0 / scale))
