@@ -30,7 +30,7 @@ def operations(workload: str, c: Config) -> float:
 
 def traffic(workload: str, c: Config, dtype: str) -> tuple[float, float]:
     """(bytes that one run must read, bytes it reads again and again): weights, caches, moments."""
-    size = {"f32": 4, "bf16": 2, "int8": 1, "int4": 0.53}[dtype]
+    size = {"f32": 4, "bf16": 2, "int8": 1, "int8_static": 1, "int4": 0.53}[dtype]
     weights = size * (c.parameters - c.context * c.width)
     if workload == "decode":
         places = range(c.prompt, c.prompt + c.new - 1)

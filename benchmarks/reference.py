@@ -16,7 +16,7 @@ import planish as pl
 # tensor; a wrong token or a missing position is far above.
 # Random weights of 4 bits are off by a tenth each, which is so much at some places that the mean of
 # all is judged.
-TOLERANCE = {"f32": 1e-3, "bf16": 0.1, "int8": 0.3, "int4": 0.3}
+TOLERANCE = {"f32": 1e-3, "bf16": 0.1, "int8": 0.3, "int8_static": 0.3, "int4": 0.3}
 
 
 class Judge:

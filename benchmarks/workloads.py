@@ -46,9 +46,9 @@ CONFIGS = {
 
 WORKLOADS = ("prefill", "decode", "train")
 # bf16: inference on weights of bf16, training with float32 masters. int8: inference on weights of
-# i8, multiplied by activations of i8 where the system has that. int4: weights of 4 bits in groups,
-# tables of 8
-DTYPES = ("f32", "bf16", "int8", "int4")
+# i8, multiplied by activations of i8 where the system has that. int8_static: prefill by such, the
+# scales of activations being found beforehand. int4: weights of 4 bits in groups, tables of 8
+DTYPES = ("f32", "bf16", "int8", "int8_static", "int4")
 RATE, DECAY, CLIP = 1e-3, 0.01, 1.0  # AdamW; weights of fewer than two axes do not decay
 BETAS, EPS = (0.9, 0.999), 1e-8
 CHECKED_STEPS = 3  # training steps whose losses are compared: the update is part of the third
@@ -92,6 +92,11 @@ def weights(c: Config, seed: int = 0) -> dict[str, np.ndarray]:
 def tokens(c: Config, *shape: int, seed: int = 1) -> np.ndarray:
     """Random token ids, i32."""
     return np.random.default_rng(seed).integers(0, c.vocab, shape).astype(np.int32)
+
+
+def calibration(c: Config) -> np.ndarray:
+    """Prompts on which scales of activations are found."""
+    return tokens(c, 8, c.prefill, seed=3)
 
 
 def batch(c: Config) -> tuple[np.ndarray, np.ndarray]:

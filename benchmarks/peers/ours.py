@@ -8,7 +8,7 @@ from importlib.metadata import version as installed
 
 import numpy as np
 from peers.case import Case, Prepare, Run, Unsupported
-from workloads import BETAS, CLIP, DECAY, EPS, RATE, Config, batch
+from workloads import BETAS, CLIP, DECAY, EPS, RATE, Config, batch, calibration
 
 import planish as pl
 from planish.frontend.generate import Generator
@@ -17,7 +17,7 @@ from planish.frontend.sampling import Sampling
 # dtype -> the pipeline of inference, and of training
 PIPELINES = {
     "f32": ("O2", "train"), "bf16": ("bf16", "train_bf16"), "int8": ("int8_cache", ""),
-    "int4": ("int4_cache", ""),
+    "int8_static": ("int8", ""), "int4": ("int4_cache", ""),
 }  # fmt: skip
 
 
@@ -54,14 +54,19 @@ def contestant(case: Case, variant: str) -> Prepare:
     if name not in pl.PIPELINES:
         raise Unsupported(f"no {case.workload} in {case.dtype}")
     model = model_of(case.c, case.weights)
+    passes = pl.PIPELINES[name]
+    if case.dtype == "int8_static":
+        case.need("prefill", dtypes=(case.dtype,))
+        static = str(passes).replace("quantize", "quantize{mode=static}")
+        passes = pl.calibrate(model, static, calibration(case.c).ravel(), threads=case.threads)
     return {
-        "prefill": lambda: prefill(case, model, name),
-        "decode": lambda: decode(case, model, name),
-        "train": lambda: train(case, model, name),
+        "prefill": lambda: prefill(case, model, passes),
+        "decode": lambda: decode(case, model, passes),
+        "train": lambda: train(case, model, passes),
     }[case.workload]
 
 
-def prefill(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
+def prefill(case: Case, model: pl.TinyGPT, pipeline: pl.Pipeline) -> Run:
     """Logits of the last position."""
     ids = case.ids
     program = pl.compile(
@@ -71,7 +76,7 @@ def prefill(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
     return lambda: bound.run()
 
 
-def decode(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
+def decode(case: Case, model: pl.TinyGPT, pipeline: pl.Pipeline) -> Run:
     """Greedy tokens; those after the first are timed."""
     generator = Generator(model, pipeline=pipeline, threads=case.threads, greedy=True)
     ids = case.ids
@@ -86,7 +91,7 @@ def decode(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
     return run
 
 
-def train(case: Case, model: pl.TinyGPT, pipeline: str) -> Run:
+def train(case: Case, model: pl.TinyGPT, pipeline: pl.Pipeline) -> Run:
     """Steps of a trainer."""
     trainer = trainer_of(case, model, pipeline=pipeline, threads=case.threads)
     x, y = batch(case.c)

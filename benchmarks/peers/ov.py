@@ -4,7 +4,9 @@ Decoding keeps keys and values as state: ReadValue, Concat, ScaledDotProductAtte
 one kernel with a cache that grows in place. `beam` is what makes the runtime see that pattern.
 bf16 is a hint to the runtime, which rounds weights and activations itself. For int8, weights are
 constants of i8 that are converted and multiplied by a scale for each channel, as its compression
-leaves them; the runtime then quantizes activations while it runs, in groups along the row.
+leaves them; the runtime then quantizes activations while it runs, in groups along the row. For
+int8_static, FakeQuantize stands before each product, as its quantizer (NNCF) leaves it, with the
+range that was seen there on some prompts; the runtime makes products of integers of that.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import openvino.opset15 as ops
 from openvino import Type
 from openvino.op.util import Variable, VariableInfo
 from peers.case import Case, Prepare, Run
-from workloads import Config
+from workloads import Config, calibration
 
 Node = Any  # openvino.Node
 GROUP = "128"  # integers of a row that share a scale
@@ -32,15 +34,37 @@ def version() -> str:
 
 def contestant(case: Case, variant: str) -> Prepare:
     """Inference in all dtypes."""
-    case.need("prefill", "decode", dtypes=("f32", "bf16", "int8"))
-    model = Builder(case.c, case.weights, case.dtype == "int8").model(case)
+    if case.dtype == "int8_static":
+        case.need("prefill", dtypes=(case.dtype,))
+        limits = observed(case)
+    else:
+        case.need("prefill", "decode", dtypes=("f32", "bf16", "int8"))
+        limits = {}
+    model = Builder(case.c, case.weights, case.dtype.startswith("int8"), limits).model(case)
     run = {"prefill": prefill, "decode": decode}[case.workload]
     return lambda: run(case, compiled(case, model))
 
 
+def observed(case: Case) -> dict[str, tuple[float, float]]:
+    """The range of what multiplies each weight, and 0, on the prompts for calibration."""
+    builder = Builder(case.c, case.weights, False, {})
+    whole = builder.model(case)
+    names = list(builder.operands)
+    results = [ops.result(builder.operands[name]) for name in names]
+    request = compiled(case, ov.Model(results, whole.get_parameters(), "operands"))
+    places = np.arange(case.c.prefill)[None]
+    limits = dict.fromkeys(names, (0.0, 0.0))
+    for ids in calibration(case.c).astype(np.int64):
+        found = request.infer({"ids": ids[None], "places": places})
+        for name, x in zip(names, found.to_tuple(), strict=True):
+            low, high = limits[name]
+            limits[name] = min(low, float(x.min())), max(high, float(x.max()))
+    return limits
+
+
 def compiled(case: Case, model: ov.Model) -> ov.InferRequest:
     """A request of the model, compiled for the shortest time of one call."""
-    floats = "f32" if case.dtype == "int8" else case.dtype
+    floats = "f32" if case.dtype.startswith("int8") else case.dtype
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
@@ -55,8 +79,15 @@ def compiled(case: Case, model: ov.Model) -> ov.InferRequest:
 class Builder:
     """The graph being written."""
 
-    def __init__(self, c: Config, weights: dict[str, np.ndarray], compressed: bool):
-        self.c, self.weights, self.compressed = c, weights, compressed
+    def __init__(
+        self,
+        c: Config,
+        weights: dict[str, np.ndarray],
+        compressed: bool,
+        limits: dict[str, tuple[float, float]],
+    ):
+        self.c, self.weights, self.compressed, self.limits = c, weights, compressed, limits
+        self.operands: dict[str, Node] = {}
         self.sinks: list[Node] = []
         self.variables: list[Variable] = []
 
@@ -76,9 +107,20 @@ class Builder:
         small = ops.constant(np.rint(w / scale).astype(np.int8))
         return ops.multiply(ops.convert(small, Type.f32), ops.constant(scale))
 
+    def product(self, x: Node, name: str, weight: Node) -> Node:
+        """x @ W^T; of x whose range is known 256 values are left, one of them 0."""
+        self.operands[name] = x
+        if name in self.limits:
+            low, high = self.limits[name]
+            step = (high - low) / 255
+            low = round(low / step) * step
+            ends = np.float32(low), np.float32(low + 255 * step)
+            x = ops.fake_quantize(x, *ends, *ends, 256)
+        return ops.matmul(x, weight, False, True)
+
     def linear(self, x: Node, name: str) -> Node:
         """x @ W^T + b."""
-        y = ops.matmul(x, self.matrix(f"{name}.weight"), False, True)
+        y = self.product(x, name, self.matrix(f"{name}.weight"))
         return ops.add(y, self.weights[f"{name}.bias"])
 
     def heads(self, x: Node) -> Node:
@@ -117,7 +159,7 @@ class Builder:
         for i in range(self.c.layers):
             x = self.block(x, i, attend)
         last = ops.gather(x, np.array([-1]), np.array(1))
-        logits = ops.matmul(self.norm(last, "ln_f"), table, False, True)
+        logits = self.product(self.norm(last, "ln_f"), "head", table)
         if decoding:
             logits = ops.topk(logits, np.array(1), 2, "max", "value", "i64").output(1)
         results = [ops.result(logits)]
