@@ -13,13 +13,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     MatMulNBitsQuantizer,
 )
 from peers.case import Case, Prepare, Run
 from peers.onnx_graph import cache_names, decode_graph, prefill_graph
+from workloads import calibration
 
 GROUP = 64  # weights that share a scale
 
@@ -31,7 +38,10 @@ def version() -> str:
 
 def contestant(case: Case, variant: str) -> Prepare:
     """Inference in float32, int8 and int4: there are no kernels for bf16 on x86."""
-    case.need("prefill", "decode", dtypes=("int8", "int4") if variant else ("f32", "int8"))
+    if case.dtype == "int8_static" and not variant:
+        case.need("prefill", dtypes=(case.dtype,))
+    else:
+        case.need("prefill", "decode", dtypes=("int8", "int4") if variant else ("f32", "int8"))
     fused = case.dtype == "f32"  # it quantizes no Gemm
     if case.workload == "prefill":
         model = prefill_graph(case.c, case.weights, fused)
@@ -41,6 +51,8 @@ def contestant(case: Case, variant: str) -> Prepare:
         model = in_groups(model, 8 if case.dtype == "int8" else 4)
     elif case.dtype == "int8":
         model = quantized(model)
+    elif case.dtype == "int8_static":
+        model = quantized_statically(model, case)
     text = model.SerializeToString()
     return lambda: {"prefill": prefill, "decode": decode}[case.workload](case, session(case, text))
 
@@ -52,6 +64,31 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
         out = Path(folder) / "int8.onnx"
         quantize_dynamic(
             model, out, op_types_to_quantize=["MatMul"], per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )  # fmt: skip
+        return onnx.load(out)
+
+
+class Prompts(CalibrationDataReader):
+    """The prompts for calibration."""
+
+    def __init__(self, case: Case):
+        self.rows = iter(calibration(case.c).astype(np.int64))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The inputs of the next; None after the last."""
+        ids = next(self.rows, None)
+        return None if ids is None else {"ids": ids, "places": np.arange(len(ids))}
+
+
+def quantized_statically(model: onnx.ModelProto, case: Case) -> onnx.ModelProto:
+    """Static int8: a scale and a zero for what multiplies each weight, found on some prompts."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "int8.onnx"
+        quantize_static(
+            model, out, Prompts(case), quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"], per_channel=True, activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )  # fmt: skip
