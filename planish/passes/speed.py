@@ -49,9 +49,6 @@ class Speed:
         pairs = {name: getattr(self, name) for name in counting}
         return [name for name, (before, after) in pairs.items() if after > before * NOISE]
 
-    def __str__(self) -> str:
-        return f"decode {micros(self.decode)} us, prefill {micros(self.prefill)} us"
-
 
 def micros(pair: Pair) -> str:
     """Before and after, in microseconds."""
@@ -83,9 +80,10 @@ def speeds(
 
 def added(a: Speed, b: Speed) -> Speed:
     """The times of two products by one weight."""
-    (x, y), (z, w) = (zip(p, q, strict=True) for p, q in ((a.decode, b.decode),
-                                                          (a.prefill, b.prefill)))  # fmt: skip
-    return Speed((sum(x), sum(y)), (sum(z), sum(w)))
+    return Speed(
+        (a.decode[0] + b.decode[0], a.decode[1] + b.decode[1]),
+        (a.prefill[0] + b.prefill[0], a.prefill[1] + b.prefill[1]),
+    )
 
 
 def alone(graph: Graph, product: Node, rows: int) -> Graph:
