@@ -1,4 +1,4 @@
-"""The smallest mix of float32, 8 and 4 bits whose perplexity stays within a budget.
+"""The smallest mix of float32, 8 and 4 bits whose perplexity stays within a budget, or the fastest.
 
     found = pl.auto_recipe(model, tokens, budget=1.01)
     print(found)                                bits of each weight, and the recipe
@@ -8,21 +8,25 @@ The recipe is a pipeline like any other: its text, written down, makes the same 
 
 Each weight is judged alone at 8 and at 4 bits (`sensitivity`), on the first half of the text. Steps
 down, from 32 to 8 bits and from 8 to 4, are put in the order of the divergence that they cost for
-each byte that they save. How many of them the budget allows is found by bisection, measuring the
-mix itself on the second half: effects of layers are not assumed to add up.
+each byte that they save; for the fastest mix, for each second that the products by the weight then
+take less, and without those that save none. How many of them the budget allows is found by
+bisection, measuring the mix itself on the second half: effects of layers are not assumed to add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+from planish.frontend.clock import layer_clock
 from planish.frontend.judge import Judge, Judgement, halves
 from planish.frontend.progress import Report, progress_bar
 from planish.frontend.quantize import stored
 from planish.frontend.sensitivity import PIECES, Row, alone
 from planish.ir.errors import DataError
+from planish.ir.graph import Graph
 from planish.passes.choices import Choices
 from planish.passes.compare import show_bytes
 from planish.passes.measure import weight_bytes
@@ -30,6 +34,7 @@ from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN, FAST, PIPELINES, SMALL
 from planish.passes.quantize import Quantize
 from planish.passes.skip import pattern_of
+from planish.passes.speed import RULES, Clock, Speed
 from planish.passes.table import table_text
 
 BUDGET = 1.01  # of the perplexity of the model as it is
@@ -40,7 +45,8 @@ class Auto:
     """A mix: the bits of each weight, and what was measured of it.
 
     `ratio` is that of its perplexity to that of the model as it is, on text that the search did not
-    order layers by; `tried` are the mixes that were measured.
+    order layers by; `tried` are the mixes that were measured. `faster` is the rule of the fastest
+    mix, "" for the smallest.
     """
 
     pipeline: Pipeline
@@ -51,6 +57,7 @@ class Auto:
     bytes: int
     bytes_before: int
     tried: int
+    faster: str = ""
 
     def __str__(self) -> str:
         rows = [("layer", "bits"), *((name, str(bits)) for name, bits in self.bits.items())]
@@ -64,17 +71,17 @@ class Auto:
 
 @dataclass(frozen=True)
 class Move:
-    """A weight made smaller: what that costs (nats) and saves (bytes)."""
+    """A weight made smaller: what that costs (nats) and saves (bytes, or seconds)."""
 
     name: str
     bits: int
     cost: float
-    saved: int
+    saved: float
 
     @property
     def rate(self) -> float:
-        """The cost of a byte."""
-        return self.cost / max(1, self.saved)
+        """What a byte, or a second, costs."""
+        return self.cost / self.saved
 
 
 class Mixes:
@@ -120,40 +127,71 @@ class Mixes:
 
 
 def auto_recipe(
-    model: Any, tokens: Any, budget: float = BUDGET, *, pieces: int = PIECES,
+    model: Any, tokens: Any, budget: float = BUDGET, *, faster: str = "", pieces: int = PIECES,
     threads: int | None = None, progress: bool | None = None,
 ) -> Auto:  # fmt: skip
     """The smallest mix whose perplexity is at most `budget` times that of the model as it is.
 
-    `tokens` is a text of at least twice the context, of which at most `pieces` contexts of each
-    half are read. A bar shows progress, if standard error is a terminal.
+    With `faster` ("decode", "prefill", "both") it is the fastest: products by each weight are
+    timed, of one row, of a context, or both. `tokens` is a text of at least twice the context, of
+    which at most `pieces` contexts of each half are read. A bar shows progress, if standard error
+    is a terminal.
     """
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget >= 1:
         raise DataError(f"budget is a ratio of perplexities of at least 1, got {budget!r}")
+    if faster not in RULES:
+        raise DataError(f"faster is one of {', '.join(RULES[1:])}, got {faster!r}")
     seen, kept = halves(model, tokens)
     judge = Judge(model, seen, pieces, threads)
     eight, four = (Choices.of(PIPELINES[x], judge.graph) for x in ("int8", "int4"))
     fine = [name for name, why in next(x for x in four.reasons if x).items() if not why]
-    moves = ordered(
+    rows = (
         alone(model, judge, eight, eight.changed, progress),
         alone(model, judge, four, fine, progress),
     )
+    gains = bytes_of(rows)
+    if faster:
+        gains = seconds_of(judge.graph, layer_clock(model, threads), faster)
+    moves = ordered(*rows, gains)
     mixes = Mixes(Judge(model, kept, pieces, threads), four, moves, eight.changed)
     with progress_bar("mixes", len(moves).bit_length() + 1, progress) as report:
         count = mixes.most(budget, report)
     pipeline, found = mixes.pipeline(count), mixes.tried[count]
     size, before = (weight_bytes(x) for x in (stored(model, pipeline), judge.graph))
     tried, ratio = len(mixes.tried) - 1, mixes.ratio(count)
-    return Auto(pipeline, mixes.bits(count), budget, ratio, found.kl, size, before, tried)
+    return Auto(pipeline, mixes.bits(count), budget, ratio, found.kl, size, before, tried, faster)
 
 
-def ordered(eight: Sequence[Row], four: Sequence[Row]) -> list[Move]:
-    """The moves, the cheapest for what it saves first; no weight has 4 bits before it has 8."""
-    moves = {row.layer: Move(row.layer, 8, row.kl, row.saved) for row in eight}
-    found = [(move.rate, 8, move) for move in moves.values()]
-    for row in four:
-        before = moves[row.layer]
-        move = Move(row.layer, 4, row.kl - before.cost, row.saved - before.saved)
-        if move.saved > 0:
-            found.append((max(move.rate, before.rate), 4, move))
-    return [move for _, _, move in sorted(found, key=lambda x: (x[0], -x[1]))]
+Gains = Mapping[tuple[str, int], float]  # what a weight of so many bits saves, beside float32
+
+
+def bytes_of(rows: Sequence[Sequence[Row]]) -> Gains:
+    """Bytes, of weights changed alone to 8 and to 4 bits."""
+    both = zip((8, 4), rows, strict=True)
+    return {(x.layer, bits): x.saved for bits, found in both for x in found}
+
+
+def seconds_of(graph: Graph, clock: Clock, rule: str) -> Gains:
+    """Seconds that products by each weight take less; those that a clock cannot tell are none."""
+    times: dict[tuple[str, int], Speed] = {}
+    for step in (Quantize(), Quantize(bits=4)):
+        found = step.timed(graph, clock).times or {}
+        times.update({(name, step.bits): speed for name, speed in found.items()})
+    return {key: 0.0 if x.slower(rule) else x.saved(rule) for key, x in times.items()}
+
+
+def ordered(eight: Sequence[Row], four: Sequence[Row], gains: Gains) -> list[Move]:
+    """The moves that save something, the cheapest for what it saves first; no weight has 4 bits
+    before it has 8, if it is to have those."""
+    wanted = ((row, 8) for row in eight), ((row, 4) for row in four)
+    moves: dict[str, Move] = {}
+    found = []
+    for row, bits in chain(*wanted):
+        before = moves.get(row.layer, Move(row.layer, 32, 0.0, 0.0))
+        saved = gains.get((row.layer, bits), 0.0) - before.saved
+        if saved > 0:
+            move = Move(row.layer, bits, row.kl - before.cost, saved)
+            rate = move.rate if before.bits == 32 else max(move.rate, before.rate)
+            moves[row.layer] = move
+            found.append((rate, -bits, move))
+    return [move for _, _, move in sorted(found, key=lambda x: x[:2])]

@@ -109,7 +109,7 @@ def compress(
     `tokens` is a text of at least twice the context. Times are medians of about `seconds` in all,
     programs taking turns: of reading a prompt, and of adding a token, see `workload`.
     `budget` is that of "auto". `faster` ("decode", "prefill", "both") keeps weights as they are
-    that fewer bits would make slower.
+    that fewer bits would make slower; of "auto" it makes the fastest mix.
     """
     seen, kept = halves(model, tokens)
     named = [named_recipe(model, x, seen, budget, faster, threads) for x in recipes]
@@ -138,10 +138,10 @@ def named_recipe(
 ) -> tuple[str, Pipeline]:
     """A recipe by its title, bound to a text."""
     if recipe == "auto":
-        name, passes = recipe, auto_recipe(model, seen, budget, threads=threads).pipeline
-    else:
-        passes = pipeline_named(recipe)
-        name = title_of(recipe, passes)
+        found = auto_recipe(model, seen, budget, faster=faster, threads=threads)
+        return recipe, calibrate(model, found.pipeline, seen, threads=threads)
+    passes = pipeline_named(recipe)
+    name = title_of(recipe, passes)
     return name, calibrate(model, with_faster(passes, faster), seen, threads=threads)
 
 

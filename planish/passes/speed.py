@@ -43,11 +43,18 @@ class Speed:
     decode: Pair
     prefill: Pair
 
+    def counting(self, rule: str) -> dict[str, Pair]:
+        """Those that count by a rule."""
+        return {x: getattr(self, x) for x in (("decode", "prefill") if rule == "both" else (rule,))}
+
     def slower(self, rule: str) -> list[str]:
         """Which of the two that count by a rule got slower."""
-        counting = ("decode", "prefill") if rule == "both" else (rule,)
-        pairs = {name: getattr(self, name) for name in counting}
+        pairs = self.counting(rule)
         return [name for name, (before, after) in pairs.items() if after > before * NOISE]
+
+    def saved(self, rule: str) -> float:
+        """Seconds less, of those that count by a rule."""
+        return sum(before - after for before, after in self.counting(rule).values())
 
 
 def micros(pair: Pair) -> str:

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 import planish as pl
-from planish.frontend.auto import auto_recipe, ordered
+from planish.frontend import auto
+from planish.frontend.auto import auto_recipe, bytes_of, ordered, seconds_of
 from planish.frontend.cli.entry import run
 from planish.frontend.judge import Judge, halves
 from planish.frontend.quantize import forward, stored
 from planish.frontend.sensitivity import Row
 from planish.ir.errors import DataError
+from planish.ir.graph import Graph
 from planish.passes.layers import Layers
 from planish.passes.measure import weight_bytes
 from planish.passes.pipeline import Pipeline
-from planish.passes.pipelines import PIPELINES, check_order
+from planish.passes.pipelines import CLEAN, PIPELINES, check_order
+from planish.passes.speed import Clock
 
 STEPS, CONTEXT = 120, 16
 PIECES = 16
@@ -86,10 +89,56 @@ def test_the_cheapest_bytes_go_first() -> None:
         return Row(name, saved, 1.0, 1.0, kl, 1.0)
 
     eight = [row("a", 75, 0.5), row("b", 75, 0.1), row("table", 30, 0.0)]
-    moves = ordered(eight, [row("b", 87, 9.0), row("a", 87, 0.51)])
+    four = [row("b", 87, 9.0), row("a", 87, 0.51)]
+    moves = ordered(eight, four, bytes_of((eight, four)))
     assert [(x.name, x.bits) for x in moves] == [
         ("table", 8), ("b", 8), ("a", 8), ("a", 4), ("b", 4)
     ]  # fmt: skip
+
+
+def test_what_saves_no_time_is_not_for_the_fastest() -> None:
+    """A step may go from 32 to 4 bits at once; one to 4 that is slower than 8 is none."""
+
+    def row(name: str, kl: float) -> Row:
+        return Row(name, 1, 1.0, 1.0, kl, 1.0)
+
+    eight, four = [row("a", 0.1), row("b", 0.1), row("c", 0.1)], [row("a", 0.3), row("b", 0.2)]
+    gains = {("a", 8): 0.0, ("a", 4): 3.0, ("b", 8): 2.0, ("b", 4): 1.0}
+    assert [(x.name, x.bits, x.saved) for x in ordered(eight, four, gains)] == [
+        ("b", 8, 2.0), ("a", 4, 3.0)
+    ]  # fmt: skip
+
+
+def clock(before: float, eight: float, four: float) -> Clock:
+    """A clock that says what it is told; of prompts, that nothing gains."""
+
+    def seconds(old: Graph, new: Graph) -> tuple[float, float]:
+        if old.inputs[0].shape[0] > 1:
+            return 1.0, 2.0
+        grouped = any(n.op.name == "scaled_matmul" for n in new.nodes)
+        return before, four if grouped else eight
+
+    return Clock(seconds, CONTEXT)
+
+
+def test_gains_in_time_are_those_that_count(model: pl.TinyGPT) -> None:
+    graph = CLEAN.run(forward(model))
+    found = seconds_of(graph, clock(9.0, 5.0, 6.0), "decode")
+    assert {(bits, gain) for (_, bits), gain in found.items()} == {(8, 4.0), (4, 3.0)}
+    assert set(seconds_of(graph, clock(9.0, 5.0, 6.0), "both").values()) == {0.0}
+
+
+def test_the_fastest_mix(
+    model: pl.TinyGPT, tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where 4 bits gain nothing over 8, no weight has them, and tables that are not multiplied by
+    stay as they are."""
+    monkeypatch.setattr(auto, "layer_clock", lambda *given: clock(9.0, 5.0, 9.0))
+    found = auto_recipe(model, tokens, 10.0, faster="decode", pieces=PIECES, progress=False)
+    assert found.faster == "decode"
+    assert found.bits["wpe.weight"] == 32 and set(found.bits.values()) == {8, 32}
+    with pytest.raises(DataError, match="faster is one of decode, prefill, both, got 'size'"):
+        auto_recipe(model, tokens, faster="size")
 
 
 @pytest.mark.parametrize("budget", [0.99, -1, float("nan"), "1.01", True])

@@ -54,7 +54,7 @@ from planish.runtime.target import Target, thread_count
 @click.option("--layers", is_flag=True,
               help="What becomes of each weight, why, and its times before > after.")  # fmt: skip
 @click.option("--faster", type=click.Choice(RULES[1:]), default=None,
-              help="Weights stay as they are that fewer bits would make slower.")  # fmt: skip
+              help="Weights stay that fewer bits make slower; auto: the fastest mix.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
               help="Time to spend on measuring.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
