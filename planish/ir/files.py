@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -23,7 +22,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
     _sweep(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
         with open(temporary, "xb") as file:
             with suppress(OSError):  # not every file system has locks

@@ -10,16 +10,21 @@ float, and two arrays of different float widths meet at the wider.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias, Union
 
-import ml_dtypes
 import numpy as np
 
 from planish.ir.dims import AnySize, Shape, product
 from planish.ir.errors import DTypeError
+from planish.ir.later import later
+
+ml_dtypes = later("ml_dtypes")
+
+_ADDED = ("bfloat16", "int4")  # types that NumPy does not have
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class DType:
     """An element type. `kind` is "f" float, "i" signed, "u" unsigned, "b" bool.
 
@@ -29,7 +34,7 @@ class DType:
     name: str
     kind: str
     bits: int
-    numpy: np.dtype
+    scalar: str  # the type of a value, in NumPy or `ml_dtypes`
 
     def __str__(self) -> str:
         return self.name
@@ -38,6 +43,12 @@ class DType:
 
     def __reduce__(self) -> tuple:
         return dtype, (self.name,)
+
+    @cached_property
+    def numpy(self) -> np.dtype:
+        """The dtype of arrays."""
+        home = ml_dtypes if self.scalar in _ADDED else np
+        return np.dtype(getattr(home, self.scalar))
 
     @property
     def is_float(self) -> bool:
@@ -52,7 +63,7 @@ class DType:
     @property
     def itemsize(self) -> int:
         """Bytes of one element (i4 is unpacked here; packed storage is the layout's affair)."""
-        return self.numpy.itemsize
+        return max(1, self.bits // 8)
 
     @property
     def least(self) -> int:
@@ -65,17 +76,17 @@ class DType:
         return (1 << (self.bits - (self.kind == "i"))) - 1
 
 
-f64 = DType("f64", "f", 64, np.dtype(np.float64))
-f32 = DType("f32", "f", 32, np.dtype(np.float32))
-f16 = DType("f16", "f", 16, np.dtype(np.float16))
-bf16 = DType("bf16", "f", 16, np.dtype(ml_dtypes.bfloat16))
-i64 = DType("i64", "i", 64, np.dtype(np.int64))
-i32 = DType("i32", "i", 32, np.dtype(np.int32))
-i8 = DType("i8", "i", 8, np.dtype(np.int8))
-i4 = DType("i4", "i", 4, np.dtype(ml_dtypes.int4))
-u32 = DType("u32", "u", 32, np.dtype(np.uint32))
-u8 = DType("u8", "u", 8, np.dtype(np.uint8))
-boolean = DType("bool", "b", 8, np.dtype(np.bool_))
+f64 = DType("f64", "f", 64, "float64")
+f32 = DType("f32", "f", 32, "float32")
+f16 = DType("f16", "f", 16, "float16")
+bf16 = DType("bf16", "f", 16, "bfloat16")
+i64 = DType("i64", "i", 64, "int64")
+i32 = DType("i32", "i", 32, "int32")
+i8 = DType("i8", "i", 8, "int8")
+i4 = DType("i4", "i", 4, "int4")
+u32 = DType("u32", "u", 32, "uint32")
+u8 = DType("u8", "u", 8, "uint8")
+boolean = DType("bool", "b", 8, "bool_")
 
 DTYPES = {d.name: d for d in (f64, f32, f16, bf16, i64, i32, i8, i4, u32, u8, boolean)}
 

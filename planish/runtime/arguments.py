@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.ma import MaskedArray  # np.ma would import it in the first call, maybe during a fork
 
 from planish.ir.dims import AnySize, Size, bind, value
 from planish.ir.errors import DataError, DTypeError, ShapeError
-from planish.runtime.plan import Limit, Slot
+from planish.runtime.slots import Limit, Slot
 from planish.runtime.target import need_memory
 
 _CPU = (1, 3)  # DLPack's device types whose memory the processor reads: main memory, pinned memory
@@ -46,8 +45,7 @@ class Signature(Protocol):
         """What its guards are about."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Arrays that native code can read, where they are, and the values of symbolic dimensions."""
 
     arrays: tuple[np.ndarray, ...]
@@ -115,8 +113,13 @@ def _array(slot: Slot, number: int, x: object) -> np.ndarray:
     return array
 
 
+def _is_masked(x: object) -> bool:
+    """Whether it is a masked array, of which there are none before their module is imported."""
+    return "numpy.ma" in sys.modules and isinstance(x, np.ma.MaskedArray)
+
+
 def _as_array(slot: Slot, where: str, x: object) -> np.ndarray:
-    if isinstance(x, MaskedArray):
+    if _is_masked(x):
         raise DTypeError(f"{where}: expected {slot.type}, got a masked array; fill it first")
     if isinstance(x, np.ndarray):
         return x

@@ -21,23 +21,26 @@ import ctypes
 import hashlib
 import json
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from planish.ir.errors import ArtifactError, TargetError
+from planish.ir.later import later
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
-from planish.runtime import elf, objects
+from planish.runtime import objects
 from planish.runtime.image import MALFORMED, Image
-from planish.runtime.linker import link
-from planish.runtime.program import Program
 from planish.runtime.target import Target, level_wanted, missing_here
+
+if TYPE_CHECKING:
+    from planish.runtime.program import Program
+
+linker = later("planish.runtime.linker")
+tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
 VERSION = 1  # of the layout, and of how `planish_main` is called
@@ -48,8 +51,7 @@ FACTS, LEVEL_FACTS = ("weights", "pipeline", "graph"), ("requires", "memory")
 HEAD = struct.Struct("<16sQQ32s")
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """Programs for one kind of processor, by name; the name of an only one is "".
 
     `facts` say what the processor must have, and the memory that the programs need.
@@ -65,8 +67,7 @@ class Level:
         return missing_here(self.facts["requires"])
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(NamedTuple):
     """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it.
 
     Of its `levels` later ones are preferred.
@@ -119,7 +120,7 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
             (folder / file).write_bytes(data)
         arch = program.image.target.arch
         packed.write_object(folder / "data.o", arch, SYMBOL)
-        link(folder, [*files, "data.o"], path, "library", arch)
+        linker.link(folder, [*files, "data.o"], path, "library", arch)
 
 
 @contextmanager
@@ -208,7 +209,7 @@ def read_shared(path: Path) -> Artifact:
         raise FileNotFoundError(f"no such file: {path}")
     if not path.is_file():
         raise ArtifactError(f"{path}: not a file")
-    if path.stat().st_size < elf.HEADER.size:
+    if path.stat().st_size < objects.HEADER.size:
         raise ArtifactError(f"{path}: not a program of planish: {path.stat().st_size} bytes")
     data = mapped(path)
     try:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from planish.ir.errors import CompileError
+from planish.ir.loops import Const, Expr, Kernel, Scalar, Var
 from planish.runtime import report
 from planish.runtime.codegen.kernel import scratch_buffers
 from planish.runtime.codegen.steps import Modules
 from planish.runtime.image import Image
+from planish.runtime.in_place import check_aliases, storage
 from planish.runtime.llvm import assembly_text, compile_texts, optimised_text
-from planish.runtime.memory import check_aliases, plan_memory, storage
-from planish.runtime.plan import Plan, Slot
+from planish.runtime.memory import plan_memory
+from planish.runtime.plan import Plan
+from planish.runtime.scratch import Extent, Local
+from planish.runtime.slots import Slot
 from planish.runtime.target import Target
 
 
@@ -30,10 +35,28 @@ def build(plan: Plan, target: Target) -> Image:
     """A plan as machine code."""
     check_aliases(plan)
     modules = modules_of(plan, target)
-    large = {id(k): tuple(scratch_buffers(k)) for k in (step.kernel for step in plan.steps)}
+    large = {id(k): _locals(k) for k in (step.kernel for step in plan.steps)}
     scratch = tuple(dict.fromkeys(x for x in large.values() if x))
     code = compile_texts(modules.texts(), target)
     return Image.of(plan, target, modules.dims, scratch, modules.schedule.bytes, code)
+
+
+def _locals(kernel: Kernel) -> tuple[Local, ...]:
+    """The locals of a kernel that live in scratch memory."""
+    large = scratch_buffers(kernel)
+    return tuple(Local(x.name, x.dtype, tuple(map(_extent, x.shape))) for x in large)
+
+
+def _extent(expr: Expr) -> Extent:
+    """An extent over dimensions: a number, a name, or an operation."""
+    match expr:
+        case Const(value):
+            return int(value)
+        case Var(name):
+            return name
+        case Scalar(op, (a, b)):
+            return op, _extent(a), _extent(b)
+    raise CompileError(f"an extent that is no arithmetic of sizes: {expr}")
 
 
 def ir(plan: Plan, target: Target) -> str:

@@ -31,7 +31,8 @@ from planish.ir.loops import (
     Var,
     children,
 )
-from planish.runtime.plan import Slot, Step
+from planish.runtime.plan import Step
+from planish.runtime.slots import Slot
 
 SAMPLES = 128  # of a loop whose iterations differ: at most so many are looked at
 UNKNOWN_EXTENT = 64  # of a loop whose extent is data that nobody has

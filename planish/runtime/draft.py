@@ -14,7 +14,8 @@ from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.tidy import number_sites
 from planish.runtime.packing import Packing
-from planish.runtime.plan import Made, Slot, Step
+from planish.runtime.plan import Step
+from planish.runtime.slots import Made, Slot
 from planish.runtime.target import Target
 
 Packed = tuple[Slot | None, ...]  # of a matmul: the strips of A, the panels of B or their parts

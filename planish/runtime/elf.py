@@ -24,21 +24,27 @@ import numpy as np
 
 from planish.ir.errors import ArtifactError, CompileError
 from planish.ir.later import later
+from planish.runtime.objects import (
+    ALLOC,
+    AMD64,
+    HEADER,
+    LOCAL,
+    MAGIC,
+    NOBITS,
+    PROGBITS,
+    RELA,
+    RELOCATABLE,
+    RELOCATION,
+    SECTION,
+    SPECIAL,
+    SYMBOL,
+    SYMTAB,
+    UNDEFINED,
+    WRITE,
+)
 from planish.runtime.target import Target
 
 llvm = later("planish.runtime.llvm")
-
-MAGIC = b"\x7fELF\x02\x01\x01"  # 64 bits, little-endian, version 1
-RELOCATABLE, AMD64 = 1, 62
-HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-SECTION = struct.Struct("<IIQQQQIIQQ")
-SYMBOL = struct.Struct("<IBBHQQ")
-RELOCATION = struct.Struct("<QQq")
-
-PROGBITS, SYMTAB, RELA, NOBITS = 1, 2, 4, 8  # kinds of sections
-WRITE, ALLOC = 1, 2  # their flags
-UNDEFINED, ABSOLUTE, SPECIAL = 0, 0xFFF1, 0xFF00  # places of symbols
-LOCAL = 0  # a binding
 
 R_64, R_PC32, R_PLT32 = 1, 2, 4
 STUB = b"\xff\x25\x00\x00\x00\x00"  # jmp [rip], followed by the address

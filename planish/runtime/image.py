@@ -14,18 +14,21 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Size, Symbol, symbols
 from planish.ir.errors import ArtifactError
-from planish.ir.loops import Buffer, Const, Expr, Scalar, Var, as_index, scalar
 from planish.ir.types import TensorType
-from planish.runtime.plan import Limit, Made, Plan, Slot
+from planish.runtime.scratch import Local, local_of
+from planish.runtime.slots import Limit, Made, Slot
 from planish.runtime.target import Target
 
+if TYPE_CHECKING:
+    from planish.runtime.plan import Plan
+
 Spans = tuple[tuple[int, int], ...]
-Scratch = tuple[tuple[Buffer, ...], ...]
+Scratch = tuple[tuple[Local, ...], ...]
 _LENGTH = struct.Struct("<q")
 MALFORMED = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError)
 KINDS = {x.name: x for x in t.DTYPES.values()}
@@ -92,7 +95,7 @@ class Image:
             "made": [[x.names, x.kind, x.view, x.width, x.shifted, x.part] for x in self.made],
             "weight_bytes": self.weight_bytes,
             "dims": self.dims,
-            "scratch": [[_buffer_facts(x) for x in kernel] for kernel in self.scratch],
+            "scratch": [[x.facts() for x in kernel] for kernel in self.scratch],
             "private": self.private,
         }
 
@@ -140,7 +143,7 @@ def _image(facts: Mapping[str, Any], code: tuple[bytes, ...]) -> Image:
         made=tuple(Made(tuple(names), *rest) for names, *rest in facts["made"]),
         weight_bytes=facts["weight_bytes"],
         dims=tuple(facts["dims"]),
-        scratch=tuple(tuple(map(_buffer, kernel)) for kernel in facts["scratch"]),
+        scratch=tuple(tuple(map(local_of, kernel)) for kernel in facts["scratch"]),
         private=facts["private"],
         code=code,
     )
@@ -171,32 +174,3 @@ def _size(facts: Any, known: Mapping[str, Symbol]) -> AnySize:
     if isinstance(facts, int):
         return facts
     return Size(tuple((tuple(known[n] for n in names), factor) for names, factor in facts))
-
-
-def _buffer_facts(buffer: Buffer) -> list[Any]:
-    return [buffer.name, buffer.dtype.name, [_extent_facts(x) for x in buffer.shape]]
-
-
-def _buffer(facts: Sequence[Any]) -> Buffer:
-    name, dtype, shape = facts
-    return Buffer(name, KINDS[dtype], tuple(map(_extent, shape)))
-
-
-def _extent_facts(expr: Expr) -> Any:
-    """An extent over dimensions: a number, a name, or an operation."""
-    match expr:
-        case Const(value):
-            return int(value)
-        case Var(name):
-            return name
-        case Scalar(op, args):
-            return [op, *map(_extent_facts, args)]
-    raise ArtifactError(f"an extent that is no arithmetic of sizes: {expr}")
-
-
-def _extent(facts: Any) -> Expr:
-    if isinstance(facts, int):
-        return as_index(facts)
-    if isinstance(facts, str):
-        return Var(facts, t.i64)
-    return scalar(facts[0], *map(_extent, facts[1:]))

@@ -11,8 +11,9 @@ from planish.ir.errors import TokenError
 from planish.ir.loop_eval import Status, run_kernel
 from planish.ir.loops import Buffer
 from planish.runtime.arguments import bind_arguments, token_message
-from planish.runtime.plan import Plan, Slot
+from planish.runtime.plan import Plan
 from planish.runtime.sizes import element_count
+from planish.runtime.slots import Slot
 
 
 def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -50,7 +50,8 @@ from planish.runtime.kernels.twins import gemm_kernel
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels
-from planish.runtime.plan import Limit, Plan, Slot
+from planish.runtime.plan import Plan
+from planish.runtime.slots import Limit, Slot
 from planish.runtime.target import Target
 
 

@@ -1,4 +1,4 @@
-"""Where everything is: one arena for all temporaries, planned ahead, and storage shared in place.
+"""Where everything is: one arena for all temporaries, planned ahead.
 
 A temporary lives from the step that writes it first to the step that reads it last. Two that are
 never alive together may have the same bytes, see `arena`.
@@ -10,17 +10,14 @@ import math
 import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from planish.ir.dims import symbols, upper, value
-from planish.ir.errors import IRError
-from planish.ir.index import to_poly
-from planish.ir.loops import Expr, Let, Load, Scalar, Store, Var, as_index, walk
 from planish.runtime import arena
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.slots import Slot
 
 ALIGN = 64  # a cache line, and a whole vector register
 HUGE_PAGE = 1 << 21
@@ -29,8 +26,7 @@ HUGE_PAGE = 1 << 21
 CHUNK, CHUNKS = 8 << 20, 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(NamedTuple):
     """A temporary: its bytes, the first and the last step that touch it, and its place."""
 
     name: str
@@ -152,95 +148,3 @@ class Room:
         new = self.empty(array.shape, array.dtype)
         new[...] = array
         return new
-
-
-# Storage shared in place
-
-
-def storage(plan: Plan, slot: Slot) -> tuple[str, int]:
-    """The memory of a slot by name: outputs written in place have that of their input."""
-    if slot.kind == "output":
-        for i, j in plan.aliases:
-            if j == slot.index:
-                return "input", i
-    return slot.kind, slot.index
-
-
-def written(step: Step) -> list[Slot]:
-    """The slots that a step writes."""
-    return [
-        s
-        for s, b in zip(step.args, step.kernel.params, strict=True)
-        if b.name in step.kernel.writes
-    ]
-
-
-def check_aliases(plan: Plan) -> None:
-    """IRError, naming both readers, unless every update in place happens after the last other read.
-
-    The writing step itself may read the old values at the elements that it writes.
-    """
-    steps: dict[tuple[str, int], dict[int, None]] = {}  # that touch a slot, in order
-    for number, step in enumerate(plan.steps):
-        for slot in step.args:
-            steps.setdefault((slot.kind, slot.index), {})[number] = None
-    for i, j in plan.aliases:
-        if plan.inputs[i].type != plan.outputs[j].type:
-            raise IRError(
-                f"{plan.outputs[j].name}: {plan.outputs[j].type} cannot be written over "
-                f"{plan.inputs[i].name}: {plan.inputs[i].type}"
-            )
-        touching = {**steps.get(("input", i), {}), **steps.get(("output", j), {})}
-        _check_alias(plan, plan.inputs[i], ("output", j), sorted(touching))
-
-
-def _check_alias(plan: Plan, given: Slot, target: tuple[str, int], steps: list[int]) -> None:
-    writer = -1
-    for number in steps:
-        step = plan.steps[number]
-        reads = any((s.kind, s.index) == ("input", given.index) for s in step.args)
-        writes = any((s.kind, s.index) == target for s in written(step))
-        if reads and writer >= 0:
-            raise IRError(
-                f"{given.name} is updated in place by step {writer} ({plan.steps[writer].label}), "
-                f"but step {number} ({step.label}) reads the old value after that"
-            )
-        if reads and writes and not _elementwise(step, given, target):
-            raise IRError(
-                f"{given.name} is updated in place by step {number} ({step.label}), which reads it "
-                "at other elements than it writes"
-            )
-        if writes and writer < 0:
-            writer = number
-
-
-def _elementwise(step: Step, given: Slot, target: tuple[str, int]) -> bool:
-    """Whether the kernel reads `given` only at the places where it writes `target`."""
-    names: dict[str, set[str]] = {"read": set(), "write": set()}
-    for slot, buffer in zip(step.args, step.kernel.params, strict=True):
-        if (slot.kind, slot.index) == ("input", given.index):
-            names["read"].add(buffer.name)
-        if (slot.kind, slot.index) == target:
-            names["write"].add(buffer.name)
-    items = list(walk(step.kernel.body))
-    lets = {x.var: x.value for x in items if isinstance(x, Let)}
-    reads = [x for x in items if isinstance(x, Load) and x.buffer.name in names["read"]]
-    writes = [x for x in items if isinstance(x, Store) and x.buffer.name in names["write"]]
-    return {_place(x, lets) for x in reads} <= {_place(x, lets) for x in writes}
-
-
-def _place(x: Load | Store, lets: Mapping[Var, Expr]) -> frozenset:
-    """Where an element is in its array, which one may see as [4, 8] and another as [32]."""
-    place: Expr = as_index(0)
-    for i, size in zip(x.index, x.buffer.shape, strict=True):
-        place = place * size + _in_full(i, lets)
-    return frozenset(to_poly(place, {}).items())
-
-
-def _in_full(x: Expr, lets: Mapping[Var, Expr]) -> Expr:
-    """An index without names."""
-    if isinstance(x, Var):
-        return _in_full(lets[x], lets) if x in lets else x
-    if isinstance(x, Scalar):
-        return replace(x, args=tuple(_in_full(a, lets) for a in x.args))
-    return x

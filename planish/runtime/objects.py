@@ -4,28 +4,28 @@
     code = renamed(code, {"planish_main": "planish_decode_main"}, shown={"planish_decode_main"})
     at, size = found(data, "_artifact")
 
-The format is that of `planish.runtime.elf`, which loads objects into this process.
+Format: "System V Application Binary Interface", chapters 4 and 5. `planish.runtime.elf` loads
+objects into this process.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Iterator, Mapping
 
 from planish.ir.errors import ArtifactError
-from planish.runtime.elf import (
-    ALLOC,
-    AMD64,
-    HEADER,
-    LOCAL,
-    MAGIC,
-    PROGBITS,
-    RELOCATABLE,
-    SECTION,
-    SPECIAL,
-    SYMBOL,
-    SYMTAB,
-    UNDEFINED,
-)
+
+MAGIC = b"\x7fELF\x02\x01\x01"  # 64 bits, little-endian, version 1
+RELOCATABLE, AMD64 = 1, 62
+HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+SECTION = struct.Struct("<IIQQQQIIQQ")
+SYMBOL = struct.Struct("<IBBHQQ")
+RELOCATION = struct.Struct("<QQq")
+
+PROGBITS, SYMTAB, RELA, NOBITS = 1, 2, 4, 8  # kinds of sections
+WRITE, ALLOC = 1, 2  # their flags
+UNDEFINED, ABSOLUTE, SPECIAL = 0, 0xFFF1, 0xFF00  # places of symbols
+LOCAL = 0  # a binding
 
 STRTAB, DYNSYM = 3, 11
 GLOBAL_OBJECT, HIDDEN = 0x11, 2

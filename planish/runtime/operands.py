@@ -44,7 +44,7 @@ from planish.runtime.kernels.words import (
     words_in,
 )
 from planish.runtime.packing import Given, computed
-from planish.runtime.plan import Made, Slot
+from planish.runtime.slots import Made, Slot
 
 
 @dataclass(frozen=True)

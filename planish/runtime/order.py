@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 
 from planish.ir.errors import IRError
-from planish.runtime.plan import Slot, Step
+from planish.runtime.plan import Step
+from planish.runtime.slots import Slot
 
 
 def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) -> tuple[Step, ...]:

@@ -26,7 +26,7 @@ from planish.runtime.gate import ProcessLock
 from planish.runtime.kernels.scaled import nibble_rows
 from planish.runtime.kernels.words import WORDS
 from planish.runtime.memory import Room
-from planish.runtime.plan import Made
+from planish.runtime.slots import Made
 from planish.runtime.target import available_cores
 
 PIECE = 1 << 20  # bytes of a job

@@ -13,17 +13,7 @@ import numpy as np
 
 from planish.ir.dims import AnySize
 from planish.ir.loops import Kernel
-from planish.ir.types import TensorType
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A piece of memory: `kind` is "input", "param", "output" or "temp", `index` counts in it."""
-
-    kind: str
-    index: int
-    type: TensorType
-    name: str
+from planish.runtime.slots import Limit, Made, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +29,6 @@ class Step:
     args: tuple[Slot, ...]
     label: str  # a name a person knows: "h.3.mlp.fc1+gelu"
     flops: AnySize | None = None  # of a matrix product; None: as many as the loop nest has
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What must hold of the symbolic dimensions of a call: size <= limit (else `reason`)."""
-
-    size: AnySize
-    limit: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """How a param of a plan is made of the graph's params called `names`.
-
-    "plain": one as it is. Else what a method of `Packing` makes of a view of them, the text of a
-    graph: panels `width` columns wide, `shifted` or not. Some make several arrays; `part` is which.
-    """
-
-    names: tuple[str, ...]
-    kind: str = "plain"
-    view: str = ""
-    width: int = 0
-    shifted: bool = False
-    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)

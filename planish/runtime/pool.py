@@ -14,15 +14,15 @@ import threading
 from typing import Any
 
 from planish.ir.later import later
-from planish.runtime.codegen.sync import LINE, pool_text
-from planish.runtime.elf import loaded
-from planish.runtime.memory import aligned
+from planish.runtime.memory import ALIGN, aligned
 from planish.runtime.target import Target, kept_in_cache
 
 metadata = later("importlib.metadata")
+elf = later("planish.runtime.elf")
 llvm = later("planish.runtime.llvm")
+sync = later("planish.runtime.codegen.sync")
 
-_WORDS = 4 * LINE // 8
+_LINES = 4  # of memory that the functions of a pool use
 
 
 class Pool:
@@ -31,7 +31,7 @@ class Pool:
     def __init__(self, library: Any, threads: int) -> None:
         self.threads = threads
         self._library = library
-        self._memory = aligned(8 * _WORDS)
+        self._memory = aligned(_LINES * ALIGN)
         self._address = self._memory.ctypes.data
         self._lock = threading.Lock()
         self._run = ctypes.CFUNCTYPE(
@@ -83,7 +83,7 @@ class Pools:
             return pool
         with self._lock:
             if self._library is None:
-                self._library = library or loaded([pool_object(Target.host())], Target.host())
+                self._library = library or elf.loaded([pool_object(Target.host())], Target.host())
             if threads not in self._pools:
                 self._pools[threads] = Pool(self._library, threads)
             return self._pools[threads]
@@ -102,7 +102,7 @@ class Pools:
 
 def pool_object(target: Target) -> bytes:
     """The functions of a pool as an object file."""
-    text, facts = pool_text(target), (target.triple, target.cpu, target.feature_text)
+    text, facts = sync.pool_text(target), (target.triple, target.cpu, target.feature_text)
     parts = ("pool", text, *facts, metadata.version("llvmlite"))
     return kept_in_cache(parts, lambda: llvm.compile_text(text, target))
 

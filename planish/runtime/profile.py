@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from planish.runtime.cost import Cost, Read, kernel_cost, step_bytes, step_flops
-from planish.runtime.memory import Memory, storage
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.in_place import storage
+from planish.runtime.memory import Memory
+from planish.runtime.plan import Plan, Step
 from planish.runtime.report import aligned_rows
 from planish.runtime.roof import Roof
 from planish.runtime.roofline import draw
+from planish.runtime.slots import Slot
 
 COLUMNS = ("label", "kernel", "calls", "us", "%", "MFLOP", "MB", "GFLOP/s", "GB/s", "% of roof")
 

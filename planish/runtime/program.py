@@ -12,7 +12,6 @@ import numpy as np
 
 from planish.ir.errors import DataError, TargetError, TokenError
 from planish.ir.later import later
-from planish.ir.loops import Buffer, Kernel
 from planish.runtime.arguments import (
     Arguments,
     address,
@@ -20,20 +19,21 @@ from planish.runtime.arguments import (
     output_arrays,
     token_message,
 )
-from planish.runtime.elf import loaded
 from planish.runtime.gate import ProcessLock
 from planish.runtime.image import Image
-from planish.runtime.memory import ALIGN, aligned, plan_memory
-from planish.runtime.plan import Plan
+from planish.runtime.memory import aligned, plan_memory
 from planish.runtime.pool import POOLS
-from planish.runtime.roof import Roof
-from planish.runtime.sizes import element_count
+from planish.runtime.scratch import scratch_bytes
 from planish.runtime.target import Target, need_memory, thread_count
 
 if TYPE_CHECKING:
+    from planish.ir.loops import Kernel
+    from planish.runtime.plan import Plan
     from planish.runtime.profile import Profile, Work
+    from planish.runtime.roof import Roof
 
 build = later("planish.runtime.build")  # and with it LLVM
+elf = later("planish.runtime.elf")
 profiling = later("planish.runtime.profile")
 
 
@@ -118,7 +118,7 @@ class Program:
         if self._entry is None:
             if self._library is None:
                 self.target.require_host()
-                self._library = loaded(self.image.code, self.target)
+                self._library = elf.loaded(self.image.code, self.target)
             at = self._library.address("planish_main")
             self._entry = at, _MAIN(at)
         return self._entry
@@ -148,12 +148,6 @@ class Program:
         Donated arguments are updated `repeat` + 1 times.
         """
         return self.bind(*arrays).profile(repeat, roof)
-
-
-def scratch_bytes(buffers: Sequence[Buffer], binding: dict[str, int]) -> int:
-    """Bytes of a kernel's large locals, each on a cache line of its own."""
-    sizes = [element_count(b, binding) * b.dtype.itemsize for b in buffers]
-    return sum(-(-size // ALIGN) * ALIGN for size in sizes)
 
 
 class _Space:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.ir.dims import upper
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.plan import Plan, Step
 from planish.runtime.schedule import Schedule
+from planish.runtime.slots import Slot
 
 
 def explain(plan: Plan, symbols: Sequence[str], schedule: Schedule, threads: int) -> str:

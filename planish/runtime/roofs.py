@@ -32,9 +32,10 @@ from planish.ir.loops import Const, Expr, Kernel, as_index, cast, scalar
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Nest
 from planish.runtime.memory import aligned
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.plan import Plan, Step
 from planish.runtime.program import Program
 from planish.runtime.roof import LEVELS, Reading, Roof, roof_of
+from planish.runtime.slots import Slot
 from planish.runtime.target import (
     Target,
     cache_folder,

@@ -33,8 +33,9 @@ from planish.ir.loops import (
     Var,
     walk,
 )
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.plan import Plan, Step
 from planish.runtime.sizes import work
+from planish.runtime.slots import Slot
 
 # Scalar operations below which a step stays on one thread: about 1 us, where a meeting of two
 # threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.

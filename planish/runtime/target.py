@@ -19,8 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import platformdirs
+from typing import TYPE_CHECKING
 
 from planish.ir.errors import DataError, SizeError, TargetError
 from planish.ir.later import later
@@ -28,49 +27,15 @@ from planish.ir.types import DType
 from planish.runtime.cache import cache_at, digest
 from planish.runtime.cpus import CPUS
 
+if TYPE_CHECKING:
+    from planish.runtime.cores import Core
+
+cores = later("planish.runtime.cores")
 metadata = later("importlib.metadata")
+platformdirs = later("platformdirs")
 llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
 _ARCH_PRCTL_REQ_XTILEDATA = (158, 0x1023, 18)
-
-
-@dataclass(frozen=True, slots=True)
-class Core:
-    """What a core does in a cycle, with whole vectors; see `planish.runtime.kernels.tiles`.
-
-    `fma` multiply-adds, each of `latency` cycles, `loads` loads, `panel` bytes read in a row from
-    the L2 cache, of `l2` bytes. The L1 cache has `ways` places for lines of one set.
-    """
-
-    fma: float = 2
-    loads: float = 2
-    latency: float = 4
-    panel: float = 24
-    ways: int = 8
-    l2: int = 1 << 20
-
-
-# Measured with `python benchmarks/tune.py` where it says so; others are the makers' figures.
-#
-# znver4, 2026-11-25, one thread, GFLOP/s of 117 (2 x 16 floats x 3.65 GHz), float32:
-#   V x H       256x384x1536   64x128x512   256x3072x768
-#   4 x 6              115.5        110.1          114.0
-#   4 x 4              116.2        113.0          114.1
-#   2 x 8              116.6        112.8          113.4
-#   2 x 12             111.5         97.2          102.0     rows of 12 KB meet in one set
-#   1 x 12             111.8         99.0           84.3
-#   1 x 20             111.7         87.9           39.2
-#
-# Sapphire Rapids or later (two 512-bit multiply-adds a cycle), 2026-11-26, one thread, of 238:
-#   V x H        768x128x512   256x384x1152   256x768x3072
-#   4 x 6              222.0          198.6          176.8
-#   2 x 12             219.7          195.9          169.8
-#   2 x 8              211.9          188.7          170.5
-#   4 x 4              198.1          187.1          165.9
-#   2 x 6              191.8          179.8          160.9
-CORES = {
-    "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +114,7 @@ class Target:
     @property
     def core(self) -> Core:
         """What a core does in a cycle."""
-        return CORES.get(self.cpu, Core())
+        return cores.core(self.cpu)
 
     @property
     def vector_registers(self) -> int:
@@ -223,7 +188,7 @@ def _machine_text() -> str:
     """What the system says of the first processor, but for its speed at the moment."""
     first = _read(Path("/proc/cpuinfo")).split("\n\n")[0]
     kept = [line for line in first.splitlines() if not line.startswith(("cpu MHz", "bogomips"))]
-    return "\n".join((*platform.uname()[:1], platform.machine(), *kept))
+    return "\n".join((platform.system(), platform.machine(), *kept))
 
 
 def kept_in_cache(parts: Sequence[str], make: Callable[[], bytes]) -> bytes:

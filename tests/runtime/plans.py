@@ -10,7 +10,8 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, Dim, Size
 from planish.ir.loops import Buffer, Const, Expr, For, Kernel, Let, Stmt, Store, Var, cast, scalar
 from planish.ir.types import DType, TensorType
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.plan import Plan, Step
+from planish.runtime.slots import Slot
 from tests.ir.nests import I, J, n
 
 B = Dim("B", max=64)

@@ -15,12 +15,13 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
 from planish.passes.pipelines import FAST
+from planish.runtime.cores import CORES
 from planish.runtime.interpret import run_plan
 from planish.runtime.kernels import gemm, pack
 from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
-from planish.runtime.target import CORES, Target
+from planish.runtime.target import Target
 
 RNG = np.random.default_rng(0)
 HOST = Target.host()

@@ -19,8 +19,9 @@ from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
 from planish.passes.pipelines import pipeline
 from planish.runtime import arena
+from planish.runtime.in_place import check_aliases
 from planish.runtime.lower import lower
-from planish.runtime.memory import ALIGN, check_aliases, plan_memory
+from planish.runtime.memory import ALIGN, plan_memory
 from planish.runtime.plan import Plan, Step
 from planish.runtime.target import Target
 from tests.ir.nests import I, J, n

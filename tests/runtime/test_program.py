@@ -20,8 +20,9 @@ from planish.runtime.codegen import sync
 from planish.runtime.codegen.steps import Modules
 from planish.runtime.elf import loaded
 from planish.runtime.interpret import run_plan
-from planish.runtime.plan import Limit, Plan
+from planish.runtime.plan import Plan
 from planish.runtime.program import Program
+from planish.runtime.slots import Limit
 from planish.runtime.target import Target
 from tests.runtime.plans import B, chain, counter, elementwise, embedding, slot
 

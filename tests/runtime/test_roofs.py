@@ -14,8 +14,8 @@ from planish.ir import types as t
 from planish.ir.types import TensorType
 from planish.runtime import roofs
 from planish.runtime.cost import kernel_cost
-from planish.runtime.plan import Slot
 from planish.runtime.roof import LEVELS, Reading, Roof, roof_of
+from planish.runtime.slots import Slot
 from planish.runtime.target import Target, cache_sizes, cpu_name
 from tests.runtime import native
 

@@ -19,9 +19,10 @@ from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import FAIL, sync_text
 from planish.runtime.codegen.text import Writer
-from planish.runtime.plan import Plan, Slot, Step
+from planish.runtime.plan import Plan, Step
 from planish.runtime.schedule import PARALLEL_WORK, Schedule, Storage, overlap, schedule
 from planish.runtime.sizes import work
+from planish.runtime.slots import Slot
 from planish.runtime.target import Target
 
 # What a caller hands in: the pointer table, sizes, how often to run, memory, and where to report.

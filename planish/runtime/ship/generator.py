@@ -45,12 +45,13 @@ from planish.runtime.host import (
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.linker import link
 from planish.runtime.objects import defined, renamed
-from planish.runtime.plan import Slot
 from planish.runtime.pool import pool_object
-from planish.runtime.program import Program, scratch_bytes
+from planish.runtime.program import Program
+from planish.runtime.scratch import scratch_bytes
 from planish.runtime.ship.header import header_text
 from planish.runtime.ship.processor import needed, probe_text
 from planish.runtime.ship.tables import Kind, Run, tables_text
+from planish.runtime.slots import Slot
 from planish.runtime.target import Target, kept_in_cache
 
 llvm = later("planish.runtime.llvm")

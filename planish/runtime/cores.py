@@ -1,0 +1,49 @@
+"""What cores do in a cycle, measured or by their makers: what tile sizes are chosen by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What a core does in a cycle, with whole vectors; see `planish.runtime.kernels.tiles`.
+
+    `fma` multiply-adds, each of `latency` cycles, `loads` loads, `panel` bytes read in a row from
+    the L2 cache, of `l2` bytes. The L1 cache has `ways` places for lines of one set.
+    """
+
+    fma: float = 2
+    loads: float = 2
+    latency: float = 4
+    panel: float = 24
+    ways: int = 8
+    l2: int = 1 << 20
+
+
+# Measured with `python benchmarks/tune.py` where it says so; others are the makers' figures.
+#
+# znver4, 2026-11-25, one thread, GFLOP/s of 117 (2 x 16 floats x 3.65 GHz), float32:
+#   V x H       256x384x1536   64x128x512   256x3072x768
+#   4 x 6              115.5        110.1          114.0
+#   4 x 4              116.2        113.0          114.1
+#   2 x 8              116.6        112.8          113.4
+#   2 x 12             111.5         97.2          102.0     rows of 12 KB meet in one set
+#   1 x 12             111.8         99.0           84.3
+#   1 x 20             111.7         87.9           39.2
+#
+# Sapphire Rapids or later (two 512-bit multiply-adds a cycle), 2026-11-26, one thread, of 238:
+#   V x H        768x128x512   256x384x1152   256x768x3072
+#   4 x 6              222.0          198.6          176.8
+#   2 x 12             219.7          195.9          169.8
+#   2 x 8              211.9          188.7          170.5
+#   4 x 4              198.1          187.1          165.9
+#   2 x 6              191.8          179.8          160.9
+CORES = {
+    "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
+}
+
+
+def core(cpu: str) -> Core:
+    """What a core of the processor that LLVM calls so does."""
+    return CORES.get(cpu, Core())
