@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from planish.frontend.tree import flatten, is_tree, restore
 from planish.ir.errors import ArtifactError
 from planish.ir.later import later
 from planish.runtime.artifact import Artifact, Shared, save_shared
-from planish.runtime.pool import pool_object
 from planish.runtime.program import Program
-from planish.runtime.roof import Roof
 
 if TYPE_CHECKING:
     from planish.runtime.profile import Profile
+    from planish.runtime.roof import Roof
 
+pool = later("planish.runtime.pool")
 roofs = later("planish.runtime.roofs")
 KINDS = (".so",)
 BUNDLE = ".bundle"  # files of `planish.frontend.bundle`
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a program comes from: the form of its results, the passes, a digest of the graph."""
 
     treedef: tuple[str, ...] | None = None
@@ -68,7 +66,7 @@ class Compiled(Program):
             raise FileNotFoundError(f"there is no folder {target.parent}")
         origin = self.origin
         more = {"treedef": origin.treedef, "pipeline": origin.pipeline, "graph": origin.graph}
-        save_shared(self, target, pool_object(self.target), more)
+        save_shared(self, target, pool.pool_object(self.target), more)
 
 
 def program_of(found: Artifact, threads: int | None = None) -> Compiled:

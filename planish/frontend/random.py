@@ -18,17 +18,7 @@ from planish.frontend.shapes import broadcast_to, shape_of
 from planish.frontend.sizes import plain_shape
 from planish.frontend.tensor import apply
 from planish.ir import types as t
-from planish.ir.errors import DTypeError
-
-WORD = 2**32
-
-
-def key(seed: int) -> np.ndarray:
-    """The key of a seed, an integer of up to 64 bits."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise DTypeError(f"a seed is an integer, got {type(seed).__name__}")
-    number = int(seed) % WORD**2
-    return np.array([number // WORD, number % WORD], np.uint32)
+from planish.ir.draws import key as key
 
 
 def fold_in(key: Any, data: Any) -> Any:

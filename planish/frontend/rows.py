@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from planish.frontend.sampling import folded
+from planish.ir.draws import folded
 from planish.ir.errors import DataError
 
 

@@ -7,19 +7,17 @@ fold_in(fold_in(key(seed), r), p), so a row never depends on the others. With on
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from planish.frontend import random
 from planish.frontend.data import check_ids
+from planish.ir.draws import GREEDY_BELOW, folded, key
 from planish.ir.errors import DataError, DTypeError, PlanishError, ShapeError
-from planish.ir.ops.random import fold_in
-from planish.ir.ops.sampling import GREEDY_BELOW
 
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
 LARGEST = float(np.finfo(np.float32).max)
@@ -107,22 +105,33 @@ def need_whole(name: str, x: Any) -> int:
     return int(x)
 
 
-def is_list(ids: object) -> bool:
+class Prompts(NamedTuple):
+    """Prompts that were checked, each i32 [T], and whether they came in a list, or alone."""
+
+    rows: list[np.ndarray]
+    in_list: bool = False
+    alone: bool = False
+
+
+def _is_list(ids: object) -> bool:
     """Whether these are prompts in a list, not tokens."""
     return isinstance(ids, (list, tuple)) and any(
         isinstance(x, (list, tuple, str)) or getattr(x, "ndim", 0) for x in ids
     )
 
 
-def prompts_of(ids: Any, vocab_size: int) -> list[np.ndarray]:
-    """Prompts, each i32 [T], of a list of prompts, of [B, T] or of one, [T]; no others."""
-    if not is_list(ids):
-        return list(np.atleast_2d(_tokens(ids, vocab_size, (1, 2))))
+def prompts_of(ids: Any, vocab_size: int) -> Prompts:
+    """Those in a list of prompts, in [B, T], or the one in [T]; no others. They are read once."""
+    if isinstance(ids, Prompts):
+        return ids
+    if not _is_list(ids):
+        found = _tokens(ids, vocab_size, (1, 2))
+        return Prompts(list(np.atleast_2d(found)), alone=found.ndim == 1)
     rows = []
     for row, one in enumerate(ids):
         with naming(row):
             rows.append(_tokens(one, vocab_size, (1,)))
-    return rows
+    return Prompts(rows, in_list=True)
 
 
 def _tokens(ids: Any, vocab_size: int, ranks: tuple[int, ...]) -> np.ndarray:
@@ -169,17 +178,12 @@ def check_room(length: int, count: int, context: int) -> None:
 def row_keys(seed: int | Sequence[int] | None, batch: int) -> np.ndarray:
     """The random key of each row, u32[batch, 2]; without a seed, a fresh one."""
     if seed is None:
-        seed = secrets.randbits(63)
+        seed = int.from_bytes(os.urandom(8), "little")
     if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
         if len(seed) != batch:
             raise DataError(f"{len(seed)} seeds for {batch} rows; give one seed, or one for each")
-        return np.stack([folded(random.key(s), 0) for s in seed])
-    return np.stack([folded(random.key(seed), r) for r in range(batch)])  # type: ignore[arg-type]
-
-
-def folded(key: np.ndarray, data: int) -> np.ndarray:
-    """`random.fold_in` on arrays, without making a graph."""
-    return fold_in.ref(key, np.asarray(data))
+        return np.stack([folded(key(s), 0) for s in seed])
+    return np.stack([folded(key(seed), r) for r in range(batch)])  # type: ignore[arg-type]
 
 
 def stop_ids(stop: int | Sequence[int] | None, vocab_size: int) -> np.ndarray:

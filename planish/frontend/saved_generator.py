@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from planish.frontend.compiled import Compiled, Origin
-from planish.frontend.generate import Generator, Stream, written
 from planish.frontend.sampling import Sampling
-from planish.frontend.tokenizers.base import Tokenizer
-from planish.frontend.tokenizers.stored import tokenizer_from_json
+from planish.frontend.writer import Stream, Writer, written
 from planish.ir.errors import ArtifactError
+from planish.ir.later import later
 from planish.runtime.artifact import Artifact, Shared
-from planish.runtime.target import Target, thread_count
+from planish.runtime.target import thread_count
+
+if TYPE_CHECKING:
+    from planish.frontend.tokenizers.base import Tokenizer
+
+stored = later("planish.frontend.tokenizers.stored")
 
 
-class SavedGenerator(Generator):
-    """A generator in a library. `tokenizer` is the one that was saved with it, or None."""
+class SavedGenerator(Writer):
+    """A generator in a library."""
 
     def __init__(self, found: Artifact, threads: int | None = None) -> None:
         facts = found.facts
@@ -26,30 +31,25 @@ class SavedGenerator(Generator):
         self.piece = facts["piece"]
         self.level = found.level()
         self.pipeline, self.target = facts["pipeline"], self.level.images["decode"].target
-        text = facts["tokenizer"]
-        self.tokenizer: Tokenizer | None = None if text is None else tokenizer_from_json(text)
+        self._tokenizer_text: str | None = facts["tokenizer"]
         library = Shared(found, self.level)
         for name, image in self.level.images.items():
             code = _Named(library, facts["prefix"], self.level.facts["programs"][name]["main"])
             params = found.params(self.level, name)
             program = Compiled.of(image, params, self._plan, threads, code)
             program.origin = Origin(None, facts["pipeline"], facts["graph"])
-            vars(self)[name] = program  # instead of compiling it
+            vars(self)[name] = program
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that was saved with it; ArtifactError if that is damaged."""
+        text = self._tokenizer_text
+        return None if text is None else stored.tokenizer_from_json(text)
 
     @property
     def recompute(self) -> Compiled:  # type: ignore[override]
         """A saved generator has no program without caches: ArtifactError."""
         raise ArtifactError(f"{self.path} has no program without caches; use_cache=True")
-
-    def programs(self, target: Target) -> dict[str, Compiled]:
-        """The programs that were saved: ArtifactError for another processor than theirs."""
-        if target != self.target:
-            self._plan()
-        return super().programs(target)
-
-    def is_current(self) -> bool:
-        """Its weights are its own."""
-        return True
 
     def _plan(self) -> NoReturn:
         raise ArtifactError(f"{self.path} holds code, not the graph that it was compiled from")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from planish.frontend.generate import FLOW, PAUSE, generator_for
+from planish.frontend.generate import generator_for
 from planish.frontend.sampling import Sampling
 from planish.frontend.tokenizers.base import Tokenizer
+from planish.frontend.writer import FLOW, PAUSE
 from planish.ir.errors import DataError
 from planish.passes.pipeline import Pipeline
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from planish.ir import types as t
 from planish.ir.dims import Shape
+from planish.ir.draws import FOLD, folded, low_word, threefry, words
 from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.loops import Const, Expr, scalar, size_expr
 from planish.ir.loops import cast as cast_expr
@@ -26,7 +27,6 @@ from planish.ir.ops.view import check_shape, refuse_negative
 from planish.ir.types import DType, TensorType
 
 DIGITS = 24  # random bits of a number in [0, 1): what an f32 holds exactly
-FOLD = 0x80000000  # first counter word of fold_in; that of random_bits is below
 
 
 def need_key(name: str, key: TensorType, shape: Shape | None = None) -> None:
@@ -44,28 +44,6 @@ def need_shape(name: str, shape: object) -> Shape:
     found = check_shape(name, shape)
     refuse_negative(name, found)
     return found
-
-
-def threefry(key: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """The first word of Threefry-2x32-20 of counters (high, low), as Random123 computes it.
-
-    The words of the key stand on its first axis.
-    """
-    rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
-    schedule = [key[0], key[1], np.bitwise_xor.reduce(key) ^ np.uint32(0x1BD11BDA)]
-    x, y = high + schedule[0], low + schedule[1]
-    for block in range(5):
-        for turn in rotations[block % 2]:
-            x = x + y
-            y = ((y << np.uint32(turn)) | (y >> np.uint32(32 - turn))) ^ x
-        x = x + schedule[(block + 1) % 3]
-        y = y + schedule[(block + 2) % 3] + np.uint32(block + 1)
-    return x
-
-
-def low_word(x: Any) -> np.ndarray:
-    """The lower 32 bits of integers."""
-    return (np.asarray(x).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
 
 
 class RandomBits(Op):
@@ -102,11 +80,6 @@ class RandomBits(Op):
         return bits_at(reads[0], out_index[:rows], high, low)
 
 
-def words(key: np.ndarray) -> np.ndarray:
-    """Keys [K..., 2] as [2, K..., 1]: their words, which broadcast against counters."""
-    return np.moveaxis(key, -1, 0)[..., None]
-
-
 def bits_at(read, row: Index, high: Expr, low: Expr) -> Expr:
     """Threefry of the key in a row of keys and a counter, in loop IR."""
     key = [read((*row, Const(i, t.i64))) for i in range(2)]
@@ -138,9 +111,7 @@ class FoldIn(Op):
         return key
 
     def ref(self, key: np.ndarray, data: np.ndarray) -> np.ndarray:
-        first = np.array([FOLD, FOLD + 1], np.uint32)
-        with np.errstate(over="ignore"):
-            return threefry(words(key), first, low_word(data)[..., None])
+        return folded(key, data)
 
     def element(self, out_index: Index, reads, in_types, out_type):
         first = cast_expr(out_index[-1], t.u32) + Const(FOLD, t.u32)

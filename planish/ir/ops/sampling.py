@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from planish.ir import types as t
+from planish.ir.draws import GREEDY_BELOW
 from planish.ir.errors import DTypeError, IRError, ShapeError
 from planish.ir.node import OPS, Node, Op, register
 from planish.ir.ops.base import Composite, as_node, const, need_int, promoted
 from planish.ir.types import TensorType
-
-GREEDY_BELOW = 1e-6  # a temperature below this means the most likely token
 
 
 def ordered_bits(x: np.ndarray) -> np.ndarray:

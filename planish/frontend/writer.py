@@ -1,0 +1,179 @@
+"""Writing with programs that were compiled for it: prompt, cached decoding and sampling.
+
+Two programs do the work, both traced in `next_token`. One reads a prompt (a piece of at most
+`Writer.piece` tokens at a time) into the key-value caches of one row and draws its first token; the
+other takes the token at `pos` of each row and draws the one at `pos + 1`: rows have positions of
+their own. All that changes (tokens, positions, caches) is donated, so `Bound.run(repeat=n)` writes
+n tokens of all rows in one native call with no Python in between. n is chosen so that a call is
+short enough for Ctrl-C and for streaming. A row whose context is full is read anew, by itself.
+
+Nothing here needs a model, a graph or a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from planish.frontend.compiled import Compiled
+from planish.frontend.rows import Rows, checked, first_of, set_in
+from planish.frontend.sampling import (
+    Sampling,
+    check_room,
+    naming,
+    need_whole,
+    prompts_of,
+    row_keys,
+    stop_ids,
+)  # fmt: skip
+from planish.ir.errors import DataError, DTypeError
+
+PAUSE = 0.08  # seconds between two looks for Ctrl-C
+FLOW = 0.02  # the same where somebody reads along
+
+Stream = Callable[[Any], object]
+
+
+class Writer:
+    """The programs of generation, for `batch` prompts at a time, and what they can do.
+
+    Calls from several threads are independent of each other.
+    """
+
+    batch: int
+    options: tuple[str, ...]
+    greedy: bool
+    context: int
+    vocab_size: int
+    piece: int
+    prefill: Compiled
+    decode: Compiled
+    recompute: Compiled
+
+    def stream(
+        self, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any = None,
+        use_cache: bool = True, sliding_window: bool = False, pause: float = PAUSE,
+        stop: Any = None,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """New tokens, [batch, some] at a time, after prompts [batch, T], or in a list, each [T].
+
+        A row that has ended, with a token of `stop`, repeats it until the last row ends. All is
+        checked first; DataError where the logits become NaN, after the tokens before that.
+        """
+        count = need_whole("max_new_tokens", max_new_tokens)
+        if count < 0:
+            raise DataError(f"max_new_tokens is at least 0, got {count}")
+        given, ends = prompts_of(ids, self.vocab_size), stop_ids(stop, self.vocab_size)
+        prompts = given.rows
+        if len(prompts) != self.batch:
+            raise DataError(f"{len(prompts)} prompts for a generator of batch {self.batch}")
+        if missing := [x for x in settings.options if x not in self.options]:
+            raise DataError(f"{missing[0]} needs a Generator made with options=({missing[0]!r},)")
+        if self.greedy and not settings.greedy:
+            raise DataError(f"a greedy Generator has temperature 0, not {settings.temperature}")
+        keys = row_keys(seed, self.batch)
+        operands = settings.operands(self.vocab_size, self.options, self.greedy)
+        if sliding_window and self.context < 2:
+            raise DataError("a context of 1 has no room for a new token")
+        for row, prompt in enumerate(prompts):
+            if not sliding_window:
+                with naming(row if given.in_list else None):
+                    check_room(len(prompt), count, self.context)
+        rows = Rows(self.context, keys, prompts)
+        if "repetition_penalty" in self.options:
+            rows.seen = (np.zeros((self.batch, self.vocab_size), bool),)
+        walk = partial(self._cached, pause=pause) if use_cache else self._recomputed
+        return checked(walk(rows, count, operands) if count else iter(()), ends, rows.live)
+
+    def _cached(
+        self, rows: Rows, count: int, operands: tuple, pause: float
+    ) -> Iterator[np.ndarray]:
+        state = self.state((rows.keys, *operands, *rows.seen))
+        bound = self.decode.bind(*state) if count > 1 else None  # before: threads are awake after
+        for row, prompt in enumerate(rows.prompts):
+            self.read(state, row, prompt)
+        tokens, pos = state[:2]
+        drawn = 1
+        while True:
+            starts = pos + 1 - drawn
+            yield np.stack([x[at : at + drawn] for x, at in zip(tokens, starts, strict=True)])
+            count -= drawn
+            if not bound or not count:
+                return
+            full = pos == self.context - 1
+            if full.any():
+                fresh = {r: rows.renewed(r, tokens[r]) for r in set_in(full & rows.live)}
+                pos[full] = 0  # one that has ended goes round and round
+                if not full.all():
+                    bound.run()
+                for row, prompt in fresh.items():
+                    self.read(state, row, prompt)
+                drawn = 1
+                continue
+            drawn = min(bound.within(pause), count, int(self.context - 1 - pos.max()))
+            bound.run(repeat=drawn)
+
+    def begin(
+        self, prompts: Sequence[np.ndarray] | np.ndarray, operands: tuple
+    ) -> tuple[np.ndarray, ...]:
+        """The arguments of `decode` after prompts."""
+        state = self.state(operands)
+        for row, prompt in enumerate(prompts):
+            self.read(state, row, prompt)
+        return state
+
+    def state(self, operands: tuple) -> tuple[np.ndarray, ...]:
+        """The arguments of `decode`, before anything was read: tokens, positions, caches ..."""
+        slots = self.decode.image.inputs
+        types: list[Any] = [x.type for x in slots[: len(slots) - len(operands)]]
+        return (*(np.zeros(x.shape, x.dtype.numpy) for x in types), *operands)
+
+    def read(self, state: tuple[np.ndarray, ...], row: int, prompt: np.ndarray) -> None:
+        """Read a prompt into a row, whose tokens then have the first new one after it."""
+        mine = [x[row : row + 1] if x.ndim else x for x in state]
+        tokens, pos = mine[:2]
+        pos[...] = 0
+        if "repetition_penalty" in self.options:
+            mine[-1][0, prompt] = True
+        for start in range(0, len(prompt), self.piece):
+            self.prefill.bind(*mine, prompt[None, start : start + self.piece]).run()
+        tokens[0, : len(prompt)] = prompt
+
+    def _recomputed(self, rows: Rows, count: int, operands: tuple) -> Iterator[np.ndarray]:
+        texts = list(rows.prompts)
+        for _ in range(count):
+            drawn = np.zeros((self.batch, 1), np.int32)
+            for row in set_in(rows.live):
+                text, key = texts[row], rows.keys[row : row + 1]
+                text = text if len(text) < self.context else rows.renewed(row, text)
+                seen = [x[row : row + 1] for x in rows.seen]
+                for mask in seen:
+                    mask[0, text] = True
+                drawn[row] = self.recompute(text[None], key, *operands, *seen)
+                texts[row] = np.append(text, drawn[row])
+            yield drawn
+
+
+def written(
+    maker: Writer, ids: Any, max_new_tokens: int, settings: Sampling, seed: Any,
+    use_cache: bool, stream: Stream | None, stop: Any, sliding_window: bool,
+) -> Any:  # fmt: skip
+    """What a generator writes after prompts, in the form that `generate` describes."""
+    prompts, ends = prompts_of(ids, maker.vocab_size), stop_ids(stop, maker.vocab_size)
+    if stream is not None and not callable(stream):
+        raise DTypeError(f"stream is a function of a token, got {type(stream).__name__}")
+    pause = PAUSE if stream is None else FLOW
+    pieces = [np.empty((len(prompts.rows), 0), np.int32)]
+    for piece in maker.stream(
+        prompts, max_new_tokens, settings, seed, use_cache, sliding_window, pause, stop
+    ):
+        pieces.append(piece)
+        for column in piece.T if stream is not None else ():
+            stream(int(column[0]) if prompts.alone else column)  # type: ignore[misc]
+    found = np.concatenate(pieces, axis=1)
+    if prompts.in_list:
+        return [row[: first_of(np.isin(row, ends)[None])[0] + 1] for row in found]
+    return found[0] if prompts.alone else found
