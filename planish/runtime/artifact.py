@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,9 @@ tempfile = later("tempfile")
 MAGIC = b"planish program\n"
 VERSION = 1  # of the layout, and of how `planish_main` is called
 ALIGN = 64
-SYMBOL = "planish_artifact"
+PREFIX = "planish_"
+SYMBOL = f"{PREFIX}artifact"
+AGAIN = 1000  # libraries of one path in a process
 FOUND = "_artifact"  # how the names of all such symbols end
 FACTS, LEVEL_FACTS = ("weights", "pipeline", "graph"), ("requires", "memory")
 HEAD = struct.Struct("<16sQQ32s")
@@ -70,13 +73,14 @@ class Level(NamedTuple):
 class Artifact(NamedTuple):
     """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it.
 
-    Of its `levels` later ones are preferred.
+    Of its `levels` later ones are preferred. `head` is how its data begins.
     """
 
     path: Path
     levels: tuple[Level, ...]
     weights: tuple[np.ndarray, ...]
     facts: Mapping[str, Any]
+    head: bytes
 
     @property
     def is_program(self) -> bool:
@@ -247,7 +251,7 @@ def _artifact(path: Path, data: np.ndarray) -> Artifact:
     if found.digest() != checksum:
         raise ArtifactError("damaged: the contents do not match their checksum")
     levels = tuple(map(_level, facts.get("levels", [facts])))
-    artifact = Artifact(path, levels, weights, facts)
+    artifact = Artifact(path, levels, weights, facts, data[: HEAD.size].tobytes())
     if not levels:
         raise ArtifactError("damaged: no code")
     for level in levels:
@@ -302,10 +306,18 @@ class Shared:
 
     def __init__(self, artifact: Artifact, level: Level) -> None:
         self.level = level
-        try:
-            self._library = ctypes.CDLL(str(artifact.path.resolve()))
-        except OSError as error:
-            raise ArtifactError(f"{artifact.path}: the system cannot load it: {error}") from error
+        path, symbol = artifact.path.resolve(), artifact.facts.get("prefix", PREFIX) + "artifact"
+        for turn in range(AGAIN):
+            # the system knows a library by its path, also where the file is another one by now:
+            # a/x.so, a/./x.so, a/././x.so
+            name = os.path.join(path.parent, *["."] * turn, path.name)
+            try:
+                self._library = ctypes.CDLL(name)
+            except OSError as error:
+                raise ArtifactError(f"{path}: the system cannot load it: {error}") from error
+            if ctypes.string_at(self.address(symbol), HEAD.size) == artifact.head:
+                return
+        raise ArtifactError(f"{path} was replaced {AGAIN} times while this process had it loaded")
 
     def address(self, name: str) -> int:
         """Where the function `name` is."""

@@ -96,6 +96,16 @@ def test_a_loaded_program_has_no_graph(saved: Path) -> None:
         pl.load(saved).explain()
 
 
+def test_a_file_that_was_replaced_is_loaded_anew(tmp_path: Path) -> None:
+    """The system would give the library again that it knows by this path."""
+    path, x = tmp_path / "x.so", np.ones(3, np.float32)
+    made = []
+    for factor in (1, 2, 3):
+        pl.compile(lambda x, f=factor: x * float(f), pl.spec((3,))).save(path)
+        made += [pl.load(path), pl.load(path)]
+    assert [float(f(x)[0]) for f in made] == [1, 1, 2, 2, 3, 3]
+
+
 def test_inspect_says_what_is_in_it(saved: Path) -> None:
     done = CliRunner().invoke(commands, ["inspect", str(saved), "--json"])
     found = json.loads(done.output)
