@@ -124,16 +124,38 @@ def gradients(
     ids = spec((batch, context), "i32")
     key = [spec((2,), "u32")] if drops(model) else []
     with mode(model, training=True):
-        graph = forward.run(trace(Objective(model, loss), ids, ids, spec((), "i64"), *key))
+        traced = trace(Objective(model, loss), ids, ids, spec((), "i64"), *key)
     weights = dict(model.named_parameters())
     names = tuple(
         name
-        for name, array in graph.params.items()
+        for name, array in traced.params.items()
         if name in weights and t.dtype(array.dtype).is_float
     )
     if not names:
-        raise GradientError(f"{graph.name} reads no parameter of {type(model).__name__}")
-    return grad(LiftParams(names)(graph), names), names
+        raise GradientError(f"{traced.name} reads no parameter of {type(model).__name__}")
+    graph = forward.run(traced)
+    if lost := [name for name in names if name not in graph.params]:
+        raise GradientError(_refused(forward, f"it replaces {lost[0]}, which is trained"))
+    try:
+        return grad(LiftParams(names)(graph), names), names
+    except GradientError as error:
+        if forward == AS_IT_IS:
+            raise
+        raise GradientError(_refused(forward, str(error))) from None
+
+
+def _refused(forward: Pipeline, why: str) -> str:
+    return (
+        f'forward="{_short(forward)}" makes a graph without gradients of its weights: {why}\n'
+        '  forward takes passes that let gradients through, such as "fake_quantize{bits=8}"; other '
+        'pipelines are for the trained model, but for pipeline="train_bf16"'
+    )
+
+
+def _short(passes: Pipeline) -> str:
+    """Passes by name, without their options, and not too many."""
+    names = [str(Pipeline(x)).partition("{")[0] for x in passes.passes]
+    return ",".join(names[:8]) + (",..." if len(names) > 8 else "")
 
 
 def updated(

@@ -83,3 +83,11 @@ def test_a_training_without_rounding_is_another(tmp_path) -> None:
     again = small_trainer(forward="fake_quantize")
     again.resume(tmp_path / "a.safetensors")
     assert again.losses == one.losses
+
+
+@pytest.mark.parametrize("forward", ["int8", "O2"])
+def test_passes_without_gradients_are_named(forward: str) -> None:
+    """And what works is said: a fused node, or a weight that went, is nobody's mistake."""
+    with pytest.raises(pl.GradientError, match=r'forward="[a-z_,.]+" makes a graph') as found:
+        small_trainer(forward=forward)
+    assert 'such as "fake_quantize{bits=8}"' in str(found.value)
