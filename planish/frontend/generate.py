@@ -105,6 +105,7 @@ class Generator(Writer):
         A name without a suffix is a program for the shell, which needs the tokenizer:
         `./tinygpt "ROMEO:" -n 200`.
 
+        Its `options` are those that C and the shell have, beside temperature, top-k and top-p.
         `weights` are inside ("embed") or in NAME.weights beside it ("file"), which is mapped.
         Functions of C begin with `prefix`: a program that has two models needs two. `pl.load` runs
         a library without LLVM. The same generator makes the same bytes.

@@ -26,7 +26,7 @@ class SavedGenerator(Writer):
     def __init__(self, found: Artifact, threads: int | None = None) -> None:
         facts = found.facts
         self.path, self.threads = found.path, thread_count(threads)
-        self.batch, self.options, self.greedy = 1, (), False
+        self.batch, self.options, self.greedy = 1, tuple(facts.get("options", ())), False
         self.context, self.vocab_size = facts["context"], facts["vocabulary"]
         self.piece = facts["piece"]
         self.level = found.level()
@@ -59,9 +59,10 @@ class SavedGenerator(Writer):
         top_k: int | None = None, top_p: float | None = None,
         seed: int | Sequence[int] | None = None, stream: Stream | None = None,
         stop: int | Sequence[int] | None = None, sliding_window: bool = False,
+        min_p: float | None = None, repetition_penalty: float | None = None,
     ) -> Any:  # fmt: skip
         """The new tokens after a prompt [T]: i32 [n]; as `TinyGPT.generate` writes them."""
-        settings = Sampling(temperature, top_k, top_p)
+        settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         return written(
             self, ids, max_new_tokens, settings, seed, True, stream, stop, sliding_window
         )

@@ -51,8 +51,8 @@ def save_generator(
         raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
     if not prefix.isidentifier() or not prefix.isascii():
         raise DataError(f"a prefix is letters, digits and _, got {prefix!r}")
-    if maker.batch != 1 or maker.options or maker.greedy:
-        raise ArtifactError("a generator is saved for one text, without options, not greedy")
+    if maker.batch != 1 or maker.greedy:
+        raise ArtifactError("a generator is saved for one text, and not greedy")
     if tokenizer is not None and not fits(tokenizer, maker.vocab_size):
         raise DataError(f"the tokenizer has {len(tokenizer)} tokens, the model {maker.vocab_size}")
     if not path.parent.is_dir():
@@ -62,6 +62,7 @@ def save_generator(
     more = {
         "pipeline": origins[0].pipeline,
         "graph": hashlib.sha256("".join(x.graph for x in origins).encode()).hexdigest(),
+        "options": maker.options,
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
     }
     sizes = (maker.context, maker.vocab_size, maker.piece)

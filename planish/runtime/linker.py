@@ -40,35 +40,41 @@ FLAGS: dict[str, dict[str, list[str]]] = {
 }
 
 
-def linker(kind: str = "library", arch: str | None = None) -> list[str]:
+def linker(kind: str = "library", arch: str | None = None, soname: str = "") -> list[str]:
     """The command that links for an architecture, by default this machine's.
 
-    LinkError says what to install where none does.
+    `soname` is the name under which programs look for a library. LinkError says what to install
+    where nothing links.
     """
     arch = arch or machine_arch()
+    named = [f"-soname={soname}"] if soname else []
+    through = ["-Xlinker", *named] if named else []
     if wanted := shlex.split(compiler_wanted()):
-        return [*wanted, *FLAGS["cc"][kind]]
+        return [*wanted, *FLAGS["cc"][kind], *through]
     is_other = arch != machine_arch()
     compiler, plain = (f"{arch}-linux-gnu-{x}" for x in ("gcc", "ld")) if is_other else ("cc", "ld")
-    for name, flags in ((compiler, FLAGS["cc"]), (plain, FLAGS["ld"])):
+    for name, flags, more in ((compiler, FLAGS["cc"], through), (plain, FLAGS["ld"], named)):
         found = shutil.which(name)
         if found and kind in flags:
-            return [found, *flags[kind]]
+            return [found, *flags[kind], *more]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", *(x.format(arch) for x in FLAGS["zig"][kind])]
+        flags = [x.format(arch) for x in FLAGS["zig"][kind]]
+        return [sys.executable, "-m", "ziglang", *flags, *named]
     tried = f"{compiler} nor ziglang" if kind == "program" else f"{compiler}, {plain} nor ziglang"
     package = f"gcc-{arch.replace('_', '-')}-linux-gnu" if is_other else "gcc"
     where = f"for {arch}" if is_other else "here"
     raise LinkError(f"no linker {where}: neither {tried}; {INSTALL.format(package)}")
 
 
-def link(folder: Path, objects: Sequence[str], out: Path, kind: str, arch: str) -> None:
+def link(
+    folder: Path, objects: Sequence[str], out: Path, kind: str, arch: str, soname: str = ""
+) -> None:
     """Link objects, files in `folder`, into a library, an object or a program, in one step.
 
     The folder is on the file system of `out`. LinkError says what the linker said.
     """
     # run there: names of files, which a library may hold, are the same every time
-    command = [*linker(kind, arch), "-o", "out", *objects]
+    command = [*linker(kind, arch, soname), "-o", "out", *objects]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -26,6 +26,7 @@ pytestmark = [
 ]
 CONTEXT = 40
 PROMPT = [3, 1, 4, 1, 5]
+OPTIONS = ("min_p", "repetition_penalty")
 
 # One text on each of `models` threads of this process, each with a model of its own
 MAIN = r"""
@@ -58,6 +59,8 @@ static void *work(void *user) {
     options.top_k = atoi(mine->given[4]);
     options.top_p = atof(mine->given[5]);
     options.seed = strtoull(mine->given[6], NULL, 10);
+    options.min_p = atof(mine->given[7]);
+    options.repetition_penalty = atof(mine->given[8]);
     options.max_tokens = 30;
     mine->code = planish_generate(model, prompt, 5, &options, note, mine, &mine->written);
     planish_free(model);
@@ -68,7 +71,7 @@ int main(int argc, char **argv) {
     pthread_t threads[8];
     static job jobs[8];
     int models = atoi(argv[2]);
-    if (argc != 7 || planish_abi_version() != PLANISH_ABI) return 9;
+    if (argc != 9 || planish_abi_version() != PLANISH_ABI) return 9;
     for (int n = 0; n < models; n++) {
         jobs[n].given = argv;
         pthread_create(&threads[n], NULL, work, &jobs[n]);
@@ -90,7 +93,7 @@ def model() -> pl.TinyGPT:
 
 def saved(folder: Path, pipeline: str = "O2", name: str = "x.so", **options: Any) -> Path:
     path = folder / name
-    pl.Generator(model(), pipeline).save(path, TOKENIZER, **options)
+    pl.Generator(model(), pipeline, options=OPTIONS).save(path, TOKENIZER, **options)
     return path
 
 
@@ -125,6 +128,9 @@ SETTINGS = [
     {"temperature": 1.3, "seed": 2**63 + 12345, "top_k": 5},
     {"temperature": 0.9, "seed": 3, "top_p": 0.7},
     {"temperature": 1.0, "seed": 4, "top_k": 1000, "top_p": 1.0},
+    {"temperature": 1.5, "seed": 5, "min_p": 0.2},
+    {"temperature": 0.0, "repetition_penalty": 1.7},
+    {"temperature": 1.2, "seed": 6, "min_p": 0.05, "repetition_penalty": 0.6, "top_k": 20},
 ]
 
 
@@ -134,7 +140,7 @@ def test_c_writes_the_tokens_that_python_writes(
     main: Path, given: dict[str, Any], threads: int
 ) -> None:
     want = model().generate(PROMPT, max_new_tokens=30, **given).tolist()
-    names = ("temperature", "top_k", "top_p", "seed")
+    names = ("temperature", "top_k", "top_p", "seed", "min_p", "repetition_penalty")
     found = told(main, threads, 1, *(given.get(x, 0) for x in names))
     assert found == [want]
 
@@ -142,20 +148,20 @@ def test_c_writes_the_tokens_that_python_writes(
 def test_models_on_several_threads_do_not_disturb_each_other(main: Path) -> None:
     want = model().generate(PROMPT, max_new_tokens=30, temperature=0.8, seed=1).tolist()
     for _ in range(5):
-        assert told(main, 2, 3, 0.8, 0, 0, 1) == [want] * 3
+        assert told(main, 2, 3, 0.8, 0, 0, 1, 0, 0) == [want] * 3
 
 
 @pytest.mark.parametrize("pipeline", ["O0", "bf16", "int8"])
 def test_other_pipelines_ship_too(pipeline: str, tmp_path: Path) -> None:
     main = compiled(saved(tmp_path, pipeline), "-Wl,-rpath,$ORIGIN")
     want = model().generate(PROMPT, max_new_tokens=30, temperature=0, pipeline=pipeline)
-    assert told(main, 2, 1, 0, 0, 0, 0) == [want.tolist()]
+    assert told(main, 2, 1, *[0] * 6) == [want.tolist()]
 
 
 def test_objects_link_into_programs(tmp_path: Path) -> None:
     main = compiled(saved(tmp_path, name="x.o"))
     want = model().generate(PROMPT, max_new_tokens=30, temperature=0)
-    assert told(main, 2, 1, 0, 0, 0, 0) == [want.tolist()]
+    assert told(main, 2, 1, *[0] * 6) == [want.tolist()]
 
 
 def test_two_models_in_one_program(tmp_path: Path) -> None:
@@ -233,7 +239,8 @@ class Options(ctypes.Structure):
     _fields_ = [("temperature", ctypes.c_float), ("top_p", ctypes.c_float),
                 ("top_k", ctypes.c_int32), ("stop_count", ctypes.c_int32),
                 ("stop", ctypes.POINTER(ctypes.c_int32)), ("seed", ctypes.c_uint64),
-                ("max_tokens", ctypes.c_int64)]  # fmt: skip
+                ("max_tokens", ctypes.c_int64), ("min_p", ctypes.c_float),
+                ("repetition_penalty", ctypes.c_float)]  # fmt: skip
 
 
 class Native:
@@ -277,6 +284,11 @@ REFUSED = [
     ({"temperature": float("inf")}, 1, "temperature is a finite number of at least 0, got inf"),
     ({"top_k": -1}, 1, "top_k is at least 0 and 0 <= top_p <= 1, got -1 and 0"),
     ({"top_p": 1.5}, 1, "top_k is at least 0 and 0 <= top_p <= 1, got 0 and 1.5"),
+    ({"min_p": 1.5}, 1, "min_p is a number of 0 <= min_p <= 1, got 1.5"),
+    ({"min_p": float("nan")}, 1, "min_p is a number of 0 <= min_p <= 1, got nan"),
+    ({"repetition_penalty": -1.0}, 1, "repetition_penalty is a finite number above 0, or 0 for"),
+    ({"repetition_penalty": 1e-44}, 1, "repetition_penalty is a finite number above 0, or 0 for"),
+    ({"stop_count": 2}, 1, "there are tokens to stop at, but stop is NULL"),
 ]
 
 
@@ -321,7 +333,7 @@ def test_another_processor_is_one_clear_line(
     word = ("imaginary", 0x7FFFFFFF, 0, 0, 1)
     monkeypatch.setattr(shipping, "needed", lambda *_: [word])
     main = compiled(saved(tmp_path), "-Wl,-rpath,$ORIGIN")
-    done = subprocess.run([main, "1", "1", *"0000"], capture_output=True, text=True,
+    done = subprocess.run([main, "1", "1", *"000000"], capture_output=True, text=True,
                           check=False)  # fmt: skip
     why = "this program is for processors with imaginary, which this one lacks\n"
     assert (done.returncode, done.stderr) == (4, why)

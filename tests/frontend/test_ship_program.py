@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="host code is for Linux"),
 ]
 CONTEXT = 40
+OPTIONS = ("min_p", "repetition_penalty")
 
 
 def model() -> pl.TinyGPT:
@@ -32,7 +33,7 @@ def model() -> pl.TinyGPT:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "tiny"
-    pl.Generator(model()).save(path, TOKENIZER)
+    pl.Generator(model(), options=OPTIONS).save(path, TOKENIZER)
     return path
 
 
@@ -50,6 +51,8 @@ def ran(program: Path, *given: str, **options: Any) -> tuple[int, str, str]:
     (["--temperature", "0.8", "--top-k", "5", "--seed", "1"],
      {"temperature": 0.8, "top_k": 5, "seed": 1}),
     (["--seed", "3", "--top-p", "0.9"], {"seed": 3, "top_p": 0.9}),
+    (["--seed", "4", "--min-p", "0.1", "--repetition-penalty", "1.5"],
+     {"seed": 4, "min_p": 0.1, "repetition_penalty": 1.5}),
 ])  # fmt: skip
 def test_it_writes_what_python_writes(
     program: Path, flags: list[str], settings: dict[str, Any]
@@ -88,6 +91,11 @@ MISTAKES = [
     (["the", "--temperature", "-1"], "--temperature is a finite number of at least 0, got -1"),
     (["the", "--top-k", "0"], "--top-k is a whole number of at least 1, got 0"),
     (["the", "--top-p", "1.5"], "--top-p is a number of 0 < P <= 1, got 1.5"),
+    (["the", "--min-p", "2"], "--min-p is a number of 0 <= P <= 1, got 2"),
+    (
+        ["the", "--repetition-penalty", "0"],
+        "--repetition-penalty is a finite number above 0, got 0",
+    ),
     (["the", "--seed", "-4"], "--seed is a whole number of at least 0, got -4"),
     (["the", "--seed", str(1 << 64)], "--seed is below 2**64, got 18446744073709551616"),
     (["the", "--threads", "0"], "--threads is a whole number of 1 to 1024, got 0"),
@@ -142,7 +150,7 @@ def test_it_needs_the_c_library_only_and_says_what_it_is(program: Path) -> None:
 
 
 def test_the_same_program_has_the_same_bytes(program: Path, tmp_path: Path) -> None:
-    pl.Generator(model()).save(tmp_path / "tiny", TOKENIZER)
+    pl.Generator(model(), options=OPTIONS).save(tmp_path / "tiny", TOKENIZER)
     assert (tmp_path / "tiny").read_bytes() == program.read_bytes()
     assert [x.name for x in tmp_path.iterdir()] == ["tiny"]
 

@@ -19,6 +19,7 @@ from planish.frontend.compiled import BUNDLE
 from planish.frontend.generate import Generator
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.pretrained import load_model
+from planish.frontend.sampling import OPTIONS
 from planish.frontend.ship import EMITS, MULTI, WEIGHTS
 from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec, trace
@@ -90,7 +91,8 @@ def command(
         return
     if what == "tokens":
         words = own if tokenizer is None else read_tokenizer(tokenizer)
-        levels = Generator(loaded, pipeline).save(path, words, weights, prefix, target)
+        maker = Generator(loaded, pipeline, options=tuple(OPTIONS))
+        levels = maker.save(path, words, weights, prefix, target)
     else:
         levels = (save_logits(loaded, path, pipeline, target, what),)
     print(f"{path}: {path.stat().st_size:,} bytes, for {', '.join(levels)}")

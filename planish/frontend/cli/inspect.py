@@ -94,6 +94,7 @@ def generator_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "prefix": facts["prefix"],
         "context": facts["context"],
         "vocabulary": facts["vocabulary"],
+        "options": facts.get("options", []),
         "tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer)),
         "weights_file": facts["weights_file"],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planish.runtime.host.language import Ptr, Record, Text, extern, i64, local, text, u8, u32, u64
 from planish.runtime.host.libc import sched_getaffinity, sched_setaffinity, snprintf, syscall
+from planish.runtime.host.quota import granted
 
 MASK_WORDS = 128  # cores by 64
 ARCH_PRCTL = 158
@@ -47,7 +48,7 @@ def tiles_allowed() -> bool:
 
 
 def cores() -> i64:
-    """Cores that this process may use."""
+    """Cores that this process may use: its affinity, cut by its control group's quota."""
     mask = local(u64, MASK_WORDS)
     if sched_getaffinity(0, MASK_WORDS * 8, mask) != 0:
         return 1
@@ -57,6 +58,8 @@ def cores() -> i64:
         while word != 0:
             word &= word - 1
             found += 1
+    most = granted(text("/proc/self/cgroup"), text("/sys/fs/cgroup"))
+    found = most if 0 < most < found else found
     return found if found > 0 else 1
 
 

@@ -16,6 +16,7 @@ from planish.runtime.host.language import (
     f64,
     i32,
     i64,
+    local,
     null,
     text,
     u8,
@@ -35,6 +36,8 @@ from planish.runtime.host.model import (
 )
 
 LARGEST = 3.4028234663852886e38
+SMALLEST = 1.1754943508222875e-38  # the least normal number
+WITHOUT = "this program has no %s: it is for generators that were made with that option"
 DEFAULT = 50  # new tokens
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
 
@@ -44,7 +47,9 @@ class Options(Record):
 
     temperature: below 1 bolder in what is likely; 0 always takes the likeliest token.
     top_k, top_p: draw among the k likeliest tokens, among the likeliest that together have
-    probability p; 0 means all.
+    probability p; 0 means all. min_p: among those at least that many times as likely as the
+    likeliest; 0 means all. repetition_penalty r: above 1, tokens that the text has already are less
+    likely: their logits are divided by r if positive, else multiplied; 0 and 1 change nothing.
     seed: the same seed draws the same tokens. max_tokens: at most so many.
     stop, stop_count: tokens that end a text; they are still told.
     """
@@ -56,11 +61,18 @@ class Options(Record):
     stop: Const[i32]
     seed: u64
     max_tokens: i64
+    min_p: f32
+    repetition_penalty: f32
 
 
 @export
 def planish_defaults(options: Options) -> None:
-    """Set options to: temperature 1, all tokens, seed 0, 50 new tokens, no stop."""
+    """Set options to: temperature 1, all tokens, no penalty, seed 0, 50 new tokens, no stop.
+
+    NULL: nothing is set.
+    """
+    if options == null:
+        return
     options.temperature = 1.0
     options.top_p = 0.0
     options.top_k = 0
@@ -68,6 +80,8 @@ def planish_defaults(options: Options) -> None:
     options.stop = null
     options.seed = 0
     options.max_tokens = DEFAULT
+    options.min_p = 0.0
+    options.repetition_penalty = 0.0
 
 
 @export
@@ -77,7 +91,8 @@ def planish_prefill(
     """Begin a text: read a prompt of so many tokens and draw the one after it.
 
     options: how this token, and those of planish_decode, are drawn; max_tokens and stop do not
-    matter here. NULL: the defaults. Returns 0, or the code of what went wrong (planish_error).
+    matter here. NULL: the defaults. next: where the token goes, or NULL. Returns 0, or the code of
+    what went wrong (planish_error).
     """
     if not can_run(model) or not prepared(model, tokens, count, options):
         return failed(model)
@@ -86,7 +101,7 @@ def planish_prefill(
 
 @export
 def planish_decode(model: Model, next: Ptr[i32]) -> i32:
-    """Draw the token after the last one, which becomes part of the text."""
+    """Draw the token after the last one, which becomes part of the text; next may be NULL."""
     if not can_run(model):
         return failed(model)
     tables = planish_tables()
@@ -107,9 +122,10 @@ def planish_generate(
 ) -> i32:  # fmt: skip
     """Write on from a prompt, until max_tokens, a stop token, or on_token ends it.
 
-    on_token is called with `user` and each new token, soon after it is there; what it returns ends
-    the text if it is not 0. written (or NULL): how many tokens there were. Returns 0, or the code
-    of what went wrong (planish_error); tokens before that were told.
+    options may be NULL: the defaults. on_token (or NULL) is called with `user` and each new token,
+    soon after it is there; what it returns ends the text if it is not 0. written (or NULL): how
+    many tokens there were. Returns 0, or the code of what went wrong (planish_error); tokens before
+    that were told.
     """
     if written != null:
         written[0] = 0
@@ -118,6 +134,8 @@ def planish_generate(
     wanted = options.max_tokens if options != null else DEFAULT
     if wanted < 0:
         return refused(model, ARGUMENT, text("max_tokens is at least 0"))
+    if options != null and options.stop_count > 0 and options.stop == null:
+        return refused(model, ARGUMENT, text("there are tokens to stop at, but stop is NULL"))
     context = planish_tables().context
     if wanted > context - count:
         form = text("%ld tokens of prompt and %ld new ones exceed the context of %ld")
@@ -190,32 +208,67 @@ def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> 
             snprintf(model.message, MESSAGE, form, tokens[n], n, tables.vocabulary)
             refused(model, ARGUMENT, null)
             return False
-    temperature: f32 = 1.0
-    top_p: f32 = 0.0
-    top_k: i32 = 0
-    seed: u64 = 0
-    if options != null:
-        temperature = options.temperature
-        top_p = options.top_p
-        top_k = options.top_k
-        seed = options.seed
-    if not 0.0 <= temperature <= LARGEST:
+    own = local(Options, 1)[0]
+    planish_defaults(own)
+    given = options if options != null else own
+    if not drawable(model, given):
+        return False
+    set_draw(model, given)
+    return True
+
+
+def drawable(model: Model, given: Options) -> bool:
+    """Whether tokens can be drawn so."""
+    tables = planish_tables()
+    penalty = given.repetition_penalty
+    if not 0.0 <= given.temperature <= LARGEST:
         form = text("temperature is a finite number of at least 0, got %g")
-        snprintf(model.message, MESSAGE, form, f64(temperature))
-        refused(model, ARGUMENT, null)
-        return False
-    if top_k < 0 or not 0.0 <= top_p <= 1.0:
+        snprintf(model.message, MESSAGE, form, f64(given.temperature))
+    elif given.top_k < 0 or not 0.0 <= given.top_p <= 1.0:
         form = text("top_k is at least 0 and 0 <= top_p <= 1, got %d and %g")
-        snprintf(model.message, MESSAGE, form, top_k, f64(top_p))
-        refused(model, ARGUMENT, null)
-        return False
+        snprintf(model.message, MESSAGE, form, given.top_k, f64(given.top_p))
+    elif not 0.0 <= given.min_p <= 1.0:
+        form = text("min_p is a number of 0 <= min_p <= 1, got %g")
+        snprintf(model.message, MESSAGE, form, f64(given.min_p))
+    elif penalty != 0.0 and not SMALLEST <= penalty <= LARGEST:
+        form = text("repetition_penalty is a finite number above 0, or 0 for none, got %g")
+        snprintf(model.message, MESSAGE, form, f64(penalty))
+    elif tables.min_p < 0 and given.min_p != 0.0:
+        snprintf(model.message, MESSAGE, text(WITHOUT), text("min_p"))
+    elif tables.seen < 0 and penalty != 0.0 and penalty != 1.0:
+        snprintf(model.message, MESSAGE, text(WITHOUT), text("repetition_penalty"))
+    else:
+        return True
+    model.status = ARGUMENT
+    return False
+
+
+def set_draw(model: Model, given: Options) -> None:
+    """Set how tokens are drawn."""
+    tables = planish_tables()
     state = model.state
     most = i32(tables.vocabulary)
-    set_key(seed, 0, Ptr[u32](state + tables.keys))
-    Ptr[f32](state + tables.temperature)[0] = temperature
-    Ptr[i32](state + tables.top_k)[0] = top_k if 0 < top_k < most else most
-    Ptr[f32](state + tables.top_p)[0] = top_p if top_p > 0.0 else EVERYTHING
-    return True
+    set_key(given.seed, 0, Ptr[u32](state + tables.keys))
+    Ptr[f32](state + tables.temperature)[0] = given.temperature
+    Ptr[i32](state + tables.top_k)[0] = given.top_k if 0 < given.top_k < most else most
+    Ptr[f32](state + tables.top_p)[0] = given.top_p if given.top_p > 0.0 else EVERYTHING
+    if tables.min_p >= 0:
+        Ptr[f32](state + tables.min_p)[0] = given.min_p
+    if tables.seen >= 0:
+        penalty = given.repetition_penalty
+        Ptr[f32](state + tables.repetition_penalty)[0] = penalty if penalty > 0.0 else 1.0
+
+
+def mark(model: Model, tokens: Const[i32], count: i64) -> None:
+    """Note which tokens a prompt has, where a penalty asks for it; decode notes later ones."""
+    tables = planish_tables()
+    if tables.seen < 0:
+        return
+    seen = model.state + tables.seen
+    for n in range(tables.vocabulary):
+        seen[n] = 0
+    for n in range(count):
+        seen[i64(tokens[n])] = 1
 
 
 def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
@@ -224,6 +277,7 @@ def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) ->
     pos = Ptr[i32](model.state + tables.pos)
     pos[0] = 0
     model.read = 0
+    mark(model, tokens, count)
     at = 0
     while at < count:
         size = count - at if count - at < tables.piece else tables.piece

@@ -40,7 +40,10 @@ class Level(Record):
 
 
 class Tables(Record):
-    """What is known of an artifact when it is made. Offsets of what is set are in the state."""
+    """What is known of an artifact when it is made.
+
+    Offsets of what is set are in the state; -1 where the programs do not have it.
+    """
 
     levels: Ptr[Level]
     level_count: i64
@@ -51,6 +54,9 @@ class Tables(Record):
     temperature: i64
     top_k: i64
     top_p: i64
+    min_p: i64
+    repetition_penalty: i64
+    seen: i64
     prompt: i64
     context: i64
     vocabulary: i64

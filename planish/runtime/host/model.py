@@ -59,7 +59,7 @@ from planish.runtime.host.libc import (
     strerror,
 )
 
-ABI = 1
+ABI = 2
 OK = 0
 ARGUMENT = 1
 NO_MEMORY = 2
@@ -123,17 +123,12 @@ class Model(Record):
 
 
 @export
-def planish_abi_version() -> i32:
-    """The version of this interface: programs made for another one must be compiled again."""
-    return ABI
-
-
-@export
 def planish_create(weights: Text, threads: i32) -> Model:
     """Make a model. Ask planish_status whether that worked; NULL only where there is no memory.
 
     weights: the file of weights, for artifacts whose weights are not inside; else NULL.
-    threads: how many share the work, at most the cores of this process; 0 means all of those.
+    threads: how many share the work, at most the cores that this process may use (its affinity,
+    its control group's quota); 0 means all of those.
     A model is used by one thread at a time; several models run side by side, each with threads of
     its own and memory of its own but for the weights, which they share. Free it with planish_free.
     A forked child makes models of its own.
@@ -166,39 +161,6 @@ def planish_status(model: Model) -> i32:
 def planish_error(model: Model) -> Text:
     """What went wrong last, in a line, or "". It is the model's, until its next call."""
     return model.message if model != null else text("out of memory")
-
-
-@export
-def planish_vocab_size(model: Model) -> i64:
-    """Tokens are 0 <= token < this."""
-    return planish_tables().vocabulary
-
-
-@export
-def planish_context(model: Model) -> i64:
-    """How many tokens a text can have, the prompt included."""
-    return planish_tables().context
-
-
-@export
-def planish_threads(model: Model) -> i64:
-    """How many threads share the work."""
-    return model.threads if model != null else 0
-
-
-@export
-def planish_level(model: Model) -> Text:
-    """Which code runs: that for x86-64-v3, say. The environment variable PLANISH_LEVEL names one.
-
-    Without it the best of the artifact's that this processor runs. "" where no model could be made.
-    """
-    return model.level.name if model != null and model.level != null else text("")
-
-
-@export
-def planish_facts() -> Text:
-    """What is known of the artifact, as JSON: pipeline, processor, memory, layout of weights."""
-    return planish_tables().head + HEAD
 
 
 @export

@@ -7,7 +7,14 @@ Exit codes: 0 done, 1 failed, 2 the user's mistake. Errors are one line on stand
 
 from __future__ import annotations
 
-from planish.runtime.host.generator import LARGEST, Options, planish_defaults, planish_generate
+from planish.runtime.host.generator import (
+    LARGEST,
+    SMALLEST,
+    Options,
+    planish_defaults,
+    planish_generate,
+)
+from planish.runtime.host.known import planish_context
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -50,7 +57,6 @@ from planish.runtime.host.model import (
     ARGUMENT,
     ROOM,
     Model,
-    planish_context,
     planish_create,
     planish_error,
     planish_free,
@@ -73,8 +79,11 @@ Writes on from PROMPT, or from standard input.
   --temperature T  below 1 bolder in what is likely; 0 always takes the likeliest (default: 1)
   --top-k K        choose among the K likeliest tokens
   --top-p P        choose among the likeliest tokens that have probability P
+  --min-p P        choose among tokens at least P times as likely as the likeliest
+  --repetition-penalty R
+                   above 1: what the text has already becomes less likely
   --seed S         the same seed writes the same text
-  --threads N      threads to use (default: all cores)
+  --threads N      threads to use (default: all that it may use)
   --weights FILE   the file of weights, where they are not inside
   --stats          tell the speed, and which processor the code is for, on standard error
 """
@@ -169,6 +178,13 @@ def set_option(name: Text, value: Text, given: Given, options: Options) -> i32:
     elif strcmp(name, text("--top-p")) == 0:
         if not real(value, address(options.top_p)) or not 0.0 < options.top_p <= 1.0:
             return complain(text("--top-p is a number of 0 < P <= 1, got "), value)
+    elif strcmp(name, text("--min-p")) == 0:
+        if not real(value, address(options.min_p)) or not 0.0 <= options.min_p <= 1.0:
+            return complain(text("--min-p is a number of 0 <= P <= 1, got "), value)
+    elif strcmp(name, text("--repetition-penalty")) == 0:
+        known = real(value, address(options.repetition_penalty))
+        if not known or not SMALLEST <= options.repetition_penalty <= LARGEST:
+            return complain(text("--repetition-penalty is a finite number above 0, got "), value)
     elif strcmp(name, text("--top-k")) == 0:
         if not whole(value, 1, 0x7FFFFFFF, number):
             return complain(text("--top-k is a whole number of at least 1, got "), value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.runtime.host.generator import can_run
+from planish.runtime.host.generator import can_run, refused
 from planish.runtime.host.language import Ptr, Text, export, i32, i64, local, null, text, u8
 from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import snprintf
@@ -30,8 +30,12 @@ def planish_encode(model: Model, data: Text, length: i64, tokens: Ptr[i32], room
     """The tokens of a prompt, UTF-8 of so many bytes: how many there are, or -1 (planish_error).
 
     The first `room` of them are written to tokens. A text has at most length + 2 tokens.
+    data may be NULL where length is 0, and tokens where room is 0.
     """
     if not can_run(model):
+        return -1
+    if length < 0 or room < 0 or (data == null and length > 0) or (tokens == null and room > 0):
+        refused(model, ARGUMENT, text("a text, or the place for its tokens, is NULL or below 0"))
         return -1
     vocab = vocab_of(model)
     if vocab == null:
@@ -52,9 +56,13 @@ def planish_token_text(
     """The bytes of a token: how many there are, or -1 where there is no such token.
 
     The first `room` of them are written to out; they may end inside of a character. before: -1
-    where a text begins, or the last token of the prompt; each call updates it.
+    where a text begins, or the last token of the prompt; each call updates it. out may be NULL
+    where room is 0.
     """
     if not can_run(model):
+        return -1
+    if before == null or room < 0 or (out == null and room > 0):
+        refused(model, ARGUMENT, text("before, or the place for a text, is NULL or below 0"))
         return -1
     vocab = vocab_of(model)
     return decode_token(vocab, token, before, out, room) if vocab != null else -1

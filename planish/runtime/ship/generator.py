@@ -32,11 +32,13 @@ from planish.runtime.host import (
     cpu,
     generator,
     keys,
+    known,
     letters,
     levels,
     libc,
     merging,
     model,
+    quota,
     shell,
     tokenizer,
     vocab,
@@ -57,11 +59,27 @@ from planish.runtime.target import Target, kept_in_cache
 llvm = later("planish.runtime.llvm")
 metadata = later("importlib.metadata")
 
-SOURCES = (libc, cpu, levels, model, keys, generator, letters, merging, vocab, tokenizer, words)
+SOURCES = (
+    libc,
+    quota,
+    cpu,
+    levels,
+    model,
+    known,
+    keys,
+    generator,
+    letters,
+    merging,
+    vocab,
+    tokenizer,
+    words,
+)
 STATE, WEIGHTS, TEMPORARY = 0, model.WEIGHTS, model.TEMPORARY
 POOL = ("planish_worker", "planish_run", "planish_stop")
 CODES = ("OK", "ARGUMENT", "NO_MEMORY", "FILE", "CPU", "ROOM", "NAN", "FAULT")
-SET = ("keys", "temperature", "top_k", "top_p")  # what host code sets of the state, by name
+# What host code sets of the state, by name; those of options are not in all programs
+SET = ("keys", "temperature", "top_k", "top_p")
+SET_MAYBE = ("min_p", "repetition_penalty", "seen")
 KINDS = {".so": "library", ".o": "object"}
 EMBEDDED = 1 << 30  # bytes of weights inside: code reaches no further than 2 GiB
 
@@ -222,6 +240,7 @@ class Shipped:
         prompt = len(self._first["prefill"].image.inputs) - 1
         numbers = {
             "state": size, "tokens": places[0], "pos": places[1], **{x: named[x] for x in SET},
+            **{x: named.get(x, -1) for x in SET_MAYBE},
             "prompt": prompt, "context": self.context, "vocabulary": self.vocabulary,
             "piece": self.piece, "inside": int(inside), "weights_at": packed.start,
             "size": packed.size,
@@ -286,7 +305,9 @@ class Shipped:
                 (folder / name).write_bytes(data)
             packed.write_object(folder / "data.o", self.least.arch, self.artifact, inside)
             kind = "program" if self.is_program else KINDS[path.suffix]
-            link(folder, [*files, "data.o"], path, kind, self.least.arch)
+            # C programs look for a library by this name; they are not told where it was built
+            soname = path.name if kind == "library" else ""
+            link(folder, [*files, "data.o"], path, kind, self.least.arch, soname)
             if not inside:
                 with open(folder / "weights", "wb") as file:
                     packed.write(file)
