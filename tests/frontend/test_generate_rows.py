@@ -93,3 +93,12 @@ def test_only_rows_that_go_on_may_not_be_nan() -> None:
     assert len(first) == 3
     found = model.generate(RAGGED, 8, seed=[3, 4, 5, 6], stop=first[2])
     assert found[3].tolist() == first and len(found[1]) >= 1
+
+
+def test_prompts_are_read_once(model: pl.TinyGPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(
+        "planish.frontend.sampling.check_ids", lambda ids, size: read.extend(ids.tolist())
+    )
+    model.generate([[1, 2, 3], [4, 5]], 2, temperature=0)
+    assert read == [1, 2, 3, 4, 5]
