@@ -125,7 +125,7 @@ def test_the_same_levels_make_the_same_bytes(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("pipeline", "more"), [
-    ("O2", ()), ("int8", ("cascadelake",)), ("bf16", ("cooperlake", "sapphirerapids")),
+    ("int8", ("cascadelake",)), ("bf16", ("cooperlake", "sapphirerapids")),
 ])  # fmt: skip
 def test_levels_without_a_gain_are_left_out(
     pipeline: str, more: tuple[str, ...], tmp_path: Path
