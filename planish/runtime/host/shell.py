@@ -14,7 +14,7 @@ from planish.runtime.host.generator import (
     planish_defaults,
     planish_generate,
 )
-from planish.runtime.host.known import planish_context
+from planish.runtime.host.known import planish_context, planish_level
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -60,7 +60,6 @@ from planish.runtime.host.model import (
     planish_create,
     planish_error,
     planish_free,
-    planish_level,
     planish_status,
 )
 from planish.runtime.host.tokenizer import decode_token
