@@ -58,8 +58,8 @@ def linker(kind: str = "library", arch: str | None = None, soname: str = "") -> 
         if found and kind in flags:
             return [found, *flags[kind], *more]
     if importlib.util.find_spec("ziglang") is not None:
-        flags = [x.format(arch) for x in FLAGS["zig"][kind]]
-        return [sys.executable, "-m", "ziglang", *flags, *named]
+        made = [x.format(arch) for x in FLAGS["zig"][kind]]
+        return [sys.executable, "-m", "ziglang", *made, *named]
     tried = f"{compiler} nor ziglang" if kind == "program" else f"{compiler}, {plain} nor ziglang"
     package = f"gcc-{arch.replace('_', '-')}-linux-gnu" if is_other else "gcc"
     where = f"for {arch}" if is_other else "here"
