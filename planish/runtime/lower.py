@@ -30,6 +30,7 @@ from planish.runtime.kernels.attention_parts import (
     parts_type,
     sum_kernel,
 )
+from planish.runtime.kernels.beside import gemm_kernel
 from planish.runtime.kernels.blocks import block_kernel
 from planish.runtime.kernels.gemm import Roles
 from planish.runtime.kernels.nest import Lowered
@@ -46,7 +47,6 @@ from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
-from planish.runtime.kernels.twins import gemm_kernel
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels

@@ -55,17 +55,20 @@ def quickest(
     """The tile (vectors, rows) with which a product of so many rows and columns takes least.
 
     Of equal ones the widest: its columns are read the fewest times; or the highest. `most` limits
-    the rows; by default, those of A are streams.
+    the rows; by default, those of A are streams. The width is that for any number of rows, so that
+    a prompt and a token are multiplied by the same panels.
     """
 
-    def cost(tile: tuple[int, int]) -> tuple[float, int, int]:
+    def cost(tile: tuple[int, int], rows: AnySize | None) -> tuple[float, int, int]:
         v, h = tile
         time = times(rows, h) * times(columns, v * lanes) * cycles(target, tile)
         return time, *((-h, -v) if high else (-v, -h))
 
-    highest = max(1, rows) if isinstance(rows, int) else HIGHEST
     found = tiles(target, most or target.core.ways)
-    return min(((v, min(h, highest)) for v, h in found), key=cost)
+    width, _ = min(found, key=lambda tile: cost(tile, None))
+    highest = max(1, rows) if isinstance(rows, int) else HIGHEST
+    fitting = {(v, min(h, highest)) for v, h in found if v == width}
+    return min(fitting, key=lambda tile: cost(tile, rows))
 
 
 def group(target: Target, panel: int) -> int:

@@ -1,4 +1,4 @@
-"""Products of few rows read two panels side by side: the same bits as a product of many rows."""
+"""Products of few rows read panels side by side: the same bits as a product of many rows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from planish.ir.ops.leaf import input_, param
 from planish.ir.types import TensorType
 from planish.passes.pipelines import FAST
 from planish.runtime.interpret import run_plan
-from planish.runtime.kernels import twins
+from planish.runtime.kernels.beside import VECTORS, SideGemm
+from planish.runtime.kernels.tiles import quickest
 from planish.runtime.lower import lower
 from planish.runtime.program import Program
 from planish.runtime.target import Target
 
 HOST = Target.host()
-WIDE = 4 * HOST.lanes(t.f32)  # columns of a panel of one row
+LANES = HOST.lanes(t.f32)
+WIDE = quickest(HOST, None, 4096, LANES)[0] * LANES  # columns of a panel
 
 
 def product(rows: int, weight: np.ndarray) -> Graph:
@@ -29,19 +31,21 @@ def product(rows: int, weight: np.ndarray) -> Graph:
     return FAST.run(Graph("f", (x,), (OPS["matmul"](x, w),), params={"w": weight}))
 
 
-def paired(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the kernel of the graph's product is one of pairs."""
-    made = []
-    write = twins.TwinGemm.write
-    monkeypatch.setattr(twins.TwinGemm, "write", lambda self: (made.append(self), write(self)))
+def beside(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many panels the graph's product reads side by side."""
+    made: list[SideGemm] = []
+    write = SideGemm.write
+    monkeypatch.setattr(SideGemm, "write", lambda self: (made.append(self), write(self)))
     lower(graph, HOST)
-    return bool(made)
+    return made[-1].beside if made else 1
 
 
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("depth", [1, 7, 128])
-@pytest.mark.parametrize("columns", [4 * WIDE, 4 * WIDE - 3, 64 * WIDE + 1, 65 * WIDE])
-def test_a_pair_of_panels_has_the_bits_of_many_rows(rows: int, depth: int, columns: int) -> None:
+@pytest.mark.parametrize("columns", [4 * WIDE, 8 * WIDE - 3, 129 * WIDE + 1, 5 * WIDE])
+def test_panels_side_by_side_have_the_bits_of_many_rows(
+    rows: int, depth: int, columns: int
+) -> None:
     rng = np.random.default_rng(columns + depth)
     weight = rng.standard_normal((depth, columns)).astype(np.float32)
     x = rng.standard_normal((9, depth)).astype(np.float32)
@@ -55,11 +59,21 @@ def test_a_pair_of_panels_has_the_bits_of_many_rows(rows: int, depth: int, colum
 
 
 @pytest.mark.parametrize(
-    ("rows", "panels", "want"),
-    [(1, 4, True), (1, 8, True), (1, 6, False), (1, 5, False), (1, 65, True), (3, 8, False)],
+    ("rows", "panels", "most"),
+    [(1, 4, 2), (1, 8, 4), (1, 6, 1), (1, 5, 1), (1, 66, 2), (1, 65, 1), (1, 130, 2), (3, 8, 1)],
 )
-def test_pairs_are_shared_out_evenly(
-    rows: int, panels: int, want: bool, monkeypatch: pytest.MonkeyPatch
+def test_groups_are_shared_out_evenly(
+    rows: int, panels: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three pairs are two for one thread and one for the other."""
-    assert paired(product(rows, np.ones((8, panels * WIDE), np.float32)), monkeypatch) is want
+    many = min(most, VECTORS * LANES // WIDE)
+    assert beside(product(rows, np.ones((8, panels * WIDE), np.float32)), monkeypatch) == many
+
+
+def test_a_token_is_multiplied_by_the_panels_of_a_prompt() -> None:
+    """Whatever the target, panels have one width."""
+    for name in ("x86-64-v2", "x86-64-v3", "x86-64-v4", "znver4", "aarch64:neoverse-n1"):
+        target = Target.parse(name)
+        for columns in (65, 128, 384, 50257):
+            lanes = target.lanes(t.f32)
+            assert len({quickest(target, m, columns, lanes)[0] for m in (1, 2, 64, None)}) == 1

@@ -1,8 +1,9 @@
-"""Kernels of matrix products by `Gemm`: of a few rows by panels, two panels are read side by side.
+"""Kernels of matrix products by `Gemm`: of a few rows, several panels are read side by side.
 
 One row of A makes no use of what is in registers: its product takes as long as reading B. A core
-that reads one panel waits at the end of each page, and for the sum before; with two it has more
-lines under way. Zen 1, two threads, C loops of 4 vectors, GB/s of B:
+that reads one panel waits at the end of each page, and for the sum before; with more of them it has
+more lines under way, and sums that do not wait for each other. Zen 1, two threads, C loops of 8
+vectors of sums, GB/s of B:
 
     B, a thread        one panel   two panels
     384 KB (L2)              140          149
@@ -22,27 +23,26 @@ from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, size_expr
 from planish.ir.node import Node
 from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles
-from planish.runtime.kernels.nest import Lowered, lowered, minimum
+from planish.runtime.kernels.nest import Lowered, lowered
 from planish.runtime.kernels.tiles import WAITING
 from planish.runtime.target import Target
 
-EVEN = 4  # panels: pairs of so many, or of a multiple, are shared out evenly among two threads
-MANY = 64  # panels: one pair more or less for a thread is no matter
+VECTORS = 8  # of B, at most, that are read in a step
+MANY = 32  # groups of panels: one more or less for a thread is no matter
 
 
-class TwinGemm(Gemm):
-    """A matmul kernel being written, of so few rows that a tile has them all."""
+class SideGemm(Gemm):
+    """A matmul kernel being written, of so few rows that a tile has them all: `beside` panels."""
+
+    beside: int
 
     def write(self) -> None:
-        """One parallel iteration for each pair of panels; an odd last one is its own twin."""
+        """One parallel iteration for each group of panels."""
         nest, p = self.nest, self.product
         rows, columns = size_expr(product(p.rows)), size_expr(p.columns)
-        panels = panels_of(self)
-        with nest.loop("p", -(-panels // 2), "parallel") as pair:
-            second: Expr = pair * 2 + 1
-            second = minimum(second, as_index(panels - 1)) if panels % 2 else second
-            pairs = [nest.let(pair * 2), nest.let(second)]
-            for panel, tile in zip(pairs, self.side_by_side(pairs, rows), strict=True):
+        with nest.loop("p", panels_of(self) // self.beside, "parallel") as at:
+            group = [nest.let(at * self.beside + i) for i in range(self.beside)]
+            for panel, tile in zip(group, self.side_by_side(group, rows), strict=True):
                 self.tile = tile
                 self.finish((), panel, as_index(0), rows, columns)
 
@@ -76,30 +76,45 @@ def panels_of(gemm: Gemm) -> int:
     return -(-int(gemm.product.columns) // gemm.nr)  # type: ignore[arg-type]
 
 
-def pays_pairs(gemm: Gemm) -> bool:
-    """Whether panels are better read in pairs: few rows, floats, sums of two in the registers."""
+def panels_beside(gemm: Gemm) -> int:
+    """How many panels are better read side by side: of few rows and floats, as many as have their
+    sums in registers and can be shared out evenly among two threads."""
     p, rows = gemm.product, product(gemm.product.rows)
     if not (isinstance(rows, int) and isinstance(p.columns, int)) or p.batch:
-        return False
+        return 1
     if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
-        return False
+        return 1
     vectors = gemm.nr // gemm.target.lanes(gemm.dtype)
-    fits = 2 * gemm.mr * vectors + gemm.mr < gemm.target.vector_registers
-    panels = panels_of(gemm)
-    return rows <= min(gemm.mr, WAITING) and fits and (panels % EVEN == 0 or panels >= MANY)
+    panels, registers = panels_of(gemm), gemm.target.vector_registers
+    if rows > min(gemm.mr, WAITING):
+        return 1
+    for many in (4, 2):
+        fits = many * vectors <= VECTORS and (many * vectors + 1) * gemm.mr < registers
+        even = panels % (2 * many) == 0 or (panels % many == 0 and panels >= MANY * many)
+        if fits and even:
+            return many
+    return 1
 
 
 def gemm_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target, packed: bool
 ) -> Lowered:
     """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0)."""
-    given = body, anchor, roles, target, packed
-    kind = TwinGemm if pays_pairs(Gemm(*given, 1)) else Gemm
-    gemm = kind(*given, 1)
-    gemm.write()
+    gemm = _gemm(body, anchor, roles, target, packed, 1)
     divisor = gemm.nest.divisions.get("k", 1)
     depth = gemm.product.depth
     if 1 < divisor <= SPLIT_K and isinstance(depth, int) and depth % divisor == 0:
-        gemm = kind(*given, divisor)
-        gemm.write()
+        gemm = _gemm(body, anchor, roles, target, packed, divisor)
     return lowered(gemm.nest, gemm.pull, name)
+
+
+def _gemm(
+    body: Graph, anchor: Node, roles: Roles, target: Target, packed: bool, split: int
+) -> Gemm:
+    """A written kernel."""
+    gemm = Gemm(body, anchor, roles, target, packed, split)
+    if (many := panels_beside(gemm)) > 1:
+        gemm = SideGemm(body, anchor, roles, target, packed, split)
+        gemm.beside = many
+    gemm.write()
+    return gemm
