@@ -104,7 +104,7 @@ def sgd(momentum: float, nesterov: bool = False) -> Rule:
         (SGD(weight_decay=0.2, momentum=0.9), sgd(0.9)),
         (SGD(weight_decay=0.2, momentum=0.9, nesterov=True), sgd(0.9, nesterov=True)),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, Optimizer) else "",
 )
 def test_updates_follow_their_formulas(optimizer: Optimizer, rule: Rule) -> None:
     for name, wanted in expected(rule).items():
