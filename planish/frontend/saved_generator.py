@@ -31,7 +31,7 @@ class SavedGenerator(Generator):
         for name, image in found.images.items():
             code = _Named(library, facts["prefix"], name)
             program = Compiled.of(image, found.params(name), self._plan, threads, code)
-            program.origin = Origin(None, facts["pipeline"], facts["graph"])
+            program.origin = Origin.of(facts)
             vars(self)[name] = program  # instead of compiling it
 
     @property

@@ -43,7 +43,7 @@ def save_generator(
     programs = {"prefill": maker.prefill, "decode": maker.decode}
     origins = [x.origin for x in programs.values()]
     more = {
-        "pipeline": origins[0].pipeline,
+        **origins[0].facts,
         "graph": hashlib.sha256("".join(x.graph for x in origins).encode()).hexdigest(),
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
     }

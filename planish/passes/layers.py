@@ -1,25 +1,29 @@
 """What quantization does to each weight, and why: one line each, none left out.
 
-found = Layers()
-pipeline.run(graph, observe=(found,))
-print(found)
+    found = Layers()
+    pipeline.run(graph, observe=(found,))
+    print(found)
+
+`reporter` finds the same as plain values, for the facts of artifacts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from planish.ir.errors import ArtifactError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.quantize import dequantize
 from planish.passes.bf16 import viewed_of
-from planish.passes.pipeline import Step
+from planish.passes.pipeline import Pipeline, Step
 from planish.passes.quantize import Quantize
 from planish.passes.table import table_text
 
@@ -111,7 +115,8 @@ def sqnr(graph: Graph, after: Graph, made: Node) -> float | None:
     (exact,) = evaluate(Graph("exact", (), (x,), graph.params), dtype="f64")
     (rounded,) = evaluate(Graph("rounded", (), (dequantize(made, scale),), after.params))
     signal, noise = np.square(exact).sum(), np.square(exact - rounded).sum()
-    return 10 * math.log10(signal / noise) if noise and signal else None
+    # two digits: the last ones of a sum depend on the processor, files should not
+    return round(10 * math.log10(signal / noise), 2) if noise and signal else None
 
 
 @dataclass
@@ -135,6 +140,29 @@ class Layers:
 
     def __str__(self) -> str:
         return layers_text(self.found)
+
+
+def reporter(graph: Graph, pipeline: Pipeline) -> Callable[[], list[dict[str, Any]]]:
+    """Tells what a pipeline makes of each weight, a `Layer` as a dict; [] where it quantizes none.
+
+    Asked, it runs the passes up to the last quantization. Only then does it need the graph.
+    """
+    last = max((n for n, x in enumerate(pipeline.passes, 1) if isinstance(x, Quantize)), default=0)
+    return partial(_report, graph, Pipeline(*pipeline.passes[:last])) if last else list
+
+
+def _report(graph: Graph, pipeline: Pipeline) -> list[dict[str, Any]]:
+    seen = Layers()
+    pipeline.run(graph, observe=(seen,))
+    return seen.records()
+
+
+def report_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """What a reporter told as a table; ArtifactError if it is something else."""
+    try:
+        return layers_text([Layer(**x) for x in records])
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"damaged: no report of quantization: {error!s:.100}") from error
 
 
 def layers_text(found: Sequence[Layer]) -> str:

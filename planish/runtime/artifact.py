@@ -21,7 +21,7 @@ import hashlib
 import json
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +35,16 @@ from planish.ir.types import DTYPES
 from planish.runtime import elf, objects
 from planish.runtime.image import MALFORMED, Image
 from planish.runtime.linker import link
+from planish.runtime.memory import plan_memory
 from planish.runtime.program import Program
 from planish.runtime.target import Target, missing_here
 
 MAGIC = b"planish program\n"
-VERSION = 1  # of the layout, and of how `planish_main` is called
+VERSION = 2  # of the layout, and of how `planish_main` is called
 ALIGN = 64
 SYMBOL = "planish_artifact"
 FOUND = "_artifact"  # how the names of all such symbols end
-FACTS = ("weights", "requires", "memory", "pipeline", "graph")
+FACTS = ("weights", "abi", "triple", "requires", "memory", "pipeline", "graph", "quantization")
 HEAD = struct.Struct("<16sQQ32s")
 
 
@@ -70,9 +71,9 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 
     `pool` is the object of the functions of a pool. LinkError where nothing can link.
     """
-    facts = {**more, **described(program), "image": program.image.facts()}
+    facts = {**more, **described(program.image), "image": program.image.facts()}
     packed = Packed(facts, program.params)
-    files = {f"code{i}.o": x for i, x in enumerate(program.image.code)} | {"pool.o": pool}
+    files = {f"code{i}.o": x for i, x in enumerate(code_of(program))} | {"pool.o": pool}
     with beside(path) as folder:
         for file, data in files.items():
             (folder / file).write_bytes(data)
@@ -89,11 +90,21 @@ def beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def described(program: Program) -> dict[str, Any]:
-    """The facts of a program: the memory and the processor it needs."""
-    memory = program.memory
+def code_of(program: Program) -> tuple[bytes, ...]:
+    """The object files of a program; ArtifactError where it was loaded from a library."""
+    if not program.image.code:
+        raise ArtifactError(f"{program.image.name} is in a library already: copy that file instead")
+    return program.image.code
+
+
+def described(image: Image) -> dict[str, Any]:
+    """The facts of a program: how it is called, the memory and the processor it needs."""
+    memory = plan_memory(image)
     return {
-        "requires": needed(program.image.target),
+        "abi": VERSION,
+        "triple": image.target.triple,
+        "cpu": image.target.cpu,
+        "requires": needed(image.target),
         "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
     }
 
@@ -192,8 +203,7 @@ def _artifact(path: Path, data: np.ndarray) -> Artifact:
         raise ArtifactError("cut: its facts go beyond its end")
     text = data[HEAD.size : HEAD.size + length].tobytes()
     facts = json.loads(text)
-    if missing := [name for name in FACTS if name not in facts]:
-        raise ArtifactError(f"damaged: it does not say its {missing[0]}")
+    check_said(facts, FACTS)
     rest = data[_up(HEAD.size + length) :]
     if file := facts.get("weights_file"):
         rest = _beside(path, file, data[: _up(HEAD.size + length)])
@@ -210,6 +220,15 @@ def _artifact(path: Path, data: np.ndarray) -> Artifact:
         if (many := len(artifact.params(name))) != len(image.made):
             raise ArtifactError(f"damaged: {many} weights for {len(image.made)} places")
     return artifact
+
+
+def check_said(facts: Any, names: Iterable[str]) -> None:
+    """ArtifactError unless facts have all of these names, and name what a processor must have."""
+    if absent := [x for x in names if not isinstance(facts, dict) or x not in facts]:
+        raise ArtifactError(f"damaged: it does not say its {absent[0]}")
+    requires = facts.get("requires", [])
+    if not isinstance(requires, list) or not all(isinstance(x, str) for x in requires):
+        raise ArtifactError("damaged: what a program requires is no list of names")
 
 
 def _beside(path: Path, file: str, head: np.ndarray) -> np.ndarray:

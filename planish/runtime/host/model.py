@@ -223,7 +223,7 @@ def planish_threads(model: Model) -> i64:
 
 @export
 def planish_facts() -> Text:
-    """What is known of the artifact, as JSON: pipeline, processor, memory, layout of weights."""
+    """What is known, as JSON: abi, triple, requires, pipeline, graph, memory, quantization ..."""
     return planish_tables().head + HEAD
 
 

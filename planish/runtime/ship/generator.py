@@ -22,7 +22,7 @@ from planish.ir.dims import upper
 from planish.ir.errors import ArtifactError
 from planish.ir.files import write_atomically
 from planish.ir.later import later
-from planish.runtime.artifact import ALIGN, Packed, beside, described
+from planish.runtime.artifact import ALIGN, Packed, beside, code_of, described
 from planish.runtime.host import (
     cpu,
     generator,
@@ -113,9 +113,9 @@ class Shipped:
 
     def facts(self, weights_file: str | None) -> dict[str, Any]:
         """Everything that an artifact says of itself."""
-        parts = {name: described(x) for name, x in self.programs.items()}
         return {
             **self.more,
+            **described(self.programs["decode"].image),
             "kind": "generator",
             "abi": model.ABI,
             "prefix": self.prefix,
@@ -123,7 +123,6 @@ class Shipped:
             "vocabulary": self.vocabulary,
             "piece": self.piece,
             "weights_file": weights_file,
-            "requires": parts["decode"]["requires"],
             "memory": {
                 "state": self._state[1],
                 "arena": self._arena,
@@ -155,7 +154,7 @@ class Shipped:
         """Files of code: kernels under names of their own, threads, host code."""
         shown = {self._main(x) for x in self.programs} | {self._symbol(x) for x in POOL}
         for name, program in self.programs.items():
-            codes = program.image.code
+            codes = code_of(program)
             new = {x: f"{self.prefix}{name}_{x}" for code in codes for x in defined(code)}
             new["planish_main"] = self._main(name)
             for number, code in enumerate(codes):
@@ -188,7 +187,7 @@ class Shipped:
         inputs = self.programs["decode"].image.inputs
         named = {slot.name: at for slot, at in zip(inputs, places, strict=True)}
         prompt = len(self.programs["prefill"].image.inputs) - 1
-        features = described(self.programs["decode"])["requires"]
+        features = described(self.programs["decode"].image)["requires"]
         numbers = {
             "state": size, "arena": self._arena, "scratch": self._scratch,
             "tokens": places[0], "pos": places[1], **{x: named[x] for x in SET},
