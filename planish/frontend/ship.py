@@ -47,10 +47,12 @@ def save_generator(
         "graph": hashlib.sha256("".join(x.graph for x in origins).encode()).hexdigest(),
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
     }
-    sizes = (maker.context, maker.vocab_size, maker.piece)
-    is_program = path.suffix == EMITS["exe"]
-    words = b"" if tokenizer is None else tokenizer_blob(tokenizer)
-    shipped = shipping.Shipped(programs, *sizes, more, prefix, words, is_program)
+    kind = shipping.ShippedGenerator if path.suffix else shipping.ShippedProgram
+    shipped = kind(
+        programs=programs, more=more, prefix=prefix, context=maker.context,
+        vocabulary=maker.vocab_size, piece=maker.piece,
+        words=b"" if tokenizer is None else tokenizer_blob(tokenizer),
+    )  # fmt: skip
     if path.suffix == EMITS["header"]:
         shipped.save_header(path)
     else:

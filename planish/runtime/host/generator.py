@@ -10,8 +10,10 @@ from planish.runtime.host.language import (
     Memory,
     Ptr,
     Record,
+    Text,
     address,
     export,
+    extern,
     f32,
     f64,
     i32,
@@ -23,17 +25,21 @@ from planish.runtime.host.language import (
     u64,
 )
 from planish.runtime.host.libc import snprintf
-from planish.runtime.host.model import (
+from planish.runtime.host.model import run
+from planish.runtime.host.records import (
     ARGUMENT,
     MESSAGE,
     NAN,
     OK,
     ROOM,
     Model,
-    planish_tables,
-    run,
+    can_run,
+    failed,
+    refused,
 )
 
+PREFILL = 0  # the programs
+DECODE = 1
 LARGEST = 3.4028234663852886e38
 DEFAULT = 50  # new tokens
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
@@ -56,6 +62,43 @@ class Options(Record):
     stop: Const[i32]
     seed: u64
     max_tokens: i64
+
+
+class Places(Record):
+    """What is known of a generator: where what is set is in the state, and sizes.
+
+    `prompt` is the slot of prefill that points to the tokens; `words` is the tokenizer.
+    """
+
+    tokens: i64
+    pos: i64
+    keys: i64
+    temperature: i64
+    top_k: i64
+    top_p: i64
+    prompt: i64
+    context: i64
+    vocabulary: i64
+    piece: i64
+    words: Text
+    words_size: i64
+
+
+# see `planish.runtime.ship.generator`
+@extern
+def planish_places() -> Places: ...
+
+
+@export
+def planish_vocab_size(model: Model) -> i64:
+    """Tokens are 0 <= token < this."""
+    return planish_places().vocabulary
+
+
+@export
+def planish_context(model: Model) -> i64:
+    """How many tokens a text can have, the prompt included."""
+    return planish_places().context
 
 
 @export
@@ -89,12 +132,11 @@ def planish_decode(model: Model, next: Ptr[i32]) -> i32:
     """Draw the token after the last one, which becomes part of the text."""
     if not can_run(model):
         return failed(model)
-    tables = planish_tables()
     if model.read == 0:
         return refused(model, ARGUMENT, text("there is no text yet: planish_prefill begins one"))
-    if model.read + 1 >= tables.context:
+    if model.read + 1 >= planish_places().context:
         return refused(model, ROOM, text("the context is full"))
-    if not run(model, tables.decode, model.decode):
+    if not run(model, DECODE):
         return model.status
     model.read += 1
     return drawn(model, next)
@@ -118,7 +160,7 @@ def planish_generate(
     wanted = options.max_tokens if options != null else DEFAULT
     if wanted < 0:
         return refused(model, ARGUMENT, text("max_tokens is at least 0"))
-    context = planish_tables().context
+    context = planish_places().context
     if wanted > context - count:
         form = text("%ld tokens of prompt and %ld new ones exceed the context of %ld")
         snprintf(model.message, MESSAGE, form, count, wanted, context)
@@ -149,45 +191,21 @@ def is_stop(options: Options, token: i32) -> bool:
     return at < i64(options.stop_count)
 
 
-def can_run(model: Model) -> bool:
-    """Whether there is a model that was made; the last error is forgotten."""
-    if model == null or model.decode == null:
-        return False
-    if model.started + 1 < model.threads:
-        return False
-    model.status = OK
-    model.message[0] = 0
-    return True
-
-
-def failed(model: Model) -> i32:
-    """The code of what went wrong."""
-    return model.status if model != null else ARGUMENT
-
-
-def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
-    """Note an error; its text, if it is not in the message already."""
-    if why != null:
-        snprintf(model.message, MESSAGE, text("%s"), why)
-    model.status = code
-    return code
-
-
 def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> bool:
     """Check a prompt and set how tokens are drawn; False where something cannot be."""
-    tables = planish_tables()
+    places = planish_places()
     if tokens == null or count < 1:
         refused(model, ARGUMENT, text("the prompt is empty; give at least 1 token to begin with"))
         return False
-    if count >= tables.context:
+    if count >= places.context:
         form = text("the prompt has %ld tokens, the context of %ld has no room for a new one")
-        snprintf(model.message, MESSAGE, form, count, tables.context)
+        snprintf(model.message, MESSAGE, form, count, places.context)
         refused(model, ROOM, null)
         return False
     for n in range(count):
-        if tokens[n] < 0 or i64(tokens[n]) >= tables.vocabulary:
+        if tokens[n] < 0 or i64(tokens[n]) >= places.vocabulary:
             form = text("token %d at position %ld is outside 0 <= token < %ld")
-            snprintf(model.message, MESSAGE, form, tokens[n], n, tables.vocabulary)
+            snprintf(model.message, MESSAGE, form, tokens[n], n, places.vocabulary)
             refused(model, ARGUMENT, null)
             return False
     temperature: f32 = 1.0
@@ -210,26 +228,26 @@ def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> 
         refused(model, ARGUMENT, null)
         return False
     state = model.state
-    most = i32(tables.vocabulary)
-    set_key(seed, 0, Ptr[u32](state + tables.keys))
-    Ptr[f32](state + tables.temperature)[0] = temperature
-    Ptr[i32](state + tables.top_k)[0] = top_k if 0 < top_k < most else most
-    Ptr[f32](state + tables.top_p)[0] = top_p if top_p > 0.0 else EVERYTHING
+    most = i32(places.vocabulary)
+    set_key(seed, 0, Ptr[u32](state + places.keys))
+    Ptr[f32](state + places.temperature)[0] = temperature
+    Ptr[i32](state + places.top_k)[0] = top_k if 0 < top_k < most else most
+    Ptr[f32](state + places.top_p)[0] = top_p if top_p > 0.0 else EVERYTHING
     return True
 
 
 def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
     """Read a prompt by pieces, and draw the token after it."""
-    tables = planish_tables()
-    pos = Ptr[i32](model.state + tables.pos)
+    places = planish_places()
+    pos = Ptr[i32](model.state + places.pos)
     pos[0] = 0
     model.read = 0
     at = 0
     while at < count:
-        size = count - at if count - at < tables.piece else tables.piece
-        model.prefill[tables.prompt] = Ptr[u8](tokens + at)
+        size = count - at if count - at < places.piece else places.piece
+        model.slots[PREFILL][places.prompt] = Ptr[u8](tokens + at)
         model.length[0] = size
-        if not run(model, tables.prefill, model.prefill):
+        if not run(model, PREFILL):
             return model.status
         at += size
     model.read = count
@@ -238,8 +256,8 @@ def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) ->
 
 def drawn(model: Model, next: Ptr[i32]) -> i32:
     """The token that was drawn last; -1 says that there were no usable logits."""
-    tables = planish_tables()
-    token = Ptr[i32](model.state + tables.tokens)[model.read]
+    places = planish_places()
+    token = Ptr[i32](model.state + places.tokens)[model.read]
     if token < 0:
         model.read = 0
         form = text("NaN logits: no token can be drawn; the model's weights are broken")

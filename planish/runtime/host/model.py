@@ -1,21 +1,17 @@
 """A model in memory: made of an artifact's tables, run by its own threads, and given back.
 
-One block of memory holds all that changes: threads' meeting places, the tables of pointers that the
-two programs take, tokens and caches, temporaries. Weights are read where the file has them.
+One block of memory holds all that changes: threads' meeting places, the tables of pointers that
+programs take, their state, temporaries. Weights are read where the file has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from planish.runtime.host.cpu import Need, core_beside, cores, missing, move_to, tiles_allowed
+from planish.runtime.host.cpu import core_beside, cores, missing, move_to, tiles_allowed
 from planish.runtime.host.language import (
     Ptr,
-    Record,
     Text,
     address,
     export,
-    extern,
     i32,
     i64,
     local,
@@ -23,7 +19,6 @@ from planish.runtime.host.language import (
     size_of,
     text,
     u8,
-    u64,
 )
 from planish.runtime.host.libc import (
     ANONYMOUS,
@@ -40,6 +35,7 @@ from planish.runtime.host.libc import (
     lseek,
     madvise,
     memcmp,
+    memcpy,
     mmap,
     munmap,
     open,
@@ -49,112 +45,31 @@ from planish.runtime.host.libc import (
     snprintf,
     strerror,
 )
+from planish.runtime.host.records import (
+    ABI,
+    ARGUMENT,
+    CPU,
+    FAULT,
+    FILE,
+    HEAD,
+    MESSAGE,
+    NO_MEMORY,
+    OK,
+    TEMPORARY,
+    WEIGHTS,
+    Model,
+    Program,
+    Tables,
+    Worker,
+    planish_run,
+    planish_stop,
+    planish_tables,
+    planish_worker,
+)
 
-ABI = 1
-OK = 0
-ARGUMENT = 1
-NO_MEMORY = 2
-FILE = 3
-CPU = 4
-ROOM = 5
-NAN = 6
-FAULT = 7
-MESSAGE = 512  # bytes of a message
 LINE = 64
 PAGE = 1 << 21  # a huge page
-HEAD = 64  # bytes at the beginning of an artifact that say which it is
 MOST_THREADS = 1024
-WEIGHTS = 1  # where a slot is; 0 is in the state
-TEMPORARY = 2
-
-
-class Program(Record):
-    """A compiled program: its function, how many slots it takes, and where each is.
-
-    `slots` are pairs, a space (state, weights, temporary) and an offset in it.
-    """
-
-    main: Callable[[Ptr[i64], i64, i64], None]
-    slots: Ptr[i64]
-    count: i64
-
-
-class Tables(Record):
-    """What is known of an artifact when it is made. Offsets of what is set are in the state."""
-
-    prefill: Program
-    decode: Program
-    state: i64
-    arena: i64
-    scratch: i64
-    tokens: i64
-    pos: i64
-    keys: i64
-    temperature: i64
-    top_k: i64
-    top_p: i64
-    prompt: i64
-    context: i64
-    vocabulary: i64
-    piece: i64
-    needs: Ptr[Need]
-    need_count: i64
-    tiles: i64
-    head: Text
-    inside: i64
-    weights_at: i64
-    size: i64
-    words: Text
-    words_size: i64
-
-
-# see `planish.runtime.ship.tables`
-@extern
-def planish_tables() -> Tables: ...
-
-
-@extern
-def planish_worker(pool: Ptr[u8], number: i64) -> None: ...
-@extern
-def planish_run(
-    pool: Ptr[u8], main: Callable[[Ptr[i64], i64, i64], None], call: Ptr[i64], threads: i64
-) -> None: ...
-@extern
-def planish_stop(pool: Ptr[u8]) -> None: ...
-
-
-class Worker(Record):
-    """A thread of a pool."""
-
-    pool: Ptr[u8]
-    number: i64
-    core: i64
-    thread: u64
-
-
-class Model(Record):
-    """A model that can be run, or `status` and `message`: why it cannot."""
-
-    status: i32
-    message: Ptr[u8]
-    threads: i64
-    started: i64
-    workers: Ptr[Worker]
-    block: Ptr[u8]
-    block_size: i64
-    file: Ptr[u8]
-    weights: Ptr[u8]
-    pool: Ptr[u8]
-    barrier: Ptr[u8]
-    failure: Ptr[i64]
-    call: Ptr[i64]
-    length: Ptr[i64]
-    prefill: Ptr[Ptr[u8]]
-    decode: Ptr[Ptr[u8]]
-    state: Ptr[u8]
-    arena: Ptr[u8]
-    scratch: Ptr[u8]
-    read: i64
 
 
 @export
@@ -201,18 +116,6 @@ def planish_status(model: Model) -> i32:
 def planish_error(model: Model) -> Text:
     """What went wrong last, in a line, or "". It is the model's, until its next call."""
     return model.message if model != null else text("out of memory")
-
-
-@export
-def planish_vocab_size(model: Model) -> i64:
-    """Tokens are 0 <= token < this."""
-    return planish_tables().vocabulary
-
-
-@export
-def planish_context(model: Model) -> i64:
-    """How many tokens a text can have, the prompt included."""
-    return planish_tables().context
 
 
 @export
@@ -308,9 +211,11 @@ def taken(at: Ptr[Ptr[u8]], size: i64) -> Ptr[u8]:
 
 def set_aside(model: Model, tables: Tables) -> bool:
     """The memory of a model, zeros, in one block."""
-    tables_size = up(8 * tables.prefill.count) + up(8 * tables.decode.count)
+    slots = up(8 * tables.count)
+    for n in range(tables.count):
+        slots += up(8 * tables.programs[n].count)
     work = up(tables.state) + up(tables.arena) + up(tables.scratch) * model.threads
-    size = 32 * LINE + up(size_of(Worker) * model.threads) + tables_size + work + PAGE
+    size = 32 * LINE + up(size_of(Worker) * model.threads) + slots + work + PAGE
     model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
     if i64(model.block) == -1:
         model.block = null
@@ -327,16 +232,20 @@ def set_aside(model: Model, tables: Tables) -> bool:
     model.scratch = taken(at, up(tables.scratch) * model.threads)
     model.arena = taken(at, tables.arena)
     model.state = taken(at, tables.state)
-    model.prefill = Ptr[Ptr[u8]](taken(at, 8 * tables.prefill.count))
-    model.decode = Ptr[Ptr[u8]](taken(at, 8 * tables.decode.count))
+    model.slots = Ptr[Ptr[Ptr[u8]]](taken(at, 8 * tables.count))
     model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
     model.pool = taken(at, 4 * LINE)
     model.barrier = taken(at, 4 * LINE)
     model.failure = Ptr[i64](taken(at, LINE))
     model.call = Ptr[i64](taken(at, LINE))
     model.length = Ptr[i64](taken(at, LINE))
-    point(model, tables.prefill, model.prefill)
-    point(model, tables.decode, model.decode)
+    for n in range(tables.count):
+        program = tables.programs[n]
+        model.slots[n] = Ptr[Ptr[u8]](taken(at, 8 * program.count))
+        point(model, program, model.slots[n])
+    for n in range(tables.initial_count):
+        first = tables.initial + 3 * n
+        memcpy(model.state + first[1], model.weights + first[0], first[2])
     return True
 
 
@@ -377,10 +286,11 @@ def work(given: Ptr[u8]) -> Ptr[u8]:
     return null
 
 
-def run(model: Model, program: Program, table: Ptr[Ptr[u8]]) -> bool:
-    """Run a program once; False where an index was outside its table."""
+def run(model: Model, number: i64) -> bool:
+    """Run a program of the artifact once; False where an index was outside its table."""
+    program = planish_tables().programs[number]
     call = model.call
-    call[0] = i64(table)
+    call[0] = i64(model.slots[number])
     call[1] = i64(model.length)
     call[2] = 1
     call[3] = i64(model.scratch)

@@ -9,7 +9,7 @@ from typing import Any
 from planish.runtime.host.cpu import Need
 from planish.runtime.host.kinds import INTS
 from planish.runtime.host.language import Record
-from planish.runtime.host.model import Program, Tables
+from planish.runtime.host.records import Program, Tables
 from planish.runtime.ship.processor import Word
 
 
@@ -21,48 +21,78 @@ class Run:
     slots: tuple[tuple[int, int], ...]
 
 
+class Constants:
+    """Constants of LLVM, whose names begin with `t.`; every method returns that of a new one."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _add(self, name: str, value: str) -> str:
+        self.lines.append(f"@t.{name} = internal constant {value}")
+        return f"t.{name}"
+
+    def numbers(self, name: str, values: Iterable[int]) -> str:
+        """An array of i64."""
+        listed = [f"i64 {x}" for x in values]
+        return self._add(name, f"[{len(listed)} x i64] [{', '.join(listed)}]")
+
+    def data(self, name: str, data: bytes) -> str:
+        """Bytes, which begin at a multiple of 16."""
+        shown = "".join(f"\\{x:02X}" for x in data)
+        return self._add(name, f'[{len(data)} x i8] c"{shown}", align 16')
+
+    def text(self, name: str, value: str) -> str:
+        """UTF-8 that ends with a zero byte."""
+        return self.data(name, value.encode() + b"\0")
+
+    def records(self, name: str, record: type[Record], rows: Sequence[Mapping[str, Any]]) -> str:
+        """An array of records."""
+        kind = f"%{record.__name__}"
+        listed = ", ".join(f"{kind} {_values(record, x)}" for x in rows)
+        return self._add(name, f"[{len(rows)} x {kind}] [{listed}]")
+
+    def told(self, function: str, record: type[Record], values: Mapping[str, Any]) -> None:
+        """A record, and the function that returns where it is."""
+        name = self._add(function, f"%{record.__name__} {_values(record, values)}")
+        self.lines.append(f"define internal ptr @{function}() nounwind {{\n  ret ptr @{name}\n}}")
+
+
 def tables_text(
-    runs: Mapping[str, Run],
-    needs: Sequence[Word],
-    head: str,
-    words: bytes,
+    runs: Sequence[Run], needs: Sequence[Word], head: str, initial: Sequence[int],
     numbers: Mapping[str, int],
-) -> str:
+) -> str:  # fmt: skip
     """The function `planish_tables`, and what it returns.
 
-    `head` is the symbol of the artifact's data, `words` a tokenizer or b"", `numbers` are the
-    other fields.
+    `head` is the symbol of the artifact's data, `numbers` are the other fields.
     """
-    lines = []
-    for name, run in runs.items():
-        flat = [x for pair in run.slots for x in pair]
-        lines += [
-            f"declare void @{run.symbol}(ptr, i64, i64)",
-            _array(f"{name}.slots", "i64", flat),
-            _record(name, Program, main=run.symbol, slots=f"t.{name}.slots", count=len(run.slots)),
-        ]
-    rows = []
-    for number, (name, leaf, sub, register, mask) in enumerate(needs):
-        lines.append(_text(f"need.{number}", name))
-        given = {"leaf": leaf, "sub": sub, "register": register, "mask": mask}
-        rows.append(_values(Need, {**given, "name": f"t.need.{number}"}))
-    listed = ", ".join(f"%Need {x}" for x in rows)
-    lines += [
-        f"@t.needs = internal constant [{len(rows)} x %Need] [{listed}]",
-        f"@{head} = external constant i8",
-        f"{_bytes('words', words)}, align 16",
-        _record(
-            "tables", Tables, **{name: f"t.{name}" for name in runs}, needs="t.needs",
-            need_count=len(rows), head=head, words="t.words",
-            words_size=len(words), **numbers,
-        ),
-        "define internal ptr @planish_tables() nounwind {\n  ret ptr @t.tables\n}",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-def _record(name: str, record: type[Record], **values: Any) -> str:
-    return f"@t.{name} = internal constant %{record.__name__} {_values(record, values)}"
+    made = Constants()
+    made.lines.append(f"@{head} = external constant i8")
+    programs = []
+    for number, run in enumerate(runs):
+        made.lines.append(f"declare void @{run.symbol}(ptr, i64, i64)")
+        slots = made.numbers(f"slots.{number}", [x for pair in run.slots for x in pair])
+        programs.append({"main": run.symbol, "slots": slots, "count": len(run.slots)})
+    rows: list[dict[str, Any]] = [
+        {
+            "leaf": leaf,
+            "sub": sub,
+            "register": register,
+            "mask": mask,
+            "name": made.text(f"need.{number}", name),
+        }
+        for number, (name, leaf, sub, register, mask) in enumerate(needs)
+    ]
+    values = {
+        "programs": made.records("programs", Program, programs), "count": len(programs),
+        "needs": made.records("needs", Need, rows), "need_count": len(rows),
+        "initial": made.numbers("initial", initial), "initial_count": len(initial) // 3,
+        "head": head, **numbers,
+    }  # fmt: skip
+    made.told("planish_tables", Tables, values)
+    return str(made)
 
 
 def _values(record: type[Record], values: Mapping[str, Any]) -> str:
@@ -72,17 +102,3 @@ def _values(record: type[Record], values: Mapping[str, Any]) -> str:
         number = kind in INTS
         fields.append(f"{INTS[kind].text} {values[name]}" if number else f"ptr @{values[name]}")
     return f"{{ {', '.join(fields)} }}"
-
-
-def _array(name: str, kind: str, values: Iterable[int]) -> str:
-    listed = [f"{kind} {x}" for x in values]
-    return f"@t.{name} = internal constant [{len(listed)} x {kind}] [{', '.join(listed)}]"
-
-
-def _text(name: str, value: str) -> str:
-    return _bytes(name, value.encode() + b"\0")
-
-
-def _bytes(name: str, data: bytes) -> str:
-    shown = "".join(f"\\{x:02X}" for x in data)
-    return f'@t.{name} = internal constant [{len(data)} x i8] c"{shown}"'
