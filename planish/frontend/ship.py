@@ -30,16 +30,11 @@ def save_generator(
         raise ArtifactError(f"{path}: generators are saved as {known}, or without a suffix")
     if path.suffix == EMITS["exe"] and tokenizer is None:
         raise ArtifactError(f"{path}: a program for the shell needs a tokenizer")
-    if weights not in WEIGHTS:
-        raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
-    if not prefix.isidentifier() or not prefix.isascii():
-        raise DataError(f"a prefix is letters, digits and _, got {prefix!r}")
+    check_names(path, weights, prefix)
     if maker.batch != 1 or maker.options or maker.greedy:
         raise ArtifactError("a generator is saved for one text, without options, not greedy")
     if tokenizer is not None and not fits(tokenizer, maker.vocab_size):
         raise DataError(f"the tokenizer has {len(tokenizer)} tokens, the model {maker.vocab_size}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent}")
     programs = {"prefill": maker.prefill, "decode": maker.decode}
     origins = [x.origin for x in programs.values()]
     more = {
@@ -57,3 +52,13 @@ def save_generator(
         shipped.save_header(path)
     else:
         shipped.save(path, inside=weights == "embed")
+
+
+def check_names(path: Path, weights: str, prefix: str) -> None:
+    """Refuse what artifacts of host code cannot be called."""
+    if weights not in WEIGHTS:
+        raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if not prefix.isidentifier() or not prefix.isascii():
+        raise DataError(f"a prefix is letters, digits and _, got {prefix!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")

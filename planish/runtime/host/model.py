@@ -85,8 +85,8 @@ def planish_create(weights: Text, threads: i32) -> Model:
     weights: the file of weights, for artifacts whose weights are not inside; else NULL.
     threads: how many share the work, at most the cores of this process; 0 means all of those.
     A model is used by one thread at a time; several models run side by side, each with threads of
-    its own and memory of its own but for the weights, which they share. Free it with planish_free.
-    A forked child makes models of its own.
+    its own and memory of its own but for weights that never change, which they share. Free it with
+    planish_free. A forked child makes models of its own.
     """
     model = Model(calloc(1, size_of(Model) + MESSAGE))
     if model == null:
@@ -126,7 +126,11 @@ def planish_threads(model: Model) -> i64:
 
 @export
 def planish_facts() -> Text:
-    """What is known, as JSON: abi, triple, requires, pipeline, graph, memory, quantization ..."""
+    """What is known of the artifact, as JSON.
+
+    abi, triple, cpu, requires (what the processor must have), pipeline, graph (SHA-256 of what was
+    compiled), memory (bytes), quantization (what became of each weight), and the programs.
+    """
     return planish_tables().head + HEAD
 
 
@@ -143,6 +147,7 @@ def planish_free(model: Model) -> None:
         munmap(model.block, model.block_size)
     if model.file != null:
         munmap(model.file, planish_tables().size)
+    free(Ptr[u8](model.losses))
     free(Ptr[u8](model))
 
 

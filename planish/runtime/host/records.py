@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from planish.runtime.host.cpu import Need
-from planish.runtime.host.language import Ptr, Record, Text, extern, i32, i64, null, text, u8, u64
+from planish.runtime.host.language import (
+    Ptr,
+    Record,
+    Text,
+    extern,
+    f64,
+    i32,
+    i64,
+    null,
+    text,
+    u8,
+    u64,
+)
 from planish.runtime.host.libc import snprintf
 
 ABI = 1
@@ -82,7 +94,11 @@ class Worker(Record):
 
 
 class Model(Record):
-    """A model that can be run, or `status` and `message`: why it cannot."""
+    """A model that can be run, or `status` and `message`: why it cannot.
+
+    `read` are tokens that were read, or steps that were made, whose `losses` there may be `room`
+    for.
+    """
 
     status: i32
     message: Ptr[u8]
@@ -103,6 +119,8 @@ class Model(Record):
     arena: Ptr[u8]
     scratch: Ptr[u8]
     read: i64
+    losses: Ptr[f64]
+    room: i64
 
 
 def can_run(model: Model) -> bool:
