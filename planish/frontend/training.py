@@ -25,10 +25,9 @@ from planish.frontend import ship_step
 from planish.frontend.accumulate import Accumulator, accumulating_graphs
 from planish.frontend.checkpoint import Snapshot, load_snapshot, save_snapshot
 from planish.frontend.data import (
-    IGNORED,
     as_tokens,
-    check_ids,
     check_length,
+    fill_batch,
     random_batch,
     whole_number,
 )
@@ -238,14 +237,7 @@ class Trainer:
         Where batches accumulate, x and y have the rows of all of them.
         """
         _check_nan(nan)
-        for name, given, whole in zip(("tokens", "targets"), (x, y), self._batch, strict=True):
-            array = np.asarray(given)
-            if array.shape != whole.shape:
-                raise ShapeError(
-                    f"{name} are {list(whole.shape)} (batch, context), got {list(array.shape)}"
-                )
-            check_ids(array, self.vocab_size, IGNORED if name == "targets" else None)
-            whole[...] = array
+        fill_batch(self._batch, x, y, self.vocab_size)
         self._take_weights()
         loss = self._run(nan)
         self._give_weights()

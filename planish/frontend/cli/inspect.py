@@ -46,7 +46,7 @@ def described(file: Path) -> dict[str, Any]:
         return bundle_facts(file)
     found = read_shared(file)
     facts = found.facts
-    more = generator_facts(facts) if "" not in found.images else program_facts(found.images[""])
+    more = program_facts(found.images[""]) if "" in found.images else host_facts(facts)
     return {
         **more,
         "file_bytes": file.stat().st_size,
@@ -101,14 +101,18 @@ def program_facts(image: Image) -> dict[str, Any]:
     }
 
 
-def generator_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What only a generator has."""
-    tokenizer = facts["tokenizer"]
+def host_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What only artifacts have that C calls: generators, and steps of training."""
+    if facts["kind"] == "step":
+        own = {name: facts[name] for name in ("rows", "steps", "training")}
+    else:
+        tokenizer = facts["tokenizer"]
+        own = {"tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer))}
     return {
-        "program": "generator",
+        "program": facts["kind"],
         "prefix": facts["prefix"],
         "context": facts["context"],
         "vocabulary": facts["vocabulary"],
-        "tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer)),
+        **own,
         "weights_file": facts["weights_file"],
     }

@@ -121,6 +121,12 @@ def planish_steps(model: Model) -> i64:
 
 
 @export
+def planish_losses(model: Model) -> Const[f64]:
+    """The losses of all steps, planish_steps of them, until the next call; NULL: no memory."""
+    return model.losses if can_run(model) and kept(model) else Ptr[f64](null)
+
+
+@export
 def planish_arrays(model: Model) -> i64:
     """How many arrays there are: weights, then the optimiser's state."""
     return planish_places().array_count
