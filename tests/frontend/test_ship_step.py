@@ -13,8 +13,9 @@ import pytest
 
 import planish as pl
 import planish.nn.functional as F
+from planish.frontend.cli.entry import run
 from planish.frontend.data import IGNORED
-from planish.frontend.optim import SGD, cosine
+from planish.frontend.optim import SGD, AdamW, cosine
 from planish.frontend.training import Trainer
 from planish.runtime.artifact import read_shared
 from tests.frontend.small import CONTEXT, TEXT, TOKENIZER, small_model, small_trainer
@@ -199,3 +200,26 @@ def test_what_cannot_be_saved_is_refused(
     with pytest.raises(error, match=why):
         native(**options).save_step(tmp_path / given.pop("path"), **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_writes_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_model()
+    pl.save(model, tmp_path / "model.safetensors", tokenizer=TOKENIZER)
+    given = ["compile", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "step")]
+    assert run([*given, "--emit", "so", "--of", "step", "--batch", "2"]) == 0
+    assert "step.so: " in capsys.readouterr().out
+    facts = read_shared(tmp_path / "step.so").facts
+    assert (facts["kind"], facts["rows"]) == ("step", 2) and "remat" in facts["pipeline"]
+    trainer = native(model=model, batch=2, optimizer=AdamW(betas=(0.9, 0.99), weight_decay=0.1))
+    x, y = batches(2)[0]
+    trainer.schedule = lambda step: 0.01
+    assert pl.load(tmp_path / "step.so").step(x, y, lr=0.01) == trainer.step(x, y)
+    assert run([*given, "--emit", "header", "--of", "step", "--pipeline", "O1"]) == 0
+    for more, why in [
+        (["--emit", "exe", "--of", "step"], r"steps of training are saved as .so, .o, .h"),
+        (["--emit", "so", "--batch", "2"], "--batch is for --of step"),
+        (["--emit", "so", "--of", "step", "--tokenizer", "x"], "--tokenizer is for what writes"),
+    ]:
+        capsys.readouterr()
+        assert run([*given, *more]) == 2
+        assert why in capsys.readouterr().err
