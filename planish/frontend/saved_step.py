@@ -20,9 +20,12 @@ from planish.ir.errors import (
     TargetError,
     TokenError,
 )
+from planish.ir.later import later
 from planish.runtime.artifact import Artifact, Shared
 from planish.runtime.host import records
 from planish.runtime.target import thread_count
+
+checkpoint = later("planish.frontend.checkpoint")
 
 ERRORS: dict[int, type[PlanishError]] = {
     records.FILE: ArtifactError, records.CPU: TargetError, records.FAULT: TokenError,
@@ -82,7 +85,7 @@ class SavedStep:
     """
 
     def __init__(self, found: Artifact, threads: int | None = None) -> None:
-        facts = found.facts
+        facts = self._facts = found.facts
         self.path, self.threads = found.path, thread_count(threads)
         self.rows, self.context = facts["rows"], facts["context"]
         self.vocab_size, self.seed = facts["vocabulary"], facts["training"]["seed"]
@@ -126,3 +129,17 @@ class SavedStep:
         self._model.check(self._model("step", *places, *told))
         self.grad_norm = norm.value
         return loss.value
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint: a file for `Trainer.resume`, which also loads as a model.
+
+        DataError where the model has parameters that no step changes: the library lacks them.
+        """
+        facts = self._facts
+        if facts["untrained"]:
+            raise DataError(f"{self.path} lacks {facts['untrained'][0]}, which is not trained")
+        weights = {name: self.arrays[name] for name in facts["trained"]}
+        state = {name: x for name, x in self.arrays.items() if name not in weights}
+        evaluations = [(step, loss) for step, loss in facts["evaluations"]]
+        kept = (facts["training"], weights, state, self.losses, evaluations)
+        checkpoint.write_snapshot(path, {}, facts["model"], checkpoint.Snapshot(*kept))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.api import compiled
+from planish.frontend.checkpoint import model_facts
 from planish.frontend.ship import check_names
 from planish.ir import types as t
 from planish.ir.errors import ArtifactError
@@ -53,6 +54,10 @@ def save_step(
             **origins[-1].facts,
             "graph": hashlib.sha256("".join(x.graph for x in origins).encode()).hexdigest(),
             "training": snapshot.facts,
+            "trained": list(snapshot.weights),
+            "untrained": [x for x in trainer.model.state_dict() if x not in snapshot.weights],
+            "evaluations": snapshot.evaluations,
+            "model": model_facts(trainer.model, trainer.tokenizer),
         },
         prefix=prefix, arrays={**snapshot.weights, **snapshot.state},
         losses=np.array(snapshot.losses, np.float64), batch=trainer.batch,

@@ -21,7 +21,15 @@ from planish.frontend.data import IGNORED, random_batch
 from planish.frontend.optim import SGD
 from planish.frontend.saved_step import SavedStep
 from planish.frontend.training import Trainer
-from tests.frontend.small import CONTEXT, TEXT, TOKENS, small_model, small_trainer
+from tests.frontend.small import (
+    CONTEXT,
+    TEXT,
+    TOKENIZER,
+    TOKENS,
+    same_state,
+    small_model,
+    small_trainer,
+)
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: cc"),
@@ -89,6 +97,29 @@ def test_it_runs_in_another_process_without_llvm(library: Path, tmp_path: Path) 
     command = [sys.executable, "-c", RUN, str(library), str(tmp_path / "x.npy")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float.fromhex(done.stdout) == trained().step(*batch(0))
+
+
+def test_its_checkpoint_is_resumed_and_loads_as_a_model(library: Path, tmp_path: Path) -> None:
+    found, trainer, path = pl.load(library), trained(), tmp_path / "x.safetensors"
+    assert found.step(*batch(0), lr=0.01) == trainer.step(*batch(0))
+    found.save(path)
+    resumed = small_trainer(small_model(dropout=0.2, seed=5), backend="native", seed=3)
+    resumed.resume(path)
+    assert same_state(resumed, trainer)
+    assert resumed.step(*batch(1)) == trainer.step(*batch(1))
+    model, words = pl.load_model(path)
+    assert np.array_equal(model.state_dict()["wte.weight"], found.arrays["wte.weight"])
+    assert words == TOKENIZER
+
+
+def test_parameters_that_are_not_trained_are_missed(tmp_path: Path) -> None:
+    model = small_model()
+    model.unused = pl.nn.Linear(2, 2)
+    small_trainer(model, backend="native").save_step(tmp_path / "step.so")
+    found = pl.load(tmp_path / "step.so")
+    with pytest.raises(pl.DataError, match=r"lacks unused\.weight, which is not trained"):
+        found.save(tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_arrays_are_those_that_a_step_changes(library: Path) -> None:
