@@ -57,15 +57,20 @@ class _Model:
         file = found.facts["weights_file"]
         weights = None if file is None else os.fsencode(found.path.resolve().parent / file)
         self.at = self._functions["create"](weights, threads)
-        self.process, self._lock = os.getpid(), threading.Lock()
+        self.process, self._lock = os.getpid(), threading.RLock()
         weakref.finalize(self, self._functions["free"], self.at).atexit = False
         self.check(self._functions["status"](self.at))
 
-    def __call__(self, name: str, *arguments: Any) -> Any:
-        """What a function returns."""
+    @property
+    def lock(self) -> Any:
+        """Held by who calls; DataError in a forked process."""
         if self.process != os.getpid():
             raise DataError("a forked process has none of the threads: pl.load the library there")
-        with self._lock:
+        return self._lock
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """What a function returns."""
+        with self.lock:
             return self._functions[name](self.at, *arguments)
 
     def check(self, code: int) -> None:
@@ -81,7 +86,7 @@ class SavedStep:
 
     `arrays` are the weights and the optimiser's state by their names in checkpoints, f32: views of
     the library's memory, which a step changes, and in which one may write. `grad_norm` is that of
-    the last step, before clipping.
+    the last step, before clipping. Calls from several threads wait for each other.
     """
 
     def __init__(self, found: Artifact, threads: int | None = None) -> None:
@@ -121,13 +126,14 @@ class SavedStep:
         `lr` is the learning rate of this step, `seed` decides what drops out: the trainer's, unless
         told. DataError where the loss is not finite; the weights then stay as they are.
         """
-        fill_batch(self._batch, x, y, self.vocab_size)
         loss, norm = _F(), _F()
         places = [array.ctypes.data for array in self._batch]
         seed = self.seed if seed is None else seed
         told = (lr, seed % 2**64, ctypes.byref(loss), ctypes.byref(norm))
-        self._model.check(self._model("step", *places, *told))
-        self.grad_norm = norm.value
+        with self._model.lock:
+            fill_batch(self._batch, x, y, self.vocab_size)
+            self._model.check(self._model("step", *places, *told))
+            self.grad_norm = norm.value
         return loss.value
 
     def save(self, path: str | os.PathLike[str]) -> None:

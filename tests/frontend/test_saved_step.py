@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def test_models_share_nothing_that_changes(library: Path) -> None:
     assert one.steps == 3 and other.steps == 2
     assert other.step(*batch(0), lr=0.01) == one.losses[-1]
     assert other.step(*batch(0), lr=0.01, seed=9) != one.step(*batch(0), lr=0.01)
+
+
+def test_calls_from_several_threads_wait_for_each_other(library: Path) -> None:
+    found, one = pl.load(library), batch(0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: found.step(*one, lr=0.01), range(40)))
+    trainer = trained()
+    trainer.schedule = lambda step: 0.01
+    for _ in range(40):
+        trainer.step(*one)
+    assert same(found, trainer)
 
 
 def wrong(place: int, value: int) -> np.ndarray:
