@@ -49,6 +49,8 @@ class _Model:
     """A model of the library, as long as somebody refers to it."""
 
     def __init__(self, found: Artifact, threads: int) -> None:
+        if (abi := found.facts["abi"]) != records.ABI:
+            raise ArtifactError(f"{found.path} has ABI {abi}; this planish calls ABI {records.ABI}")
         library, prefix = Shared(found), found.facts["prefix"]
         self._functions = {
             name: ctypes.CFUNCTYPE(*kinds)(library.address(prefix + name))
@@ -58,7 +60,8 @@ class _Model:
         weights = None if file is None else os.fsencode(found.path.resolve().parent / file)
         self.at = self._functions["create"](weights, threads)
         self.process, self._lock = os.getpid(), threading.RLock()
-        weakref.finalize(self, self._functions["free"], self.at).atexit = False
+        free = self._functions["free"]
+        weakref.finalize(self, _freed, free, self.at, self.process).atexit = False
         self.check(self._functions["status"](self.at))
 
     @property
@@ -79,6 +82,12 @@ class _Model:
             raise MemoryError(self("error").decode())
         if code != records.OK:
             raise ERRORS.get(code, DataError)(self("error").decode())
+
+
+def _freed(free: Any, at: int, process: int) -> None:
+    """Free a model; not in a forked process, which has none of its threads to wait for."""
+    if process == os.getpid():
+        free(at)
 
 
 class SavedStep:

@@ -22,6 +22,7 @@ from planish.frontend.data import IGNORED, random_batch
 from planish.frontend.optim import SGD
 from planish.frontend.saved_step import SavedStep
 from planish.frontend.training import Trainer
+from planish.runtime.host import records
 from tests.frontend.small import (
     CONTEXT,
     TEXT,
@@ -216,9 +217,18 @@ def test_a_forked_process_is_told(library: Path) -> None:
         try:
             found.step(*batch(0), lr=0.01)
         except pl.DataError as error:
-            os._exit(7 if "pl.load the library there" in str(error) else 8)
+            told = "pl.load the library there" in str(error)
+            del found, error
+            gc.collect()  # waits for no thread
+            os._exit(7 if told else 8)
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_another_abi_is_refused(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "ABI", 9)
+    with pytest.raises(pl.ArtifactError, match=r"step\.so has ABI 1; this planish calls ABI 9"):
+        pl.load(library)
 
 
 def test_inspect_says_what_it_is(library: Path) -> None:
