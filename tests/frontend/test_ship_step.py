@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="host code is for Linux"),
 ]
 STEPS = 4
+RPATH = "-Wl,-rpath,$ORIGIN"
 
 # Reads batches and rates of so many steps from a file, trains, and writes losses and all arrays
 MAIN = r"""
@@ -79,7 +80,7 @@ def compiled(library: Path) -> Path:
     folder = library.parent
     (folder / "main.c").write_text(MAIN)
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-o", "main", "main.c"]
-    subprocess.run([*command, f"./{library.name}"], cwd=folder, check=True)
+    subprocess.run([*command, f"./{library.name}", RPATH], cwd=folder, check=True)
     return folder / "main"
 
 
@@ -154,7 +155,7 @@ def test_it_goes_on_from_the_state_that_was_saved(weights: str, tmp_path: Path) 
         text = MAIN.replace("planish_create(NULL,", 'planish_create("step.weights",')
         assert text != MAIN
         (tmp_path / "main.c").write_text(text)
-        subprocess.run(["cc", "-o", "main", "main.c", "./step.so"], cwd=tmp_path, check=True)
+        subprocess.run(["cc", "-o", "main", "main.c", "./step.so", RPATH], cwd=tmp_path, check=True)
         main = tmp_path / "main"
     else:
         main = compiled(library)

@@ -65,7 +65,7 @@ def test_c_writes_the_documented_text(stories: Path) -> None:
     folder = stories.parent
     (folder / "main.c").write_text(MAIN)
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-o", "main", "main.c"]
-    subprocess.run([*command, "./stories.so"], cwd=folder, check=True)
+    subprocess.run([*command, "./stories.so", "-Wl,-rpath,$ORIGIN"], cwd=folder, check=True)
     for threads in ("1", "2"):
         done = subprocess.run(["./main", threads], cwd=folder, capture_output=True, check=True,
                               env={})  # fmt: skip
