@@ -18,6 +18,7 @@ from planish.ir.later import later
 from planish.ir.text import graph_text
 from planish.passes import bisect as bisecting
 from planish.passes import compare as comparing
+from planish.passes.layers import reporter
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.cache import cache_at, digest
@@ -60,7 +61,7 @@ def compiled(
     """`compile` of a graph; programs that are made with the same `panels` share packed weights."""
     machine, passes = Target.parse(target), pipeline_named(pipeline)
     text = graph_text(graph)
-    origin = Origin(graph.treedef, str(passes), digest(text))
+    origin = Origin(graph.treedef, str(passes), digest(text), reporter(graph, passes))
     files = cache_at(cache_folder() if cache else None)
     key = kept.key_of(graph, text, passes, machine) if files.folder else None
     found = files.get(key) if key else None

@@ -30,9 +30,10 @@ from planish.ir.graph import Graph
 from planish.ir.later import later
 from planish.ir.store import KEY, graph_of, plain_params
 from planish.ir.text import graph_text
+from planish.passes.layers import Layers
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
-from planish.runtime.artifact import needed
+from planish.runtime.artifact import VERSION, check_said, described
 from planish.runtime.cache import digest
 from planish.runtime.elf import loaded
 from planish.runtime.image import Image
@@ -45,7 +46,8 @@ lowering = later("planish.runtime.lower")
 
 FACTS = "planish.bundle"  # of the facts, in the metadata
 CODE = "planish.code."  # how the names of images begin
-SAID, SAID_OF_EACH = ("pipeline", "graph", "programs"), ("target", "requires")
+SAID = ("abi", "pipeline", "graph", "quantization", "programs")
+SAID_OF_EACH = ("target", "triple", "requires", "memory")
 TARGETS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 
@@ -65,16 +67,19 @@ def save_bundle(
     if not machines:
         raise DataError("a bundle is for one target at least")
     passes = pipeline_named(pipeline)
-    after = passes.run(graph)
+    seen = Layers()
+    after = passes.run(graph, observe=(seen,))
     arrays = plain_params(after)
     if taken := [name for name in arrays if name.startswith(CODE)]:
         raise DataError(f"{taken[0]}: names that begin with {CODE} are those of code in bundles")
     images = [_image(after, x) for x in machines]
     arrays |= {f"{CODE}{i}": np.frombuffer(x.to_bytes(), np.uint8) for i, x in enumerate(images)}
     facts = {
+        "abi": VERSION,
         "pipeline": str(passes),
         "graph": digest(graph_text(graph)),
-        "programs": [_described(x) for x in machines],
+        "quantization": seen.records(),
+        "programs": [{"target": x.target.name, **described(x)} for x in images],
     }
     write_file(path, arrays, {KEY: graph_text(after, locs=True), FACTS: json.dumps(facts)})
 
@@ -83,10 +88,6 @@ def _image(graph: Graph, target: Target) -> Image:
     """A program with the functions of a pool of threads beside it."""
     image = build.build(lowering.lower(graph, target), target)
     return replace(image, code=(*image.code, pool_object(target)))
-
-
-def _described(target: Target) -> dict[str, Any]:
-    return {"target": str(target), "requires": needed(target)}
 
 
 def load_bundle(path: Path, threads: int | None = None) -> Compiled:
@@ -106,7 +107,7 @@ def load_bundle(path: Path, threads: int | None = None) -> Compiled:
     else:
         known = ", ".join(x["target"] for x in facts["programs"])
         program = _compiled(f"{path} has code for {known}, none for this processor", graph, threads)
-    program.origin = Origin(graph.treedef, facts["pipeline"], facts["graph"])
+    program.origin = Origin.of(facts, graph.treedef)
     return program
 
 
@@ -119,6 +120,7 @@ def _program(path: Path, data: bytes, graph: Graph, threads: int | None) -> Comp
         raise ArtifactError(f"{path}: damaged: its code reads {unknown[0]}, which is not there")
     params = params_of(image.made, graph.params)
     code = loaded(image.code, image.target)
+    image = replace(image, code=image.code[:-1])  # those of a pool are everybody's
     return Compiled.of(image, params, lambda: lowering.lower(graph, image.target), threads, code)
 
 
@@ -133,20 +135,15 @@ def facts_of(file: File) -> Mapping[str, Any]:
     if FACTS not in file.metadata or KEY not in file.metadata:
         raise ArtifactError(f"{file.path}: no bundle of planish")
     facts = strict_json(file.path, file.metadata[FACTS])
-    programs = _said(file.path, facts, SAID)["programs"]
-    if not isinstance(programs, list):
-        raise ArtifactError(f"{file.path}: damaged: its programs are no list")
-    for program in programs:
-        requires = _said(file.path, program, SAID_OF_EACH)["requires"]
-        if not isinstance(requires, list) or not all(isinstance(x, str) for x in requires):
-            raise ArtifactError(
-                f"{file.path}: damaged: what a program requires is no list of names"
-            )
-    return facts
-
-
-def _said(path: Path, facts: Any, names: Iterable[str]) -> Mapping[str, Any]:
-    """Facts that have all of these names."""
-    if absent := [x for x in names if not isinstance(facts, dict) or x not in facts]:
-        raise ArtifactError(f"{path}: damaged: it does not say its {absent[0]}")
+    try:
+        check_said(facts, SAID)
+        if facts["abi"] != VERSION:
+            found = f"{facts['abi']!r:.20}; this planish runs version {VERSION}"
+            raise ArtifactError(f"a bundle of version {found}")
+        if not isinstance(facts["programs"], list):
+            raise ArtifactError("damaged: its programs are no list")
+        for program in facts["programs"]:
+            check_said(program, SAID_OF_EACH)
+    except ArtifactError as error:
+        raise ArtifactError(f"{file.path}: {error}") from error
     return facts

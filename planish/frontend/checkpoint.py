@@ -135,16 +135,23 @@ def save_snapshot(
     path: str | os.PathLike[str], model: Any, tokenizer: Tokenizer | None, snapshot: Snapshot
 ) -> None:
     """Write a training, so that it can be resumed, or its model loaded."""
+    write_snapshot(path, model.state_dict(), model_facts(model, tokenizer), snapshot)
+
+
+def write_snapshot(
+    path: str | os.PathLike[str], parameters: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str], snapshot: Snapshot,
+) -> None:  # fmt: skip
+    """Write a training of a model that has these parameters and this metadata."""
     history = np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
     arrays = {
-        **model.state_dict(),
+        **parameters,
         **snapshot.weights,
         **{TRAINING + name: array for name, array in snapshot.state.items()},
         TRAINING + "losses": np.array(snapshot.losses, np.float64),
         TRAINING + "evaluations": history,
     }
-    metadata = {**model_facts(model, tokenizer), "planish.training": json.dumps(snapshot.facts)}
-    write_file(path, arrays, metadata)
+    write_file(path, arrays, {**metadata, "planish.training": json.dumps(snapshot.facts)})
 
 
 def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -24,11 +24,26 @@ BUNDLE = ".bundle"  # files of `planish.frontend.bundle`
 
 
 class Origin(NamedTuple):
-    """Where a program comes from: the form of its results, the passes, a digest of the graph."""
+    """Where a program comes from: the form of its results, the passes, a digest of the graph.
+
+    `quantization` tells what became of each weight (see `planish.passes.layers.reporter`).
+    """
 
     treedef: tuple[str, ...] | None = None
     pipeline: str = ""
     graph: str = ""
+    quantization: Callable[[], list[dict[str, Any]]] = list
+
+    @staticmethod
+    def of(facts: Mapping[str, Any], treedef: tuple[str, ...] | None = None) -> Origin:
+        """The origin that an artifact tells."""
+        return Origin(treedef, facts["pipeline"], facts["graph"], lambda: facts["quantization"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an artifact says of it."""
+        quantization = self.quantization()
+        return {"pipeline": self.pipeline, "graph": self.graph, "quantization": quantization}
 
 
 class Compiled(Program):
@@ -64,8 +79,7 @@ class Compiled(Program):
             raise ArtifactError(f"{target}: programs are saved as {', '.join(KINDS)}")
         if not target.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {target.parent}")
-        origin = self.origin
-        more = {"treedef": origin.treedef, "pipeline": origin.pipeline, "graph": origin.graph}
+        more = {"treedef": self.origin.treedef, **self.origin.facts}
         save_shared(self, target, pool.pool_object(self.target), more)
 
 
@@ -79,7 +93,7 @@ def program_of(found: Artifact, threads: int | None = None) -> Compiled:
     program = Compiled.of(level.images[""], found.weights, plan, threads, Shared(found, level))
     keys = found.facts.get("treedef")
     form = None if keys is None else tuple(keys)
-    program.origin = Origin(form, found.facts["pipeline"], found.facts["graph"])
+    program.origin = Origin.of(found.facts, form)
     return program
 
 

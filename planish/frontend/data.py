@@ -8,12 +8,12 @@ that is resumed at a step sees what the one that was never stopped saw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from planish.ir.errors import DataError, DTypeError, TokenError
+from planish.ir.errors import DataError, DTypeError, ShapeError, TokenError
 
 IGNORED = -100  # the target that `cross_entropy` does not count
 _WORD = 2**64
@@ -45,6 +45,18 @@ def check_ids(ids: np.ndarray, vocab_size: int | None, ignored: int | None = Non
             f"token id {ids[place]} at position {', '.join(map(str, place))} is outside "
             f"0 <= id < {most + 1}, the size of the vocabulary"
         )
+
+
+def fill_batch(whole: Sequence[np.ndarray], x: Any, y: Any, vocab_size: int | None) -> None:
+    """Copy tokens x and targets y into the arrays of a batch; refused where they are none."""
+    for name, given, array in zip(("tokens", "targets"), (x, y), whole, strict=True):
+        found = np.asarray(given)
+        if found.shape != array.shape:
+            raise ShapeError(
+                f"{name} are {list(array.shape)} (batch, context), got {list(found.shape)}"
+            )
+        check_ids(found, vocab_size, IGNORED if name == "targets" else None)
+        array[...] = found
 
 
 def split(tokens: np.ndarray, fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ class SavedGenerator(Writer):
             code = _Named(library, facts["prefix"], self.level.facts["programs"][name]["main"])
             params = found.params(self.level, name)
             program = Compiled.of(image, params, self._plan, threads, code)
-            program.origin = Origin(None, facts["pipeline"], facts["graph"])
+            program.origin = Origin.of(facts)
             vars(self)[name] = program
 
     @cached_property

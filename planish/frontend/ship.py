@@ -47,28 +47,25 @@ def save_generator(
         raise ArtifactError(f"{path}: generators are saved as {known}, or without a suffix")
     if path.suffix == EMITS["exe"] and tokenizer is None:
         raise ArtifactError(f"{path}: a program for the shell needs a tokenizer")
-    if weights not in WEIGHTS:
-        raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
-    if not prefix.isidentifier() or not prefix.isascii():
-        raise DataError(f"a prefix is letters, digits and _, got {prefix!r}")
+    check_names(path, weights, prefix)
     if maker.batch != 1 or maker.greedy:
         raise ArtifactError("a generator is saved for one text, and not greedy")
     if tokenizer is not None and not fits(tokenizer, maker.vocab_size):
         raise DataError(f"the tokenizer has {len(tokenizer)} tokens, the model {maker.vocab_size}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent}")
     levels = levels_of(maker, target)
     origins = [x.origin for x in next(iter(levels.values())).values()]
     more = {
-        "pipeline": origins[0].pipeline,
+        **origins[0].facts,
         "graph": hashlib.sha256("".join(x.graph for x in origins).encode()).hexdigest(),
         "options": maker.options,
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
     }
-    sizes = (maker.context, maker.vocab_size, maker.piece)
-    is_program = path.suffix == EMITS["exe"]
-    words = b"" if tokenizer is None else tokenizer_blob(tokenizer)
-    shipped = shipping.Shipped(levels, *sizes, more, prefix, words, is_program)
+    kind = shipping.ShippedGenerator if path.suffix else shipping.ShippedProgram
+    shipped = kind(
+        levels=levels, more=more, prefix=prefix, context=maker.context,
+        vocabulary=maker.vocab_size, piece=maker.piece,
+        words=b"" if tokenizer is None else tokenizer_blob(tokenizer),
+    )  # fmt: skip
     if path.suffix == EMITS["header"]:
         shipped.save_header(path)
     else:
@@ -101,3 +98,13 @@ def _multi(maker: Any) -> dict[str, dict[str, Compiled]]:
         if code != last:
             found[name], last = programs, code
     return found
+
+
+def check_names(path: Path, weights: str, prefix: str) -> None:
+    """Refuse what artifacts of host code cannot be called."""
+    if weights not in WEIGHTS:
+        raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if not prefix.isidentifier() or not prefix.isascii():
+        raise DataError(f"a prefix is letters, digits and _, got {prefix!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from planish.frontend import ship_step
 from planish.frontend.accumulate import Accumulator, accumulating_graphs
 from planish.frontend.checkpoint import Snapshot, load_snapshot, save_snapshot
 from planish.frontend.data import (
-    IGNORED,
     as_tokens,
-    check_ids,
     check_length,
+    fill_batch,
     random_batch,
     whole_number,
 )
@@ -51,6 +51,7 @@ from planish.passes.lift import LiftParams
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.memory import Room
+from planish.runtime.target import Target
 
 BACKENDS = ("native", "interpret")
 
@@ -180,6 +181,13 @@ class Trainer:
         engine = self._engine(self._adding, self._arrays_of(self._adding), self.pipeline)
         return Accumulator(engine, self.arrays, uniform=self.loss is not None)
 
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """What a step runs, in order."""
+        if self._adding is None:
+            return {"step": self.graph}
+        return {"gradients": self._adding, "update": self.graph}
+
     def _arrays_of(self, graph: Graph) -> list[np.ndarray]:
         return [self.arrays[x.attrs["name"]] for x in graph.inputs]
 
@@ -229,14 +237,7 @@ class Trainer:
         Where batches accumulate, x and y have the rows of all of them.
         """
         _check_nan(nan)
-        for name, given, whole in zip(("tokens", "targets"), (x, y), self._batch, strict=True):
-            array = np.asarray(given)
-            if array.shape != whole.shape:
-                raise ShapeError(
-                    f"{name} are {list(whole.shape)} (batch, context), got {list(array.shape)}"
-                )
-            check_ids(array, self.vocab_size, IGNORED if name == "targets" else None)
-            whole[...] = array
+        fill_batch(self._batch, x, y, self.vocab_size)
         self._take_weights()
         loss = self._run(nan)
         self._give_weights()
@@ -335,6 +336,18 @@ class Trainer:
         self._take_weights()
         with uninterrupted():
             save_snapshot(path, self.model, self.tokenizer, self.snapshot())
+
+    def save_step(
+        self, path: str | os.PathLike[str], weights: str = "embed", prefix: str = "planish_",
+        target: str | Target | None = None,
+    ) -> Target:  # fmt: skip
+        """Write the step as a library (.so) or an object file (.o), with a C header, or that (.h).
+
+        It begins with the weights and the optimiser's state of now: inside ("embed") or in
+        NAME.weights beside it ("file"). `target` names another CPU; the one it is for is returned.
+        """
+        self._take_weights()
+        return ship_step.save_step(self, Path(path), weights, prefix, target)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint; where it does not fit, ArtifactError, and nothing changes."""

@@ -1,19 +1,23 @@
 """What quantization does to each weight, and why: one line each, none left out.
 
-found = Layers()
-pipeline.run(graph, observe=(found,))
-print(found)
+    found = Layers()
+    pipeline.run(graph, observe=(found,))
+    print(found)
+
+`reporter` finds the same as plain values, for the facts of artifacts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from planish.ir.errors import ArtifactError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import Node
@@ -125,7 +129,8 @@ def sqnr(graph: Graph, after: Graph, made: Node) -> float | None:
     (exact,) = evaluate(Graph("exact", (), (x,), graph.params), dtype="f64")
     (rounded,) = evaluate(Graph("rounded", (), (dequantize(made, scale),), after.params))
     signal, noise = np.square(exact).sum(), np.square(exact - rounded).sum()
-    return 10 * math.log10(signal / noise) if noise and signal else None
+    # two digits: the last ones of a sum depend on the processor, files should not
+    return round(10 * math.log10(signal / noise), 2) if noise and signal else None
 
 
 @dataclass
@@ -160,12 +165,46 @@ class Layers:
 def timed_layers(graph: Graph, recipe: Pipeline, clock: Clock) -> Layers:
     """What a recipe does to each weight, with times by a clock where its passes have none."""
     seen = Layers()
-    count = max((i for i, x in enumerate(recipe.passes, 1) if isinstance(x, Quantize)), default=0)
-    for step in recipe.passes[:count]:
+    for step in until_quantized(recipe).passes:
         if isinstance(step, Quantize) and step.times is None:
             step = step.timed(graph, clock)
         graph = Pipeline(step).run(graph, (seen,))
     return seen
+
+
+def until_quantized(recipe: Pipeline) -> Pipeline:
+    """The passes up to the last quantization; none where nothing quantizes."""
+    count = max((n for n, x in enumerate(recipe.passes, 1) if isinstance(x, Quantize)), default=0)
+    return Pipeline(*recipe.passes[:count])
+
+
+def reporter(graph: Graph, recipe: Pipeline) -> Callable[[], list[dict[str, Any]]]:
+    """Tells what a recipe makes of each weight, a `Layer` as a dict; [] where it quantizes none.
+
+    Asked, it runs the passes up to the last quantization. Only then does it need the graph. It
+    measures nothing: times are those that are bound to the recipe.
+    """
+    first = until_quantized(recipe)
+    return partial(_report, graph, first) if first.passes else list
+
+
+def _report(graph: Graph, recipe: Pipeline) -> list[dict[str, Any]]:
+    seen = Layers()
+    recipe.run(graph, observe=(seen,))
+    return seen.records()
+
+
+def report_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """What a reporter told as a table; ArtifactError if it is something else."""
+    try:
+        return layers_text([_layer(x) for x in records])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"damaged: no report of quantization: {error!s:.100}") from error
+
+
+def _layer(record: Mapping[str, Any]) -> Layer:
+    speed = record.get("speed")
+    return Layer(**{**record, "speed": speed and Speed(**speed)})
 
 
 def layers_text(found: Sequence[Layer]) -> str:

@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -35,6 +35,7 @@ from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
 from planish.runtime import objects
 from planish.runtime.image import MALFORMED, Image
+from planish.runtime.memory import plan_memory
 from planish.runtime.target import Target, level_wanted, missing_here
 
 if TYPE_CHECKING:
@@ -44,13 +45,14 @@ linker = later("planish.runtime.linker")
 tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
-VERSION = 1  # of the layout, and of how `planish_main` is called
+VERSION = 2  # of the layout, and of how `planish_main` is called
 ALIGN = 64
 PREFIX = "planish_"
 SYMBOL = f"{PREFIX}artifact"
 AGAIN = 1000  # libraries of one path in a process
 FOUND = "_artifact"  # how the names of all such symbols end
-FACTS, LEVEL_FACTS = ("weights", "pipeline", "graph"), ("requires", "memory")
+FACTS = ("weights", "abi", "pipeline", "graph", "quantization")
+LEVEL_FACTS = ("triple", "cpu", "requires", "memory")
 HEAD = struct.Struct("<16sQQ32s")
 
 
@@ -116,9 +118,11 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 
     `pool` is the object of the functions of a pool. LinkError where nothing can link.
     """
-    facts = {**more, **described(program), "image": program.image.facts()}
+    facts = {
+        **more, **described(program.image), "abi": VERSION, "image": program.image.facts()
+    }  # fmt: skip
     packed = Packed(facts, program.params)
-    files = {f"code{i}.o": x for i, x in enumerate(program.image.code)} | {"pool.o": pool}
+    files = {f"code{i}.o": x for i, x in enumerate(code_of(program))} | {"pool.o": pool}
     with beside(path) as folder:
         for file, data in files.items():
             (folder / file).write_bytes(data)
@@ -136,11 +140,20 @@ def beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def described(program: Program) -> dict[str, Any]:
-    """The facts of a program: the memory and the processor it needs."""
-    memory = program.memory
+def code_of(program: Program) -> tuple[bytes, ...]:
+    """The object files of a program; ArtifactError where it was loaded from a library."""
+    if not program.image.code:
+        raise ArtifactError(f"{program.image.name} is in a library already: copy that file instead")
+    return program.image.code
+
+
+def described(image: Image) -> dict[str, Any]:
+    """The facts of a program: where it runs, the memory and the processor it needs."""
+    memory = plan_memory(image)
     return {
-        "requires": needed(program.image.target),
+        "triple": image.target.triple,
+        "cpu": image.target.cpu,
+        "requires": needed(image.target),
         "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
     }
 
@@ -239,8 +252,7 @@ def _artifact(path: Path, data: np.ndarray) -> Artifact:
         raise ArtifactError("cut: its facts go beyond its end")
     text = data[HEAD.size : HEAD.size + length].tobytes()
     facts = json.loads(text)
-    if missing := [name for name in FACTS if name not in facts]:
-        raise ArtifactError(f"damaged: it does not say its {missing[0]}")
+    check_said(facts, FACTS)
     rest = data[_up(HEAD.size + length) :]
     if file := facts.get("weights_file"):
         rest = _beside(path, file, data[: _up(HEAD.size + length)])
@@ -262,12 +274,20 @@ def _artifact(path: Path, data: np.ndarray) -> Artifact:
 
 
 def _level(facts: Mapping[str, Any]) -> Level:
-    if missing := [name for name in LEVEL_FACTS if name not in facts]:
-        raise ArtifactError(f"damaged: it does not say its {missing[0]}")
+    check_said(facts, LEVEL_FACTS)
     programs = facts.get("programs", {"": facts})
     images = {name: Image.from_facts(x["image"]) for name, x in programs.items()}
     first = next(iter(images.values()))
     return Level(facts.get("level", level_name(first.target)), images, facts)
+
+
+def check_said(facts: Any, names: Iterable[str]) -> None:
+    """ArtifactError unless facts have all of these names, and name what a processor must have."""
+    if absent := [x for x in names if not isinstance(facts, dict) or x not in facts]:
+        raise ArtifactError(f"damaged: it does not say its {absent[0]}")
+    requires = facts.get("requires", [])
+    if not isinstance(requires, list) or not all(isinstance(x, str) for x in requires):
+        raise ArtifactError("damaged: what a program requires is no list of names")
 
 
 def level_name(target: Target) -> str:

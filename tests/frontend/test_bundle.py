@@ -131,7 +131,7 @@ def test_files_that_do_not_fit_themselves_are_refused(path: Path) -> None:
         ("c", [], "damaged: it does not say its"),
         ("d", {**facts, "programs": [{}]}, "damaged: it does not say its target"),
         ("f", {**facts, "programs": 5}, "damaged: its programs are no list"),
-        ("g", {**facts, "programs": [{"target": "x", "requires": 5}]}, "requires is no list"),
+        ("g", {**facts, "programs": [{**facts["programs"][0], "requires": 5}]}, "is no list of"),
     ]:
         with pytest.raises(pl.ArtifactError, match=words):
             pl.load(changed(path, f"{name}.bundle", {FACTS: json.dumps(value)}, {}))

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import planish as pl
 from planish.frontend.cli.entry import commands, run
-from planish.runtime.ship import generator as shipping
+from planish.runtime.ship import shipped
 from tests.frontend.small import TOKENIZER, small_model
 
 pytestmark = [
@@ -331,7 +331,7 @@ def test_another_processor_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     word = ("imaginary", 0x7FFFFFFF, 0, 0, 1)
-    monkeypatch.setattr(shipping, "needed", lambda *_: [word])
+    monkeypatch.setattr(shipped, "needed", lambda *_: [word])
     main = compiled(saved(tmp_path), "-Wl,-rpath,$ORIGIN")
     done = subprocess.run([main, "1", "1", *"000000"], capture_output=True, text=True,
                           check=False)  # fmt: skip

@@ -16,7 +16,7 @@ import planish as pl
 from planish.frontend.cli.entry import commands, run
 from planish.frontend.ship import LEVELS
 from planish.runtime.artifact import read_shared
-from planish.runtime.ship import generator as shipping
+from planish.runtime.ship import shipped
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 
@@ -113,7 +113,7 @@ def test_a_processor_below_all_levels_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = iter([("least", 0x7FFFFFFF, 0, 0, 1), ("most", 0x7FFFFFFF, 0, 0, 1)])
-    monkeypatch.setattr(shipping, "needed", lambda *_: [next(words)])
+    monkeypatch.setattr(shipped, "needed", lambda *_: [next(words)])
     pl.Generator(model()).save(tmp_path / "tiny", TOKENIZER, target=f"{FIRST},{SECOND}")
     why = "error: this program is for processors with least, which this one lacks\n"
     assert ran(tmp_path / "tiny") == (1, "", why)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from planish.frontend.api import compile as compiled
 from planish.frontend.bundle import TARGETS, save_bundle
@@ -18,17 +20,20 @@ from planish.frontend.cli.common import (
 from planish.frontend.compiled import BUNDLE
 from planish.frontend.generate import Generator
 from planish.frontend.models.tinygpt import TinyGPT
+from planish.frontend.optim import AdamW
 from planish.frontend.pretrained import load_model
 from planish.frontend.sampling import OPTIONS
 from planish.frontend.ship import EMITS, MULTI, WEIGHTS
 from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec, trace
+from planish.frontend.training import Trainer
 from planish.ir.dims import Dim
 from planish.ir.graph import Graph
 from planish.runtime.artifact import level_name
 
 ENDS = {**EMITS, "bundle": BUNDLE}
 PREFIX = "planish_"
+BATCH = 12
 
 
 @click.command(
@@ -40,6 +45,7 @@ PREFIX = "planish_"
         "planish compile book.safetensors -o book.so --weights file",
         "planish compile book.safetensors -o logits.so --of last",
         "planish compile book.safetensors -o logits.bundle --target x86-64-v3,x86-64-v4",
+        "planish compile book.safetensors -o step.so --of step --batch 16",
         "planish inspect book.so",
     )
 )
@@ -58,23 +64,33 @@ PREFIX = "planish_"
               help="Inside, or in NAME.weights beside it.")  # fmt: skip
 @click.option("--prefix", default=PREFIX, show_default=True,
               help="How names of C begin; two models in one program need two.")  # fmt: skip
-@click.option("--of", "what", type=click.Choice(["tokens", "last", "all"]),
-              help="Tokens, or the logits of the last token, or of all.  "
+@click.option("--of", "what", type=click.Choice(["tokens", "last", "all", "step"]),
+              help="Tokens, or the logits of the last token, or of all, or a step of training.  "
               "[default: tokens; last for a bundle]")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), metavar="N",
+              help=f"Rows of a step of training.  [default: {BATCH}]")  # fmt: skip
 def command(
     model: Path, out: Path, emit: str | None, pipeline: str, target: str | None,
-    tokenizer: Path | None, weights: str, prefix: str, what: str | None,
+    tokenizer: Path | None, weights: str, prefix: str, what: str | None, batch: int | None,
 ) -> None:  # fmt: skip
     """Compile MODEL into what runs without Python: prompt, cached decoding and sampling.
 
     The C header beside it says how to call it; Python runs a library with pl.load(FILE), without
     LLVM. With --of last or all, and in a bundle, the program is for Python only: tokens i32 [B, T]
-    to logits.
+    to logits. With --of step it is a library that trains, by AdamW, from the weights in MODEL on;
+    the pipeline is then "train" unless said.
     """
     path = named(out, emit)
     need_folder_of(path)
     is_bundle = path.suffix == BUNDLE
     what = what or ("last" if is_bundle else "tokens")
+    if batch is not None and what != "step":
+        raise click.UsageError("--batch is for --of step")
+    if what == "step":
+        if tokenizer:
+            raise click.UsageError("--tokenizer is for what writes text, not for --of step")
+        save_step(model, path, pipeline, target, weights, prefix, batch or BATCH)
+        return
     if what != "tokens" and path.suffix not in (BUNDLE, EMITS["so"]):
         raise click.UsageError(f"--of {what} makes a library (.so) or a bundle, not {path.name}")
     if is_bundle and what == "tokens":
@@ -95,7 +111,26 @@ def command(
         levels = maker.save(path, words, weights, prefix, target)
     else:
         levels = (save_logits(loaded, path, pipeline, target, what),)
-    print(f"{path}: {path.stat().st_size:,} bytes, for {', '.join(levels)}")
+    print(written(path, levels))
+
+
+def written(path: Path, levels: Sequence[str]) -> str:
+    """What is told of a file."""
+    return f"{path}: {path.stat().st_size:,} bytes, for {', '.join(levels)}"
+
+
+def save_step(
+    model: Path, path: Path, pipeline: str, target: str | None, weights: str, prefix: str,
+    batch: int,
+) -> None:  # fmt: skip
+    """Write a step of training, with the settings of `planish train`."""
+    said = click.get_current_context().get_parameter_source("pipeline")
+    passes = "train" if said is ParameterSource.DEFAULT else pipeline
+    loaded, words = load_model(model)
+    optimizer = AdamW(betas=(0.9, 0.99), weight_decay=0.1)
+    trainer = Trainer(loaded, optimizer, batch=batch, tokenizer=words, pipeline=passes)
+    machine = trainer.save_step(path, weights, prefix, target)
+    print(written(path, [level_name(machine)]))
 
 
 def named(out: Path, emit: str | None) -> Path:
@@ -118,7 +153,7 @@ def save_bundles(model: TinyGPT, path: Path, pipeline: str, targets: str | None,
     """Write programs that return logits, one for each processor."""
     names = targets.split(",") if targets not in (None, MULTI) else TARGETS
     save_bundle(logits_graph(model, what), path, pipeline, names)
-    print(f"{path}: {path.stat().st_size:,} bytes, for {', '.join(names)}")
+    print(written(path, names))
 
 
 def logits_graph(model: TinyGPT, what: str) -> Graph:

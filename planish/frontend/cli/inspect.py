@@ -14,7 +14,10 @@ from planish.frontend.cli.common import File, examples, json_text
 from planish.frontend.cli.table import facts_text
 from planish.frontend.compiled import BUNDLE
 from planish.frontend.tokenizers.stored import tokenizer_from_json
-from planish.runtime.artifact import VERSION, Level, read_shared
+from planish.ir.errors import ArtifactError
+from planish.passes.layers import report_text
+from planish.runtime.artifact import VERSION, read_shared
+from planish.runtime.image import Image
 from planish.runtime.target import missing_here
 
 
@@ -24,7 +27,17 @@ from planish.runtime.target import missing_here
 def command(file: Path, as_json: bool) -> None:
     """Say what the program in FILE takes and returns, where it runs, and what it was made of."""
     facts = described(file)
-    print(json_text(facts) if as_json else facts_text(facts))
+    if as_json:
+        print(json_text(facts))
+        return
+    layers = facts.pop("quantization")
+    try:
+        table = report_text(layers) if layers else None
+    except ArtifactError as error:
+        raise ArtifactError(f"{file}: {error}") from error
+    print(facts_text({**facts, "quantization": table and f"of {len(layers)} weights"}))
+    if table:
+        print(f"\n{table}")
 
 
 def described(file: Path) -> dict[str, Any]:
@@ -33,37 +46,37 @@ def described(file: Path) -> dict[str, Any]:
         return bundle_facts(file)
     found = read_shared(file)
     facts = found.facts
-    image = next(iter(found.levels[0].images.values()))
-    levels = {x.name: level_facts(x) for x in found.levels}
-    more = (
-        generator_facts(facts)
-        if not found.is_program
-        else {
-            "program": image.name,
-            "inputs": [f"{x.name}: {x.type}" for x in image.inputs],
-            "outputs": [str(x.type) for x in image.outputs],
-        }
-    )
+    levels = {x.name: machine_facts(x.facts) for x in found.levels}
+    more = program_facts(found.levels[0].images[""]) if found.is_program else host_facts(facts)
     return {
         **more,
         "file_bytes": file.stat().st_size,
         "version": VERSION,
-        "pipeline": facts["pipeline"],
-        "graph_sha256": facts["graph"],
-        "triple": image.target.triple,
+        **origin_facts(facts),
         **({"levels": levels} if len(levels) > 1 else next(iter(levels.values()))),
         "weights": len(found.weights),
         "weights_bytes": sum(x.nbytes for x in found.weights),
     }
 
 
-def level_facts(level: Level) -> dict[str, Any]:
-    """What is known of the code for one kind of processor."""
+def origin_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How functions are called, and what they were compiled from."""
     return {
-        "cpu": next(iter(level.images.values())).target.cpu,
-        "requires": level.facts["requires"],
-        "missing_here": level.missing,
-        "memory": level.facts["memory"],
+        "abi": facts["abi"],
+        "pipeline": facts["pipeline"],
+        "graph_sha256": facts["graph"],
+        "quantization": facts["quantization"],
+    }
+
+
+def machine_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a program runs, and the memory it takes."""
+    return {
+        "triple": facts["triple"],
+        "cpu": facts["cpu"],
+        "requires": facts["requires"],
+        "missing_here": missing_here(facts["requires"]),
+        "memory": facts["memory"],
     }
 
 
@@ -71,30 +84,40 @@ def bundle_facts(path: Path) -> dict[str, Any]:
     """What a bundle says of itself."""
     file = read_file(path)
     facts = facts_of(file)
-    programs = {
-        x["target"]: {"requires": x["requires"], "missing_here": missing_here(x["requires"])}
-        for x in facts["programs"]
-    }
+    programs = {x["target"]: machine_facts(x) for x in facts["programs"]}
     return {
         "program": "bundle",
         "file_bytes": path.stat().st_size,
-        "pipeline": facts["pipeline"],
-        "graph_sha256": facts["graph"],
+        **origin_facts(facts),
         "programs": programs,
         "weights": len(file.arrays) - len(programs),
     }
 
 
-def generator_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What only a generator has."""
-    tokenizer = facts["tokenizer"]
+def program_facts(image: Image) -> dict[str, Any]:
+    """What only a program by itself has."""
     return {
-        "program": "generator",
-        "abi": facts["abi"],
+        "program": image.name,
+        "inputs": [f"{x.name}: {x.type}" for x in image.inputs],
+        "outputs": [str(x.type) for x in image.outputs],
+    }
+
+
+def host_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What only artifacts have that C calls: generators, and steps of training."""
+    if facts["kind"] == "step":
+        own = {name: facts[name] for name in ("rows", "steps", "training")}
+    else:
+        tokenizer = facts["tokenizer"]
+        own = {
+            "options": facts.get("options", []),
+            "tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer)),
+        }
+    return {
+        "program": facts["kind"],
         "prefix": facts["prefix"],
         "context": facts["context"],
         "vocabulary": facts["vocabulary"],
-        "options": facts.get("options", []),
-        "tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer)),
+        **own,
         "weights_file": facts["weights_file"],
     }

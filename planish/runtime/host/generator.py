@@ -10,8 +10,10 @@ from planish.runtime.host.language import (
     Memory,
     Ptr,
     Record,
+    Text,
     address,
     export,
+    extern,
     f32,
     f64,
     i32,
@@ -23,18 +25,22 @@ from planish.runtime.host.language import (
     u32,
     u64,
 )
-from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import snprintf
-from planish.runtime.host.model import (
+from planish.runtime.host.model import run
+from planish.runtime.host.records import (
     ARGUMENT,
     MESSAGE,
     NAN,
     OK,
     ROOM,
     Model,
-    run,
+    can_run,
+    failed,
+    refused,
 )
 
+PREFILL = 0  # the programs
+DECODE = 1
 LARGEST = 3.4028234663852886e38
 SMALLEST = 1.1754943508222875e-38  # the least normal number
 WITHOUT = "this program has no %s: it is for generators that were made with that option"
@@ -63,6 +69,47 @@ class Options(Record):
     max_tokens: i64
     min_p: f32
     repetition_penalty: f32
+
+
+class Places(Record):
+    """What is known of a generator: where what is set is in the state, and sizes.
+
+    -1: the programs do not have it. `prompt` is the slot of prefill that points to the tokens,
+    `words` the tokenizer.
+    """
+
+    tokens: i64
+    pos: i64
+    keys: i64
+    temperature: i64
+    top_k: i64
+    top_p: i64
+    min_p: i64
+    repetition_penalty: i64
+    seen: i64
+    prompt: i64
+    context: i64
+    vocabulary: i64
+    piece: i64
+    words: Text
+    words_size: i64
+
+
+# see `planish.runtime.ship.generator`
+@extern
+def planish_places() -> Places: ...
+
+
+@export
+def planish_vocab_size(model: Model) -> i64:
+    """Tokens are 0 <= token < this."""
+    return planish_places().vocabulary
+
+
+@export
+def planish_context(model: Model) -> i64:
+    """How many tokens a text can have, the prompt included."""
+    return planish_places().context
 
 
 @export
@@ -104,12 +151,11 @@ def planish_decode(model: Model, next: Ptr[i32]) -> i32:
     """Draw the token after the last one, which becomes part of the text; next may be NULL."""
     if not can_run(model):
         return failed(model)
-    tables = planish_tables()
     if model.read == 0:
         return refused(model, ARGUMENT, text("there is no text yet: planish_prefill begins one"))
-    if model.read + 1 >= tables.context:
+    if model.read + 1 >= planish_places().context:
         return refused(model, ROOM, text("the context is full"))
-    if not run(model, model.level.decode, model.decode):
+    if not run(model, DECODE):
         return model.status
     model.read += 1
     return drawn(model, next)
@@ -136,7 +182,7 @@ def planish_generate(
         return refused(model, ARGUMENT, text("max_tokens is at least 0"))
     if options != null and options.stop_count > 0 and options.stop == null:
         return refused(model, ARGUMENT, text("there are tokens to stop at, but stop is NULL"))
-    context = planish_tables().context
+    context = planish_places().context
     if wanted > context - count:
         form = text("%ld tokens of prompt and %ld new ones exceed the context of %ld")
         snprintf(model.message, MESSAGE, form, count, wanted, context)
@@ -167,45 +213,21 @@ def is_stop(options: Options, token: i32) -> bool:
     return at < i64(options.stop_count)
 
 
-def can_run(model: Model) -> bool:
-    """Whether there is a model that was made; the last error is forgotten."""
-    if model == null or model.decode == null:
-        return False
-    if model.started + 1 < model.threads:
-        return False
-    model.status = OK
-    model.message[0] = 0
-    return True
-
-
-def failed(model: Model) -> i32:
-    """The code of what went wrong."""
-    return model.status if model != null else ARGUMENT
-
-
-def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
-    """Note an error; its text, if it is not in the message already."""
-    if why != null:
-        snprintf(model.message, MESSAGE, text("%s"), why)
-    model.status = code
-    return code
-
-
 def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> bool:
     """Check a prompt and set how tokens are drawn; False where something cannot be."""
-    tables = planish_tables()
+    places = planish_places()
     if tokens == null or count < 1:
         refused(model, ARGUMENT, text("the prompt is empty; give at least 1 token to begin with"))
         return False
-    if count >= tables.context:
+    if count >= places.context:
         form = text("the prompt has %ld tokens, the context of %ld has no room for a new one")
-        snprintf(model.message, MESSAGE, form, count, tables.context)
+        snprintf(model.message, MESSAGE, form, count, places.context)
         refused(model, ROOM, null)
         return False
     for n in range(count):
-        if tokens[n] < 0 or i64(tokens[n]) >= tables.vocabulary:
+        if tokens[n] < 0 or i64(tokens[n]) >= places.vocabulary:
             form = text("token %d at position %ld is outside 0 <= token < %ld")
-            snprintf(model.message, MESSAGE, form, tokens[n], n, tables.vocabulary)
+            snprintf(model.message, MESSAGE, form, tokens[n], n, places.vocabulary)
             refused(model, ARGUMENT, null)
             return False
     own = local(Options, 1)[0]
@@ -219,7 +241,7 @@ def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> 
 
 def drawable(model: Model, given: Options) -> bool:
     """Whether tokens can be drawn so."""
-    tables = planish_tables()
+    places = planish_places()
     penalty = given.repetition_penalty
     if not 0.0 <= given.temperature <= LARGEST:
         form = text("temperature is a finite number of at least 0, got %g")
@@ -233,9 +255,9 @@ def drawable(model: Model, given: Options) -> bool:
     elif penalty != 0.0 and not SMALLEST <= penalty <= LARGEST:
         form = text("repetition_penalty is a finite number above 0, or 0 for none, got %g")
         snprintf(model.message, MESSAGE, form, f64(penalty))
-    elif tables.min_p < 0 and given.min_p != 0.0:
+    elif places.min_p < 0 and given.min_p != 0.0:
         snprintf(model.message, MESSAGE, text(WITHOUT), text("min_p"))
-    elif tables.seen < 0 and penalty != 0.0 and penalty != 1.0:
+    elif places.seen < 0 and penalty != 0.0 and penalty != 1.0:
         snprintf(model.message, MESSAGE, text(WITHOUT), text("repetition_penalty"))
     else:
         return True
@@ -245,27 +267,27 @@ def drawable(model: Model, given: Options) -> bool:
 
 def set_draw(model: Model, given: Options) -> None:
     """Set how tokens are drawn."""
-    tables = planish_tables()
+    places = planish_places()
     state = model.state
-    most = i32(tables.vocabulary)
-    set_key(given.seed, 0, Ptr[u32](state + tables.keys))
-    Ptr[f32](state + tables.temperature)[0] = given.temperature
-    Ptr[i32](state + tables.top_k)[0] = given.top_k if 0 < given.top_k < most else most
-    Ptr[f32](state + tables.top_p)[0] = given.top_p if given.top_p > 0.0 else EVERYTHING
-    if tables.min_p >= 0:
-        Ptr[f32](state + tables.min_p)[0] = given.min_p
-    if tables.seen >= 0:
+    most = i32(places.vocabulary)
+    set_key(given.seed, 0, Ptr[u32](state + places.keys))
+    Ptr[f32](state + places.temperature)[0] = given.temperature
+    Ptr[i32](state + places.top_k)[0] = given.top_k if 0 < given.top_k < most else most
+    Ptr[f32](state + places.top_p)[0] = given.top_p if given.top_p > 0.0 else EVERYTHING
+    if places.min_p >= 0:
+        Ptr[f32](state + places.min_p)[0] = given.min_p
+    if places.seen >= 0:
         penalty = given.repetition_penalty
-        Ptr[f32](state + tables.repetition_penalty)[0] = penalty if penalty > 0.0 else 1.0
+        Ptr[f32](state + places.repetition_penalty)[0] = penalty if penalty > 0.0 else 1.0
 
 
 def mark(model: Model, tokens: Const[i32], count: i64) -> None:
     """Note which tokens a prompt has, where a penalty asks for it; decode notes later ones."""
-    tables = planish_tables()
-    if tables.seen < 0:
+    places = planish_places()
+    if places.seen < 0:
         return
-    seen = model.state + tables.seen
-    for n in range(tables.vocabulary):
+    seen = model.state + places.seen
+    for n in range(places.vocabulary):
         seen[n] = 0
     for n in range(count):
         seen[i64(tokens[n])] = 1
@@ -273,17 +295,17 @@ def mark(model: Model, tokens: Const[i32], count: i64) -> None:
 
 def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
     """Read a prompt by pieces, and draw the token after it."""
-    tables = planish_tables()
-    pos = Ptr[i32](model.state + tables.pos)
+    places = planish_places()
+    pos = Ptr[i32](model.state + places.pos)
     pos[0] = 0
     model.read = 0
     mark(model, tokens, count)
     at = 0
     while at < count:
-        size = count - at if count - at < tables.piece else tables.piece
-        model.prefill[tables.prompt] = Ptr[u8](tokens + at)
+        size = count - at if count - at < places.piece else places.piece
+        model.slots[PREFILL][places.prompt] = Ptr[u8](tokens + at)
         model.length[0] = size
-        if not run(model, model.level.prefill, model.prefill):
+        if not run(model, PREFILL):
             return model.status
         at += size
     model.read = count
@@ -292,8 +314,8 @@ def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) ->
 
 def drawn(model: Model, next: Ptr[i32]) -> i32:
     """The token that was drawn last; -1 says that there were no usable logits."""
-    tables = planish_tables()
-    token = Ptr[i32](model.state + tables.tokens)[model.read]
+    places = planish_places()
+    token = Ptr[i32](model.state + places.tokens)[model.read]
     if token < 0:
         model.read = 0
         form = text("NaN logits: no token can be drawn; the model's weights are broken")

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from planish.runtime.host.language import Text, export, i32, i64, null, text
-from planish.runtime.host.levels import planish_tables
-from planish.runtime.host.model import ABI, HEAD, Model
+from planish.runtime.host.records import ABI, HEAD, Model, planish_tables
 
 
 @export
 def planish_abi_version() -> i32:
     """The version of this interface: programs made for another one must be compiled again."""
     return ABI
-
-
-@export
-def planish_vocab_size(model: Model) -> i64:
-    """Tokens are 0 <= token < this."""
-    return planish_tables().vocabulary
-
-
-@export
-def planish_context(model: Model) -> i64:
-    """How many tokens a text can have, the prompt included."""
-    return planish_tables().context
 
 
 @export
@@ -42,5 +29,10 @@ def planish_level(model: Model) -> Text:
 
 @export
 def planish_facts() -> Text:
-    """What is known of the artifact, as JSON: pipeline, processor, memory, layout of weights."""
+    """What is known of the artifact, as JSON.
+
+    abi, pipeline, graph (SHA-256 of what was compiled), quantization (what became of each weight);
+    levels: of each kind of processor triple, cpu, requires (what it must have), memory (bytes) and
+    the programs.
+    """
     return planish_tables().head + HEAD

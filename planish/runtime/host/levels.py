@@ -1,4 +1,4 @@
-"""The tables of an artifact: its programs, for one or several levels of processors.
+"""Which programs of an artifact run: those of the best level that the processor has.
 
 A level is a set of instructions, "x86-64-v3", say. Later ones are better; an artifact for one kind
 of processor has one. PLANISH_LEVEL names another than the best, to compare them.
@@ -6,72 +6,12 @@ of processor has one. PLANISH_LEVEL names another than the best, to compare them
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from planish.runtime.host.cpu import Need, missing, tiles_allowed
-from planish.runtime.host.language import Ptr, Record, Text, extern, i64, local, null, text, u8
+from planish.runtime.host.cpu import missing, tiles_allowed
+from planish.runtime.host.language import Ptr, Text, i64, local, null, text, u8
 from planish.runtime.host.libc import getenv, snprintf, strcmp
+from planish.runtime.host.records import Level, Tables
 
 NAMES = 256  # bytes of a list of names in a message
-
-
-class Program(Record):
-    """A compiled program: its function, how many slots it takes, and where each is.
-
-    `slots` are pairs, a space (state, weights, temporary) and an offset in it.
-    """
-
-    main: Callable[[Ptr[i64], i64, i64], None]
-    slots: Ptr[i64]
-    count: i64
-
-
-class Level(Record):
-    """The two programs for one kind of processor, the memory they want, and what it must have."""
-
-    name: Text
-    prefill: Program
-    decode: Program
-    arena: i64
-    scratch: i64
-    tiles: i64
-    needs: Ptr[Need]
-    need_count: i64
-
-
-class Tables(Record):
-    """What is known of an artifact when it is made.
-
-    Offsets of what is set are in the state; -1 where the programs do not have it.
-    """
-
-    levels: Ptr[Level]
-    level_count: i64
-    state: i64
-    tokens: i64
-    pos: i64
-    keys: i64
-    temperature: i64
-    top_k: i64
-    top_p: i64
-    min_p: i64
-    repetition_penalty: i64
-    seen: i64
-    prompt: i64
-    context: i64
-    vocabulary: i64
-    piece: i64
-    head: Text
-    inside: i64
-    weights_at: i64
-    size: i64
-    words: Text
-    words_size: i64
-
-
-# see `planish.runtime.ship.tables`
-@extern
-def planish_tables() -> Tables: ...
 
 
 def wanted_level() -> Text:

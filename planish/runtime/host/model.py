@@ -1,21 +1,17 @@
 """A model in memory: made of an artifact's tables, run by its own threads, and given back.
 
-One block of memory holds all that changes: threads' meeting places, the tables of pointers that the
-two programs take, tokens and caches, temporaries. Weights are read where the file has them.
+One block of memory holds all that changes: threads' meeting places, the tables of pointers that
+programs take, their state, temporaries. Weights are read where the file has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from planish.runtime.host.cpu import core_beside, cores, move_to
 from planish.runtime.host.language import (
     Ptr,
-    Record,
     Text,
     address,
     export,
-    extern,
     i32,
     i64,
     local,
@@ -23,17 +19,8 @@ from planish.runtime.host.language import (
     size_of,
     text,
     u8,
-    u64,
 )
-from planish.runtime.host.levels import (
-    Level,
-    Program,
-    Tables,
-    best_level,
-    is_known,
-    planish_tables,
-    wanted_level,
-)
+from planish.runtime.host.levels import best_level, is_known, wanted_level
 from planish.runtime.host.libc import (
     ANONYMOUS,
     HUGE_PAGES,
@@ -49,6 +36,7 @@ from planish.runtime.host.libc import (
     lseek,
     madvise,
     memcmp,
+    memcpy,
     mmap,
     munmap,
     open,
@@ -58,68 +46,30 @@ from planish.runtime.host.libc import (
     snprintf,
     strerror,
 )
+from planish.runtime.host.records import (
+    ARGUMENT,
+    CPU,
+    FAULT,
+    FILE,
+    HEAD,
+    MESSAGE,
+    NO_MEMORY,
+    OK,
+    TEMPORARY,
+    WEIGHTS,
+    Model,
+    Program,
+    Tables,
+    Worker,
+    planish_run,
+    planish_stop,
+    planish_tables,
+    planish_worker,
+)
 
-ABI = 2
-OK = 0
-ARGUMENT = 1
-NO_MEMORY = 2
-FILE = 3
-CPU = 4
-ROOM = 5
-NAN = 6
-FAULT = 7
-MESSAGE = 512  # bytes of a message
 LINE = 64
 PAGE = 1 << 21  # a huge page
-HEAD = 64  # bytes at the beginning of an artifact that say which it is
 MOST_THREADS = 1024
-WEIGHTS = 1  # where a slot is; 0 is in the state
-TEMPORARY = 2
-
-
-@extern
-def planish_worker(pool: Ptr[u8], number: i64) -> None: ...
-@extern
-def planish_run(
-    pool: Ptr[u8], main: Callable[[Ptr[i64], i64, i64], None], call: Ptr[i64], threads: i64
-) -> None: ...
-@extern
-def planish_stop(pool: Ptr[u8]) -> None: ...
-
-
-class Worker(Record):
-    """A thread of a pool."""
-
-    pool: Ptr[u8]
-    number: i64
-    core: i64
-    thread: u64
-
-
-class Model(Record):
-    """A model that can be run, or `status` and `message`: why it cannot."""
-
-    status: i32
-    message: Ptr[u8]
-    threads: i64
-    started: i64
-    level: Level
-    workers: Ptr[Worker]
-    block: Ptr[u8]
-    block_size: i64
-    file: Ptr[u8]
-    weights: Ptr[u8]
-    pool: Ptr[u8]
-    barrier: Ptr[u8]
-    failure: Ptr[i64]
-    call: Ptr[i64]
-    length: Ptr[i64]
-    prefill: Ptr[Ptr[u8]]
-    decode: Ptr[Ptr[u8]]
-    state: Ptr[u8]
-    arena: Ptr[u8]
-    scratch: Ptr[u8]
-    read: i64
 
 
 @export
@@ -130,8 +80,8 @@ def planish_create(weights: Text, threads: i32) -> Model:
     threads: how many share the work, at most the cores that this process may use (its affinity,
     its control group's quota); 0 means all of those.
     A model is used by one thread at a time; several models run side by side, each with threads of
-    its own and memory of its own but for the weights, which they share. Free it with planish_free.
-    A forked child makes models of its own.
+    its own and memory of its own but for weights that never change, which they share. Free it with
+    planish_free. A forked child makes models of its own.
     """
     model = Model(calloc(1, size_of(Model) + MESSAGE))
     if model == null:
@@ -176,6 +126,7 @@ def planish_free(model: Model) -> None:
         munmap(model.block, model.block_size)
     if model.file != null:
         munmap(model.file, planish_tables().size)
+    free(Ptr[u8](model.losses))
     free(Ptr[u8](model))
 
 
@@ -243,9 +194,11 @@ def taken(at: Ptr[Ptr[u8]], size: i64) -> Ptr[u8]:
 def set_aside(model: Model, tables: Tables) -> bool:
     """The memory of a model, zeros, in one block."""
     level = model.level
-    tables_size = up(8 * level.prefill.count) + up(8 * level.decode.count)
+    slots = up(8 * level.count)
+    for n in range(level.count):
+        slots += up(8 * level.programs[n].count)
     work = up(tables.state) + up(level.arena) + up(level.scratch) * model.threads
-    size = 32 * LINE + up(size_of(Worker) * model.threads) + tables_size + work + PAGE
+    size = 32 * LINE + up(size_of(Worker) * model.threads) + slots + work + PAGE
     model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
     if i64(model.block) == -1:
         model.block = null
@@ -262,16 +215,20 @@ def set_aside(model: Model, tables: Tables) -> bool:
     model.scratch = taken(at, up(level.scratch) * model.threads)
     model.arena = taken(at, level.arena)
     model.state = taken(at, tables.state)
-    model.prefill = Ptr[Ptr[u8]](taken(at, 8 * level.prefill.count))
-    model.decode = Ptr[Ptr[u8]](taken(at, 8 * level.decode.count))
+    model.slots = Ptr[Ptr[Ptr[u8]]](taken(at, 8 * level.count))
     model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
     model.pool = taken(at, 4 * LINE)
     model.barrier = taken(at, 4 * LINE)
     model.failure = Ptr[i64](taken(at, LINE))
     model.call = Ptr[i64](taken(at, LINE))
     model.length = Ptr[i64](taken(at, LINE))
-    point(model, level.prefill, model.prefill)
-    point(model, level.decode, model.decode)
+    for n in range(level.count):
+        program = level.programs[n]
+        model.slots[n] = Ptr[Ptr[u8]](taken(at, 8 * program.count))
+        point(model, program, model.slots[n])
+    for n in range(tables.initial_count):
+        first = tables.initial + 3 * n
+        memcpy(model.state + first[1], model.weights + first[0], first[2])
     return True
 
 
@@ -312,10 +269,11 @@ def work(given: Ptr[u8]) -> Ptr[u8]:
     return null
 
 
-def run(model: Model, program: Program, table: Ptr[Ptr[u8]]) -> bool:
-    """Run a program once; False where an index was outside its table."""
+def run(model: Model, number: i64) -> bool:
+    """Run a program of the level once; False where an index was outside its table."""
+    program = model.level.programs[number]
     call = model.call
-    call[0] = i64(table)
+    call[0] = i64(model.slots[number])
     call[1] = i64(model.length)
     call[2] = 1
     call[3] = i64(model.scratch)

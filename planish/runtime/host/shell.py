@@ -11,10 +11,12 @@ from planish.runtime.host.generator import (
     LARGEST,
     SMALLEST,
     Options,
+    planish_context,
     planish_defaults,
     planish_generate,
+    planish_places,
 )
-from planish.runtime.host.known import planish_context, planish_level
+from planish.runtime.host.known import planish_level
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -32,7 +34,6 @@ from planish.runtime.host.language import (
     u8,
     u32,
 )
-from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import (
     MONOTONIC,
     TOO_LARGE,
@@ -54,14 +55,12 @@ from planish.runtime.host.libc import (
     write,
 )
 from planish.runtime.host.model import (
-    ARGUMENT,
-    ROOM,
-    Model,
     planish_create,
     planish_error,
     planish_free,
     planish_status,
 )
+from planish.runtime.host.records import ARGUMENT, ROOM, Model, planish_tables
 from planish.runtime.host.tokenizer import decode_token
 from planish.runtime.host.vocab import Vocab
 from planish.runtime.host.words import planish_encode
@@ -310,7 +309,7 @@ def written(model: Model, given: Given, options: Options, began: f64) -> i32:
     if given.count < 0:
         options.max_tokens = left if 0 < left < most else most
     state = local(Writing, 1)[0]
-    state.vocab = Vocab(planish_tables().words)
+    state.vocab = Vocab(planish_places().words)
     state.before = tokens[count - 1] if count > 1 else i32(-1)
     if count > 0 and options.max_tokens <= left and not put_out(1, given.prompt, length):
         state.failed = 1

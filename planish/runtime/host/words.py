@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from planish.runtime.host.generator import can_run, refused
+from planish.runtime.host.generator import planish_places
 from planish.runtime.host.language import Ptr, Text, export, i32, i64, local, null, text, u8
-from planish.runtime.host.levels import planish_tables
 from planish.runtime.host.libc import snprintf
-from planish.runtime.host.model import ARGUMENT, MESSAGE, Model
+from planish.runtime.host.records import ARGUMENT, MESSAGE, Model, can_run, refused
 from planish.runtime.host.tokenizer import Wrong, decode_token, encode_prompt, explain
 from planish.runtime.host.vocab import Vocab, vocab_fault
 
 
 def vocab_of(model: Model) -> Vocab:
     """The tokenizer of an artifact, or null: the model says why."""
-    tables = planish_tables()
-    vocab = Vocab(tables.words)
+    places = planish_places()
+    vocab = Vocab(places.words)
     why = text("there is no tokenizer inside")
-    if tables.words_size > 0:
-        why = vocab_fault(vocab, tables.words_size)
+    if places.words_size > 0:
+        why = vocab_fault(vocab, places.words_size)
     if why == null:
         return vocab
     snprintf(model.message, MESSAGE, text("%s"), why)

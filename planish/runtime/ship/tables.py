@@ -9,7 +9,7 @@ from typing import Any
 from planish.runtime.host.cpu import Need
 from planish.runtime.host.kinds import INTS
 from planish.runtime.host.language import Record
-from planish.runtime.host.levels import Level, Program, Tables
+from planish.runtime.host.records import Level, Program, Tables
 from planish.runtime.ship.processor import Word
 
 
@@ -23,63 +23,98 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The programs for one kind of processor by name, and what that must have.
+    """The programs for one kind of processor, in order, and what that must have.
 
     `numbers` are the other fields of the record `Level`.
     """
 
     name: str
-    runs: Mapping[str, Run]
+    runs: Sequence[Run]
     needs: Sequence[Word]
     numbers: Mapping[str, int]
 
 
-def tables_text(kinds: Sequence[Kind], head: str, words: bytes, numbers: Mapping[str, int]) -> str:
+class Constants:
+    """Constants of LLVM, whose names begin with `t.`; every method returns that of a new one."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _add(self, name: str, value: str) -> str:
+        self.lines.append(f"@t.{name} = internal constant {value}")
+        return f"t.{name}"
+
+    def numbers(self, name: str, values: Iterable[int]) -> str:
+        """An array of i64."""
+        listed = [f"i64 {x}" for x in values]
+        return self._add(name, f"[{len(listed)} x i64] [{', '.join(listed)}]")
+
+    def data(self, name: str, data: bytes) -> str:
+        """Bytes, which begin at a multiple of 16."""
+        shown = "".join(f"\\{x:02X}" for x in data)
+        return self._add(name, f'[{len(data)} x i8] c"{shown}", align 16')
+
+    def text(self, name: str, value: str) -> str:
+        """UTF-8 that ends with a zero byte."""
+        return self.data(name, value.encode() + b"\0")
+
+    def records(self, name: str, record: type[Record], rows: Sequence[Mapping[str, Any]]) -> str:
+        """An array of records."""
+        kind = f"%{record.__name__}"
+        listed = ", ".join(f"{kind} {_values(record, x)}" for x in rows)
+        return self._add(name, f"[{len(rows)} x {kind}] [{listed}]")
+
+    def told(self, function: str, record: type[Record], values: Mapping[str, Any]) -> None:
+        """A record, and the function that returns where it is."""
+        name = self._add(function, f"%{record.__name__} {_values(record, values)}")
+        self.lines.append(f"define internal ptr @{function}() nounwind {{\n  ret ptr @{name}\n}}")
+
+
+def tables_text(
+    kinds: Sequence[Kind], head: str, initial: Sequence[int], numbers: Mapping[str, int]
+) -> str:
     """The function `planish_tables`, and what it returns.
 
-    `head` is the symbol of the artifact's data, `words` a tokenizer or b"", `numbers` are the
-    other fields.
+    `head` is the symbol of the artifact's data, `numbers` are the other fields.
     """
-    lines, levels = [], []
-    for number, kind in enumerate(kinds):
-        text, level = _level(f"level.{number}", kind)
-        lines += text
-        levels.append(f"%Level {level}")
-    lines += [
-        f"@t.levels = internal constant [{len(levels)} x %Level] [{', '.join(levels)}]",
-        f"@{head} = external constant i8",
-        f"{_bytes('words', words)}, align 16",
-        _record(
-            "tables", Tables, levels="t.levels", level_count=len(levels), head=head,
-            words="t.words", words_size=len(words), **numbers,
-        ),
-        "define internal ptr @planish_tables() nounwind {\n  ret ptr @t.tables\n}",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    made = Constants()
+    made.lines.append(f"@{head} = external constant i8")
+    levels = [_level(made, f"level.{number}", kind) for number, kind in enumerate(kinds)]
+    values = {
+        "levels": made.records("levels", Level, levels), "level_count": len(levels),
+        "initial": made.numbers("initial", initial), "initial_count": len(initial) // 3,
+        "head": head, **numbers,
+    }  # fmt: skip
+    made.told("planish_tables", Tables, values)
+    return str(made)
 
 
-def _level(name: str, kind: Kind) -> tuple[list[str], str]:
-    """The parts of a level as lines, and its own record."""
-    lines, rows = [_text(f"{name}.name", kind.name)], []
-    for part, run in kind.runs.items():
-        own = f"{name}.{part}"
-        lines += [
-            f"declare void @{run.symbol}(ptr, i64, i64)",
-            _array(f"{own}.slots", "i64", [x for pair in run.slots for x in pair]),
-            _record(own, Program, main=run.symbol, slots=f"t.{own}.slots", count=len(run.slots)),
-        ]
-    for number, (need, leaf, sub, register, mask) in enumerate(kind.needs):
-        own = f"{name}.need.{number}"
-        lines.append(_text(own, need))
-        given = {"leaf": leaf, "sub": sub, "register": register, "mask": mask}
-        rows.append(f"%Need {_values(Need, {**given, 'name': f't.{own}'})}")
-    lines.append(f"@t.{name}.needs = internal constant [{len(rows)} x %Need] [{', '.join(rows)}]")
-    fields = {part: f"t.{name}.{part}" for part in ("name", "needs", *kind.runs)}
-    return lines, _values(Level, {**fields, "need_count": len(rows), **kind.numbers})
-
-
-def _record(name: str, record: type[Record], **values: Any) -> str:
-    return f"@t.{name} = internal constant %{record.__name__} {_values(record, values)}"
+def _level(made: Constants, own: str, kind: Kind) -> dict[str, Any]:
+    """The fields of a level, whose parts are made."""
+    programs = []
+    for number, run in enumerate(kind.runs):
+        made.lines.append(f"declare void @{run.symbol}(ptr, i64, i64)")
+        slots = made.numbers(f"{own}.slots.{number}", [x for pair in run.slots for x in pair])
+        programs.append({"main": run.symbol, "slots": slots, "count": len(run.slots)})
+    rows: list[dict[str, Any]] = [
+        {
+            "leaf": leaf,
+            "sub": sub,
+            "register": register,
+            "mask": mask,
+            "name": made.text(f"{own}.need.{number}", name),
+        }
+        for number, (name, leaf, sub, register, mask) in enumerate(kind.needs)
+    ]
+    return {
+        "name": made.text(f"{own}.name", kind.name),
+        "programs": made.records(f"{own}.programs", Program, programs), "count": len(programs),
+        "needs": made.records(f"{own}.needs", Need, rows), "need_count": len(rows),
+        **kind.numbers,
+    }  # fmt: skip
 
 
 def _values(record: type[Record], values: Mapping[str, Any]) -> str:
@@ -89,17 +124,3 @@ def _values(record: type[Record], values: Mapping[str, Any]) -> str:
         number = kind in INTS
         fields.append(f"{INTS[kind].text} {values[name]}" if number else f"ptr @{values[name]}")
     return f"{{ {', '.join(fields)} }}"
-
-
-def _array(name: str, kind: str, values: Iterable[int]) -> str:
-    listed = [f"{kind} {x}" for x in values]
-    return f"@t.{name} = internal constant [{len(listed)} x {kind}] [{', '.join(listed)}]"
-
-
-def _text(name: str, value: str) -> str:
-    return _bytes(name, value.encode() + b"\0")
-
-
-def _bytes(name: str, data: bytes) -> str:
-    shown = "".join(f"\\{x:02X}" for x in data)
-    return f'@t.{name} = internal constant [{len(data)} x i8] c"{shown}"'

@@ -1,0 +1,156 @@
+"""What host code knows of an artifact, and of a model in memory; how errors are noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planish.runtime.host.cpu import Need
+from planish.runtime.host.language import (
+    Ptr,
+    Record,
+    Text,
+    extern,
+    f64,
+    i32,
+    i64,
+    null,
+    text,
+    u8,
+    u64,
+)
+from planish.runtime.host.libc import snprintf
+
+ABI = 2
+OK = 0
+ARGUMENT = 1
+NO_MEMORY = 2
+FILE = 3
+CPU = 4
+ROOM = 5
+NAN = 6
+FAULT = 7
+MESSAGE = 512  # bytes of a message
+HEAD = 64  # bytes at the beginning of an artifact that say which it is
+WEIGHTS = 1  # where a slot is; 0 is in the state
+TEMPORARY = 2
+
+
+class Program(Record):
+    """A compiled program: its function, how many slots it takes, and where each is.
+
+    `slots` are pairs, a space (state, weights, temporary) and an offset in it.
+    """
+
+    main: Callable[[Ptr[i64], i64, i64], None]
+    slots: Ptr[i64]
+    count: i64
+
+
+class Level(Record):
+    """The programs for one kind of processor, the memory they want, and what it must have."""
+
+    name: Text
+    programs: Ptr[Program]
+    count: i64
+    arena: i64
+    scratch: i64
+    tiles: i64
+    needs: Ptr[Need]
+    need_count: i64
+
+
+class Tables(Record):
+    """What is known of an artifact when it is made.
+
+    `initial` is what the state begins with where that is not zero: an offset in the weights, one in
+    the state, and bytes.
+    """
+
+    levels: Ptr[Level]
+    level_count: i64
+    state: i64
+    head: Text
+    inside: i64
+    weights_at: i64
+    size: i64
+    initial: Ptr[i64]
+    initial_count: i64
+
+
+# see `planish.runtime.ship.tables`
+@extern
+def planish_tables() -> Tables: ...
+
+
+@extern
+def planish_worker(pool: Ptr[u8], number: i64) -> None: ...
+@extern
+def planish_run(
+    pool: Ptr[u8], main: Callable[[Ptr[i64], i64, i64], None], call: Ptr[i64], threads: i64
+) -> None: ...
+@extern
+def planish_stop(pool: Ptr[u8]) -> None: ...
+
+
+class Worker(Record):
+    """A thread of a pool."""
+
+    pool: Ptr[u8]
+    number: i64
+    core: i64
+    thread: u64
+
+
+class Model(Record):
+    """A model that can be run, or `status` and `message`: why it cannot.
+
+    `read` are tokens that were read, or steps that were made, whose `losses` there may be `room`
+    for.
+    """
+
+    status: i32
+    message: Ptr[u8]
+    threads: i64
+    started: i64
+    level: Level
+    workers: Ptr[Worker]
+    block: Ptr[u8]
+    block_size: i64
+    file: Ptr[u8]
+    weights: Ptr[u8]
+    pool: Ptr[u8]
+    barrier: Ptr[u8]
+    failure: Ptr[i64]
+    call: Ptr[i64]
+    length: Ptr[i64]
+    slots: Ptr[Ptr[Ptr[u8]]]
+    state: Ptr[u8]
+    arena: Ptr[u8]
+    scratch: Ptr[u8]
+    read: i64
+    losses: Ptr[f64]
+    room: i64
+
+
+def can_run(model: Model) -> bool:
+    """Whether there is a model that was made; the last error is forgotten."""
+    if model == null or model.slots == null:
+        return False
+    if model.started + 1 < model.threads:
+        return False
+    model.status = OK
+    model.message[0] = 0
+    return True
+
+
+def failed(model: Model) -> i32:
+    """The code of what went wrong."""
+    return model.status if model != null else ARGUMENT
+
+
+def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
+    """Note an error; its text, if it is not in the message already."""
+    if why != null:
+        snprintf(model.message, MESSAGE, text("%s"), why)
+    model.status = code
+    return code
