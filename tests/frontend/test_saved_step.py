@@ -235,6 +235,6 @@ def test_inspect_says_what_it_is(library: Path) -> None:
     done = CliRunner().invoke(commands, ["inspect", str(library), "--json"])
     facts = json.loads(done.output)
     assert (facts["program"], facts["rows"], facts["context"], facts["steps"]) == ("step", 3, 6, 2)
-    assert facts["training"]["optimizer"].startswith("AdamW(") and facts["abi"] == 1
+    assert facts["training"]["optimizer"].startswith("AdamW(") and facts["abi"] == records.ABI
     assert facts["quantization"] == [] and facts["memory"]["state"] > 0
     assert "rows " in CliRunner().invoke(commands, ["inspect", str(library)]).output
