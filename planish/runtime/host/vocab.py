@@ -18,6 +18,7 @@ from planish.runtime.host.language import (
     u8,
     u32,
 )
+from planish.runtime.host.letters import SPACE, letter_kind
 from planish.runtime.host.merging import Pair
 
 MAGIC = 0x4B544C50  # PLTK
@@ -76,7 +77,8 @@ def vocab_fault(vocab: Vocab, size: i64) -> Text:
         return text("the tokenizer is cut")
     if adler(Ptr[u8](vocab) + 8, size - 8) != vocab.checksum:
         return text("the tokenizer is damaged: its checksum differs")
-    if not (heads_fit(vocab) and pieces_fit(vocab) and letters_fit(vocab) and pairs_fit(vocab)):
+    fit = heads_fit(vocab) and pieces_fit(vocab) and letters_fit(vocab) and pairs_fit(vocab)
+    if not (fit and kinds_fit(vocab)):
         return text("the tokenizer is damaged: its tables do not fit")
     return null
 
@@ -158,3 +160,11 @@ def pairs_fit(vocab: Vocab) -> bool:
         if pair.first >= vocab.tokens or pair.second >= vocab.tokens or pair.new >= vocab.tokens:
             return False
     return True
+
+
+def kinds_fit(vocab: Vocab) -> bool:
+    """A space is of the kind of spaces: otherwise a word could end where it begins."""
+    if vocab.kind != BYTE_PAIRS:
+        return True
+    kinds = words_at(vocab, vocab.kinds)
+    return letter_kind(kinds, i64(vocab.kind_count), i64(ord(" "))) == SPACE

@@ -258,6 +258,15 @@ def test_damage_that_hides_its_checksum_leads_nowhere(name: str, data: st.DataOb
         found.decode(list(range(len(TOKENIZERS[name]))))
 
 
+def test_kinds_in_which_a_space_is_none_are_refused() -> None:
+    """A word would end where it begins, and the next one begin there again, without end."""
+    words = np.frombuffer(tokenizer_blob_of("learnt"), "<u4").copy()
+    kinds = words[words[14] // 4 :][: words[15]]
+    kinds[:] = kinds & ~np.uint32(3)  # others
+    words[1] = zlib.adler32(words[2:].tobytes())
+    assert "tables do not fit" in str(Native.of(words.tobytes()).fault())
+
+
 @cache
 def tokenizer_blob_of(name: str) -> bytes:
     return tokenizer_blob(TOKENIZERS[name])
