@@ -86,6 +86,8 @@ def command(
     what = what or ("last" if is_bundle else "tokens")
     if batch is not None and what != "step":
         raise click.UsageError("--batch is for --of step")
+    if what != "tokens" and not is_bundle and target and (target == MULTI or "," in target):
+        raise click.UsageError(f"--of {what} is for one processor; a bundle is for several")
     if what == "step":
         if tokenizer:
             raise click.UsageError("--tokenizer is for what writes text, not for --of step")
@@ -99,8 +101,6 @@ def command(
         raise click.UsageError(
             f"--tokenizer, --weights and --prefix are for what writes text, not for --of {what}"
         )
-    if what != "tokens" and not is_bundle and target and (target == MULTI or "," in target):
-        raise click.UsageError(f"--of {what} is for one processor; a bundle is for several")
     loaded, own = load_model(model)
     if is_bundle:
         save_bundles(loaded, path, pipeline, target, what)
