@@ -29,6 +29,7 @@ from planish.runtime.host.libc import snprintf
 from planish.runtime.host.model import run
 from planish.runtime.host.records import (
     ARGUMENT,
+    LARGEST,
     MESSAGE,
     NAN,
     OK,
@@ -36,12 +37,12 @@ from planish.runtime.host.records import (
     Model,
     can_run,
     failed,
+    planish_tables,
     refused,
 )
 
 PREFILL = 0  # the programs
 DECODE = 1
-LARGEST = 3.4028234663852886e38
 SMALLEST = 1.1754943508222875e-38  # the least normal number
 WITHOUT = "this program has no %s: it is for generators that were made with that option"
 DEFAULT = 50  # new tokens
@@ -88,8 +89,6 @@ class Places(Record):
     repetition_penalty: i64
     seen: i64
     prompt: i64
-    context: i64
-    vocabulary: i64
     piece: i64
     words: Text
     words_size: i64
@@ -98,18 +97,6 @@ class Places(Record):
 # see `planish.runtime.ship.generator`
 @extern
 def planish_places() -> Places: ...
-
-
-@export
-def planish_vocab_size(model: Model) -> i64:
-    """Tokens are 0 <= token < this."""
-    return planish_places().vocabulary
-
-
-@export
-def planish_context(model: Model) -> i64:
-    """How many tokens a text can have, the prompt included."""
-    return planish_places().context
 
 
 @export
@@ -153,7 +140,7 @@ def planish_decode(model: Model, next: Ptr[i32]) -> i32:
         return failed(model)
     if model.read == 0:
         return refused(model, ARGUMENT, text("there is no text yet: planish_prefill begins one"))
-    if model.read + 1 >= planish_places().context:
+    if model.read + 1 >= planish_tables().context:
         return refused(model, ROOM, text("the context is full"))
     if not run(model, DECODE):
         return model.status
@@ -182,7 +169,7 @@ def planish_generate(
         return refused(model, ARGUMENT, text("max_tokens is at least 0"))
     if options != null and options.stop_count > 0 and options.stop == null:
         return refused(model, ARGUMENT, text("there are tokens to stop at, but stop is NULL"))
-    context = planish_places().context
+    context = planish_tables().context
     if wanted > context - count:
         form = text("%ld tokens of prompt and %ld new ones exceed the context of %ld")
         snprintf(model.message, MESSAGE, form, count, wanted, context)
@@ -215,19 +202,19 @@ def is_stop(options: Options, token: i32) -> bool:
 
 def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> bool:
     """Check a prompt and set how tokens are drawn; False where something cannot be."""
-    places = planish_places()
+    tables = planish_tables()
     if tokens == null or count < 1:
         refused(model, ARGUMENT, text("the prompt is empty; give at least 1 token to begin with"))
         return False
-    if count >= places.context:
+    if count >= tables.context:
         form = text("the prompt has %ld tokens, the context of %ld has no room for a new one")
-        snprintf(model.message, MESSAGE, form, count, places.context)
+        snprintf(model.message, MESSAGE, form, count, tables.context)
         refused(model, ROOM, null)
         return False
     for n in range(count):
-        if tokens[n] < 0 or i64(tokens[n]) >= places.vocabulary:
+        if tokens[n] < 0 or i64(tokens[n]) >= tables.vocabulary:
             form = text("token %d at position %ld is outside 0 <= token < %ld")
-            snprintf(model.message, MESSAGE, form, tokens[n], n, places.vocabulary)
+            snprintf(model.message, MESSAGE, form, tokens[n], n, tables.vocabulary)
             refused(model, ARGUMENT, null)
             return False
     own = local(Options, 1)[0]
@@ -269,7 +256,7 @@ def set_draw(model: Model, given: Options) -> None:
     """Set how tokens are drawn."""
     places = planish_places()
     state = model.state
-    most = i32(places.vocabulary)
+    most = i32(planish_tables().vocabulary)
     set_key(given.seed, 0, Ptr[u32](state + places.keys))
     Ptr[f32](state + places.temperature)[0] = given.temperature
     Ptr[i32](state + places.top_k)[0] = given.top_k if 0 < given.top_k < most else most
@@ -287,7 +274,7 @@ def mark(model: Model, tokens: Const[i32], count: i64) -> None:
     if places.seen < 0:
         return
     seen = model.state + places.seen
-    for n in range(places.vocabulary):
+    for n in range(planish_tables().vocabulary):
         seen[n] = 0
     for n in range(count):
         seen[i64(tokens[n])] = 1

@@ -33,6 +33,7 @@ MESSAGE = 512  # bytes of a message
 HEAD = 64  # bytes at the beginning of an artifact that say which it is
 WEIGHTS = 1  # where a slot is; 0 is in the state
 TEMPORARY = 2
+LARGEST = 3.4028234663852886e38  # of f32
 
 
 class Program(Record):
@@ -68,6 +69,8 @@ class Tables(Record):
 
     levels: Ptr[Level]
     level_count: i64
+    context: i64
+    vocabulary: i64
     state: i64
     head: Text
     inside: i64

@@ -8,15 +8,13 @@ Exit codes: 0 done, 1 failed, 2 the user's mistake. Errors are one line on stand
 from __future__ import annotations
 
 from planish.runtime.host.generator import (
-    LARGEST,
     SMALLEST,
     Options,
-    planish_context,
     planish_defaults,
     planish_generate,
     planish_places,
 )
-from planish.runtime.host.known import planish_level
+from planish.runtime.host.known import planish_context, planish_level
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -60,7 +58,7 @@ from planish.runtime.host.model import (
     planish_free,
     planish_status,
 )
-from planish.runtime.host.records import ARGUMENT, ROOM, Model, planish_tables
+from planish.runtime.host.records import ARGUMENT, LARGEST, ROOM, Model, planish_tables
 from planish.runtime.host.tokenizer import decode_token
 from planish.runtime.host.vocab import Vocab
 from planish.runtime.host.words import planish_encode

@@ -26,6 +26,7 @@ from planish.runtime.host.libc import memcpy, memset, realloc, snprintf
 from planish.runtime.host.model import run
 from planish.runtime.host.records import (
     ARGUMENT,
+    LARGEST,
     MESSAGE,
     NAN,
     NO_MEMORY,
@@ -33,10 +34,10 @@ from planish.runtime.host.records import (
     Model,
     can_run,
     failed,
+    planish_tables,
     refused,
 )
 
-LARGEST = 3.4028234663852886e38
 IGNORED = -100  # a target that the loss does not count
 MORE = 1024  # losses for which memory is taken at once
 
@@ -71,8 +72,6 @@ class Places(Record):
     batch: i64
     parts: i64
     uniform: i64
-    context: i64
-    vocabulary: i64
     arrays: Ptr[Stored]
     array_count: i64
 
@@ -92,18 +91,6 @@ class Array(Record):
 # see `planish.runtime.ship.training`
 @extern
 def planish_places() -> Places: ...
-
-
-@export
-def planish_vocab_size(model: Model) -> i64:
-    """Tokens are 0 <= token < this."""
-    return planish_places().vocabulary
-
-
-@export
-def planish_context(model: Model) -> i64:
-    """How many tokens a row of a batch has."""
-    return planish_places().context
 
 
 @export
@@ -216,14 +203,14 @@ def usable(model: Model, tokens: Const[i32], targets: Const[i32], lr: f32) -> bo
 
 def are_tokens(model: Model, what: Text, ids: Const[i32], other: i32) -> bool:
     """Whether all of a batch are tokens, or that other number."""
-    places = planish_places()
-    for n in range(places.batch * places.parts * places.context):
+    tables = planish_tables()
+    for n in range(planish_rows(model) * tables.context):
         id = ids[n]
-        if (id < 0 or i64(id) >= places.vocabulary) and id != other:
-            row = n // places.context
-            at = n % places.context
+        if (id < 0 or i64(id) >= tables.vocabulary) and id != other:
+            row = n // tables.context
+            at = n % tables.context
             form = text("%s %d at position %ld, %ld is outside 0 <= token < %ld")
-            snprintf(model.message, MESSAGE, form, what, id, row, at, places.vocabulary)
+            snprintf(model.message, MESSAGE, form, what, id, row, at, tables.vocabulary)
             refused(model, ARGUMENT, null)
             return False
     return True
@@ -249,7 +236,7 @@ def kept(model: Model) -> bool:
 def take(model: Model, tokens: Const[i32], targets: Const[i32]) -> None:
     """Copy a batch to where the program reads it."""
     places = planish_places()
-    size = 4 * places.batch * places.context
+    size = 4 * places.batch * planish_tables().context
     memcpy(model.state + places.tokens, Ptr[u8](tokens), size)
     memcpy(model.state + places.targets, Ptr[u8](targets), size)
 
@@ -257,7 +244,7 @@ def take(model: Model, tokens: Const[i32], targets: Const[i32]) -> None:
 def add_up(model: Model, tokens: Const[i32], targets: Const[i32], before: i64) -> bool:
     """Losses and gradients of the parts of a batch, each by its share of targets that count."""
     places = planish_places()
-    size = places.batch * places.context
+    size = places.batch * planish_tables().context
     total = counted(targets, size * places.parts)
     memset(model.state + places.sums, 0, places.sums_size)
     for part in range(places.parts):

@@ -26,15 +26,13 @@ class ShippedGenerator(Shipped):
 
     kind = "generator"
     sources: ClassVar[Modules] = (keys, generator, letters, merging, vocab, tokenizer, words)
-    context: int
-    vocabulary: int
     piece: int
     words: bytes = b""
 
     @property
     def own_facts(self) -> dict[str, Any]:
-        """Sizes."""
-        return {"context": self.context, "vocabulary": self.vocabulary, "piece": self.piece}
+        """How much is read at once."""
+        return {"piece": self.piece}
 
     @property
     def most(self) -> dict[str, int]:
@@ -74,8 +72,7 @@ class ShippedGenerator(Shipped):
         values = {
             "tokens": places[0], "pos": places[1], **{x: named[x] for x in SET},
             **{x: named.get(x, -1) for x in SET_MAYBE},
-            "prompt": len(self.first["prefill"].image.inputs) - 1, "context": self.context,
-            "vocabulary": self.vocabulary, "piece": self.piece,
+            "prompt": len(self.first["prefill"].image.inputs) - 1, "piece": self.piece,
             "words": made.data("words", self.words), "words_size": len(self.words),
         }  # fmt: skip
         made.told("planish_places", generator.Places, values)

@@ -68,6 +68,8 @@ class Shipped:
     sources: ClassVar[Modules]  # of host code, beside those of `COMMON`
     levels: Mapping[str, Mapping[str, Program]]
     more: Mapping[str, Any]
+    context: int
+    vocabulary: int
     prefix: str = PREFIX
 
     # What a kind of artifact says of itself
@@ -160,6 +162,8 @@ class Shipped:
             "kind": self.kind,
             "abi": records.ABI,
             "prefix": self.prefix,
+            "context": self.context,
+            "vocabulary": self.vocabulary,
             "weights_file": weights_file,
             "levels": [self._level_facts(name) for name in self.levels],
             **self.own_facts,
@@ -243,7 +247,7 @@ class Shipped:
     def _tables(self, packed: Packed, inside: bool) -> str:
         numbers = {
             "state": self.state_bytes, "inside": int(inside), "weights_at": packed.start,
-            "size": packed.size,
+            "size": packed.size, "context": self.context, "vocabulary": self.vocabulary,
         }  # fmt: skip
         initial = [
             number

@@ -36,8 +36,6 @@ class ShippedStep(Shipped):
     batch: int
     parts: int
     uniform: bool
-    context: int
-    vocabulary: int
 
     @property
     def own_facts(self) -> dict[str, Any]:
@@ -45,8 +43,6 @@ class ShippedStep(Shipped):
         return {
             "rows": self.batch * self.parts,
             "batch": self.batch,
-            "context": self.context,
-            "vocabulary": self.vocabulary,
             "steps": len(self.losses),
             "arrays": {name: list(x.shape) for name, x in self.arrays.items()},
         }
@@ -102,7 +98,6 @@ class ShippedStep(Shipped):
             "sums_size": sum(up(self._sizes[x]) for x in sums),
             "done": len(self.losses),
             "batch": self.batch, "parts": self.parts, "uniform": int(self.uniform),
-            "context": self.context, "vocabulary": self.vocabulary,
             "arrays": made.records("arrays", training.Stored, stored), "array_count": len(stored),
         }  # fmt: skip
         made.told("planish_places", training.Places, values)
