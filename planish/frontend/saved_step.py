@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.data import fill_batch
+from planish.ir.draws import key
 from planish.ir.errors import (
     ArtifactError,
     DataError,
+    DTypeError,
     PlanishError,
     TargetError,
     TokenError,
@@ -137,10 +139,12 @@ class SavedStep:
         `lr` is the learning rate of this step, `seed` decides what drops out: the trainer's, unless
         told. DataError where the loss is not finite; the weights then stay as they are.
         """
+        if isinstance(lr, bool) or not isinstance(lr, (int, float, np.number)):
+            raise DTypeError(f"lr is a number, got {lr!r}")
         loss, norm = _F(), _F()
         places = [array.ctypes.data for array in self._batch]
-        seed = self.seed if seed is None else seed
-        told = (lr, seed % 2**64, ctypes.byref(loss), ctypes.byref(norm))
+        high, low = map(int, key(self.seed if seed is None else seed))
+        told = (lr, high << 32 | low, ctypes.byref(loss), ctypes.byref(norm))
         with self._model.lock:
             fill_batch(self._batch, x, y, self.vocab_size)
             self._model.check(self._model("step", *places, *told))
