@@ -39,7 +39,17 @@ class Core:
 #   2 x 8              211.9          188.7          170.5
 #   4 x 4              198.1          187.1          165.9
 #   2 x 6              191.8          179.8          160.9
+#
+# znver1 (one 256-bit multiply-add a cycle, in two halves), 2026-11-26, one thread, of 47; twice the
+# `l2` that it has, and fma=2 and loads=2, made no difference that could be measured:
+#   V x H        768x128x512   64x128x384   256x768x3072
+#   2 x 6               45.7         42.3           41.7
+#   2 x 4               45.1         43.9           42.8
+#   4 x 2               44.4         43.6           40.4
+#   1 x 8               36.4         35.7           34.4
+#   1 x 12              36.1         31.4           32.5
 CORES = {
+    "znver1": Core(fma=1, loads=1, l2=1 << 19),  # 256 bits are two halves
     "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
 }
 

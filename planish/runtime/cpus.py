@@ -22,6 +22,7 @@ CPUS: dict[str, tuple[str, str]] = {
     "cooperlake": ("x86_64", f"{V4} avx512vnni avx512bf16"),
     "icelake-server": ("x86_64", ICELAKE),
     "sapphirerapids": ("x86_64", f"{ICELAKE} avx512bf16 avx512fp16 avxvnni amx-bf16"),
+    "znver1": ("x86_64", V3),
     "znver2": ("x86_64", V3),
     "znver3": ("x86_64", V3),
     "znver4": ("x86_64", f"{ICELAKE} avx512bf16"),
