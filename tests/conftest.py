@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from planish.runtime.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 
-os.environ["PLANISH_CACHE"] = "off"  # tests compile; those of the cache name a folder
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a new cache, which processes of this run share
+    _CACHE = tempfile.TemporaryDirectory(prefix="planish-tests-")
+    os.environ["PLANISH_CACHE"] = _CACHE.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,3 +40,9 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data: {folder} is not a folder; set PLANISH_DATA to one")
     return folder
+
+
+@pytest.fixture
+def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what compiling twice makes: it really does."""
+    monkeypatch.setenv("PLANISH_CACHE", "off")

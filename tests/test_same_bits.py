@@ -18,6 +18,8 @@ import pytest
 import planish as pl
 from planish.frontend.api import Compiled
 
+pytestmark = pytest.mark.usefixtures("uncached")
+
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB, CONTEXT = 17, 24
 TOKENS = np.random.default_rng(3).integers(0, VOCAB, (5, CONTEXT)).astype(np.int32)

@@ -85,6 +85,7 @@ def test_it_runs_in_another_process_without_llvm(saved: Path) -> None:
     assert float.fromhex(done.stdout) == program()(TOKENS).astype(np.float64).sum()
 
 
+@pytest.mark.usefixtures("uncached")
 def test_the_same_program_makes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
     program().save(tmp_path / "other.so")
     assert (tmp_path / "other.so").read_bytes() == saved.read_bytes()

@@ -77,6 +77,7 @@ print(program.target.name)
     assert weights == sum(x.nbytes for x in graph_of().params.values())
 
 
+@pytest.mark.usefixtures("uncached")
 def test_the_same_graph_makes_the_same_bytes(path: Path, tmp_path: Path) -> None:
     pl.save_bundle(graph_of(), tmp_path / "x.bundle", targets=TARGETS)
     assert (tmp_path / "x.bundle").read_bytes() == path.read_bytes()

@@ -188,6 +188,7 @@ def test_only_the_c_library_is_needed_and_only_names_of_ours_are_seen(library: P
     assert "planish_decode_k0_" in whole and "planish_prefill_k0_" in whole
 
 
+@pytest.mark.usefixtures("uncached")
 def test_the_same_generator_makes_the_same_bytes(library: Path, tmp_path: Path) -> None:
     for name in ("x.so", "x.h"):
         other = saved(tmp_path).with_name(name)

@@ -119,6 +119,7 @@ def test_a_processor_below_all_levels_is_one_clear_line(
     assert ran(tmp_path / "tiny") == (1, "", why)
 
 
+@pytest.mark.usefixtures("uncached")
 def test_the_same_levels_make_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     pl.Generator(model()).save(tmp_path / "tiny", TOKENIZER, target="multi")
     assert (tmp_path / "tiny").read_bytes() == (folder / "tiny").read_bytes()

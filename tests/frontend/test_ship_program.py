@@ -149,6 +149,7 @@ def test_it_needs_the_c_library_only_and_says_what_it_is(program: Path) -> None:
     assert read_shared(program).facts["vocabulary"] == 28
 
 
+@pytest.mark.usefixtures("uncached")
 def test_the_same_program_has_the_same_bytes(program: Path, tmp_path: Path) -> None:
     pl.Generator(model(), options=OPTIONS).save(tmp_path / "tiny", TOKENIZER)
     assert (tmp_path / "tiny").read_bytes() == program.read_bytes()

@@ -173,6 +173,7 @@ def test_an_object_links_into_a_program(tmp_path: Path) -> None:
     assert trained(compiled(tmp_path / "step.o"), given, 1)[1].tobytes() == want.tobytes()
 
 
+@pytest.mark.usefixtures("uncached")
 def test_the_same_trainer_makes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
