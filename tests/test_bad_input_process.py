@@ -133,6 +133,7 @@ def test_row_59_ctrl_c_in_training() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 @pytest.mark.parametrize("spare", [0, 4, 16, 160])
+@pytest.mark.usefixtures("uncached")
 def test_row_60_out_of_memory(spare: int) -> None:
     """With `spare` MiB left, a call ends well or with MemoryError, and what was made still works.
 

@@ -177,14 +177,13 @@ def test_two_models_in_one_program(tmp_path: Path) -> None:
 
 
 def test_only_the_c_library_is_needed_and_only_names_of_ours_are_seen(library: Path) -> None:
-    lines = subprocess.run(["ldd", library], capture_output=True, text=True, check=True).stdout
-    names = {line.split()[0].rsplit("/", 1)[-1].split(".")[0] for line in lines.splitlines()}
+    lines = subprocess.check_output(["ldd", library], text=True).splitlines()
+    names = {line.split()[0].rsplit("/", 1)[-1].split(".")[0] for line in lines}
     assert names <= {"linux-vdso", "libc", "libm", "libpthread", "ld-linux-x86-64",
                      "ld-linux-aarch64"}  # fmt: skip
-    listed = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True,
-                            check=True).stdout  # fmt: skip
+    listed = subprocess.check_output(["nm", "-D", "--defined-only", library], text=True)
     assert {x.split()[-1].split("_")[0] for x in listed.splitlines()} == {"planish"}
-    whole = subprocess.run(["nm", library], capture_output=True, text=True, check=True).stdout
+    whole = subprocess.check_output(["nm", library], text=True)
     assert "planish_decode_k0_" in whole and "planish_prefill_k0_" in whole
 
 

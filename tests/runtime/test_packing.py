@@ -58,7 +58,7 @@ def test_programs_of_a_generator_have_their_weights_once(pipeline: str) -> None:
     model = pl.TinyGPT(65, 64, 2, 2, 32, seed=3)
     maker = Generator(model, pipeline)
     places = [
-        {x.__array_interface__["data"][0] for x in program.plan.params}
+        {x.__array_interface__["data"][0] for x in program.params}
         for program in (maker.prefill, maker.decode)
     ]
     assert places[0] == places[1] and len(places[0]) > 8
@@ -67,9 +67,9 @@ def test_programs_of_a_generator_have_their_weights_once(pipeline: str) -> None:
 def test_weights_of_one_name_that_differ_are_not_shared() -> None:
     first, second = (pl.TinyGPT(65, 64, 1, 2, 16, seed=seed) for seed in (0, 1))
     maker = Generator(first, "bf16")
-    want = maker.prefill.plan.params
+    want = maker.prefill.params
     maker._graphs["decode"] = Generator(second, "bf16")._graphs["decode"]
-    found = maker.decode.plan.params
+    found = maker.decode.params
     assert not any(np.shares_memory(x, y) for x in want for y in found if x.size > 64 * 64)
 
 
