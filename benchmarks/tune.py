@@ -4,9 +4,11 @@
                               [--tiles 4x6,2x12] [--threads 1] [--seconds 1] [--json out.json]
 
 A shape is rows x depth x columns (M x K x N); a tile is vectors per row x rows, see
-planish/runtime/kernels/tiles.py. Forms: `weight` multiplies by a weight, packed when the program is
-compiled; in the others both are activations, `t` marks one that is stored transposed. Programs take
-turns, the best run counts: what is asked is what the tile can do. `*` is what planish chooses now.
+planish/runtime/kernels/tiles.py. 2x4x2 reads two panels of weights side by side, as products of few
+rows do (planish/runtime/kernels/beside.py). Forms: `weight` multiplies by a weight, packed when the
+program is compiled; in the others both are activations, `t` marks one that is stored transposed.
+Programs take turns, the best run counts: what is asked is what the tile can do. `*` is what planish
+chooses now.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from turns import processor
 import planish as pl
 from planish import nn
 from planish.ir.types import f32
-from planish.runtime.kernels import tiles
+from planish.runtime.kernels import beside, tiles
 from planish.runtime.program import Bound
 from planish.runtime.target import Target
 
@@ -33,19 +35,21 @@ FORMS = ("weight", "nn", "tn", "nt")
 # Of nano, baby and gpt2: QKV, projection and MLP of a prefill, the head, one row
 SHAPES = "64x128x384,64x128x512,64x512x128,256x384x1152,256x384x1536,256x1536x384,1x384x1536"
 HEIGHTS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28)
-Tile = tuple[int, int]
+Tile = tuple[int, ...]  # vectors, rows, panels side by side if somebody asks
 
 
 @contextmanager
 def only(tile: Tile | None) -> Iterator[None]:
     """Inside, planish knows this tile alone; None leaves it its choice."""
-    before = tiles.tiles
+    before = tiles.tiles, beside.panels_beside
     if tile:
-        tiles.tiles = lambda target, most: (tile,)
+        tiles.tiles = lambda target, most: (tile[:2],)
+    if tile and tile[2:]:
+        beside.panels_beside = lambda gemm: tile[2]
     try:
         yield
     finally:
-        tiles.tiles = before
+        tiles.tiles, beside.panels_beside = before
 
 
 def candidates() -> list[Tile]:
@@ -108,7 +112,7 @@ def measured(options: argparse.Namespace, shape: tuple[int, int, int], form: str
     rows = []
     for tile, seconds in sorted(best.items(), key=lambda item: item[1]):
         speed = 2 * m * k * n / seconds / 1e9
-        label = "*" if tile is None else f"{tile[0]}x{tile[1]}"
+        label = "*" if tile is None else "x".join(map(str, tile))
         size = "" if tile is None else f"{tile[1]} rows x {tile[0] * lanes} columns"
         print(f"  {label:6}{size:24}{1e6 * seconds:10.1f} us{speed:9.1f} GFLOP/s")
         rows.append({"shape": shape, "form": form, "tile": tile, "us": 1e6 * seconds})
