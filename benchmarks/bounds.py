@@ -15,17 +15,28 @@ __all__ = ["Roof", "bound", "fresh_roof"]
 
 
 def operations(workload: str, c: Config) -> float:
-    """Floating-point operations that one run cannot avoid; causal halves are not counted."""
-    block = 24 * c.layers * c.width**2  # of one token, two for a multiply-add
-    head = 2 * c.vocab * c.width
+    """Floating-point operations of matrix products that one run cannot avoid.
+
+    What a causal mask hides is not counted; of the last layer of a prompt, whose last token alone
+    gets logits, only keys and values are those of all tokens. A multiply-add is two.
+    """
+    square, head = 2 * c.width**2, 2 * c.vocab * c.width
+    token = 12 * square  # of a token in a layer: queries, keys, values, output, 4 up and 4 down
     if workload == "decode":
         steps, places = c.new - 1, range(c.prompt, c.prompt + c.new - 1)
-        return steps * (block + head) + sum(4 * c.layers * c.width * (p + 1) for p in places)
-    length = c.prefill if workload == "prefill" else c.context
-    attention = 2 * c.layers * c.width * length * (length + 1)
-    if workload == "prefill":
-        return length * block + attention + head
-    return 3 * c.batch * (length * (block + head) + attention)
+        seen = sum(4 * c.layers * c.width * (p + 1) for p in places)
+        return steps * (c.layers * token + head) + seen
+    if workload == "train":
+        layer = c.context * token + triangle(c, c.context)
+        return 3 * c.batch * (c.layers * layer + c.context * head)
+    layer = c.prefill * token + triangle(c, c.prefill)
+    last = c.prefill * 2 * square + (token - 2 * square) + 4 * c.width * c.prefill
+    return (c.layers - 1) * layer + last + head
+
+
+def triangle(c: Config, length: int) -> int:
+    """Operations of causal attention over so many tokens, in one layer."""
+    return 2 * c.width * length * (length + 1)
 
 
 def traffic(workload: str, c: Config, dtype: str) -> tuple[float, float]:
