@@ -52,7 +52,8 @@ def traffic(workload: str, c: Config, dtype: str) -> tuple[float, float]:
 
 
 def bound(roof: Roof, workload: str, c: Config, dtype: str = "f32") -> float:
-    """Seconds below which no run can be."""
-    peak = roof.bf16 if dtype == "bf16" and roof.bf16 else roof.fma
+    """Seconds below which no run can be by this roof; int4 is bytes when it is multiplied."""
+    bytewise = max(roof.int8, roof.fma)  # bytes may be multiplied as floats, too
+    peak = {"f32": roof.fma, "bf16": roof.bf16 or roof.fma}.get(dtype, bytewise)
     total, again = traffic(workload, c, dtype)
     return max(operations(workload, c) / peak, total / roof.bandwidth(again))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import planish as pl
+from planish.runtime.roof import LEVELS, Reading, Roof
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -30,3 +31,11 @@ def test_a_prompt_takes_at_least_what_a_program_for_it_computes() -> None:
     done, least = sum(x.flops for x in work), bounds.operations("prefill", c)
     assert 0.9 * done < least < done
     assert least < 0.9 * bounds.operations("train", replace(c, batch=1)) / 3
+
+
+def test_each_dtype_has_its_peak() -> None:
+    readings = tuple(Reading(name, 1 << (14 + n), 1e15) for n, name in enumerate(LEVELS))
+    roof = Roof(2, 100e9, 200e9, 400e9, readings, 1e-6)
+    f32, *others = (bounds.bound(roof, "prefill", NANO, x) for x in ("f32", "bf16", "int8", "int4"))
+    assert [round(f32 / x, 6) for x in others] == [2, 4, 4]
+    assert bounds.bound(replace(roof, int8=1e9), "prefill", NANO, "int8") == f32

@@ -61,7 +61,7 @@ class Compiled(Program):
     def profile(self, *arrays: Any, repeat: int = 10, roof: Roof | None = None) -> Profile:
         """The time of each step, with FLOPs, bytes, and percent of what the machine allows.
 
-        `roof` is that of `machine_roof`, measured in about a second and then kept in the user's
+        `roof` is that of `machine_roof`, measured in about two seconds and then kept in the user's
         cache. Donated arguments are updated `repeat` + 1 times.
         """
         given = flat_arguments(arrays, len(self.image.inputs))

@@ -39,22 +39,21 @@ UNKNOWN_EXTENT = 64  # of a loop whose extent is data that nobody has
 _GOLDEN = 0.6180339887498949  # steps of this fraction fall evenly, whatever period a loop has
 
 # operations of one scalar; others of floats are 1 where they compute and 0 where they choose
-DOTS = {
-    "dpbf16": 4,
-    "dpbusd": 8,
-    "dpbssd": 8,
-}  # dot products of narrow numbers, which have a roof of their own
-_OPERATIONS = {"fma": 2, **DOTS, "select": 0, "cast": 0, "bitcast": 0, "guard": 0}
+DOTS = {"dpbf16": 4}  # dot products of narrow numbers, which have roofs of their own
+BYTE_DOTS = {"dpbusd": 8, "dpbssd": 8}
+_OPERATIONS = {"fma": 2, **DOTS, **BYTE_DOTS, "select": 0, "cast": 0, "bitcast": 0, "guard": 0}
 
 Read = Callable[[str, tuple[int, ...]], int | None]  # an element of a param: its name, the index
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Operations, those of `dots` among them; how often each param is read, and written."""
+    """Operations; those of dot products of bf16 and of bytes among them; how often each param is
+    read, and written."""
 
     flops: int
     dots: int
+    byte_dots: int
     reads: Mapping[str, int]
     writes: Mapping[str, int]
 
@@ -66,7 +65,8 @@ def kernel_cost(kernel: Kernel, dims: Mapping[str, int], read: Read | None = Non
     for key, number in found.items():
         if isinstance(key, tuple):
             kinds[key[0]][key[1]] = round(number)
-    return Cost(round(found["flops"]), round(found["dots"]), kinds["read"], kinds["write"])
+    flops, dots, byte_dots = (round(found[name]) for name in ("flops", "dots", "byte_dots"))
+    return Cost(flops, dots, byte_dots, kinds["read"], kinds["write"])
 
 
 def step_flops(step: Step, cost: Cost, binding: Mapping[str, int]) -> int:
@@ -215,4 +215,5 @@ def _statement_cost(stmt: Stmt) -> Counter:
         elif isinstance(item, Scalar):
             total["flops"] += _OPERATIONS.get(item.op, int(item.type.is_float))
             total["dots"] += DOTS.get(item.op, 0)
+            total["byte_dots"] += BYTE_DOTS.get(item.op, 0)
     return total

@@ -178,7 +178,8 @@ def trace_events(profile: Profile) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a step does: operations, dot products among them, and (bytes, distance) moved.
+    """What a step does: operations, dot products of bf16 and of bytes among them, and (bytes,
+    distance) moved.
 
     The distance is how many bytes of others were touched since these were: what fits in a cache
     is still there.
@@ -186,11 +187,12 @@ class Work:
 
     flops: int
     dots: int
+    byte_dots: int
     moved: tuple[tuple[int, int], ...]
 
     def ideal(self, roof: Roof) -> float:
         """The least number of seconds."""
-        return roof.seconds(self.flops, self.dots, self.moved)
+        return roof.seconds(self.flops, self.dots, self.byte_dots, self.moved)
 
 
 def profile(
@@ -228,7 +230,10 @@ def plan_work(
             moved[-1][at[slot]] += number
     return [
         Work(
-            step_flops(step, cost, binding), cost.dots, tuple((n, far[p]) for p, n in mine.items())
+            step_flops(step, cost, binding),
+            cost.dots,
+            cost.byte_dots,
+            tuple((n, far[p]) for p, n in mine.items()),
         )
         for step, cost, mine, far in zip(plan.steps, counted, moved, distances(moved), strict=True)
     ]

@@ -29,12 +29,14 @@ class Roof:
     """Measured limits of `threads` threads: operations a second, bytes a second, seconds.
 
     `bf16` is that of dot products of bf16 with sums of f32, None where the target has no
-    instruction for them; `barrier` is a meeting of all threads, None for one thread.
+    instruction for them; `int8` that of dot products of bytes with sums of i32, by whatever
+    instructions the target has; `barrier` is a meeting of all threads, None for one thread.
     """
 
     threads: int
     fma: float
     bf16: float | None
+    int8: float
     readings: tuple[Reading, ...]
     barrier: float | None
 
@@ -42,6 +44,7 @@ class Roof:
         peaks = [f"FMA {self.fma / 1e9:.0f} GFLOP/s"]
         if self.bf16:
             peaks.append(f"bf16 {self.bf16 / 1e9:.0f} GFLOP/s")
+        peaks.append(f"int8 {self.int8 / 1e9:.0f} GOP/s")
         if self.barrier:
             peaks.append(f"barrier {1e6 * self.barrier:.2f} us")
         levels = ", ".join(f"{x.level} {x.speed / 1e9:.0f} GB/s" for x in self.readings)
@@ -58,10 +61,15 @@ class Roof:
                 return small.speed * (large.speed / small.speed) ** part
         return last.speed
 
-    def seconds(self, flops: float, dots: float, moved: Iterable[tuple[int, float]]) -> float:
-        """The least time: `dots` of the operations are dot products, `moved` has (bytes, size)."""
-        narrow = min(dots, flops) if self.bf16 else 0.0
-        compute = (flops - narrow) / self.fma + narrow / (self.bf16 or 1.0)
+    def seconds(
+        self, flops: float, dots: float, byte_dots: float, moved: Iterable[tuple[int, float]]
+    ) -> float:
+        """The least time; among `flops` are dot products of bf16 and bytes, `moved` has
+        (bytes, size)."""
+        bytewise = min(byte_dots, flops)
+        narrow = min(dots, flops - bytewise) if self.bf16 else 0.0
+        compute = (flops - narrow - bytewise) / self.fma + bytewise / self.int8
+        compute += narrow / (self.bf16 or 1.0)
         return max(compute, sum(number / self.bandwidth(size) for number, size in moved))
 
     def best(self, other: Roof) -> Roof:
@@ -73,6 +81,7 @@ class Roof:
             self.threads,
             max(self.fma, other.fma),
             max(narrow, default=None),
+            max(self.int8, other.int8),
             tuple(Reading(a.level, a.size, max(a.speed, b.speed)) for a, b in pairs),
             min(meetings, default=None),
         )
@@ -85,16 +94,21 @@ class Roof:
 def roof_of(record: Any) -> Roof | None:
     """The roof in a record, None unless all of it makes sense."""
     match record:
-        case {"threads": int(threads), "fma": fma, "bf16": bf16, "readings": list(readings),
-              "barrier": barrier} if len(record) == 5:  # fmt: skip
+        case {"threads": int(threads), "fma": fma, "bf16": bf16, "int8": int8,
+              "readings": list(readings), "barrier": barrier} if len(record) == 6:  # fmt: skip
             found = [_reading(x) for x in readings]
             sizes = [x.size for x in found if x]
-            good = _speed(fma) and (bf16 is None or _speed(bf16)) and None not in found
+            good = (
+                _speed(fma)
+                and _speed(int8)
+                and (bf16 is None or _speed(bf16))
+                and None not in found
+            )
             good = good and tuple(x.level for x in found if x) == LEVELS
             good = good and sizes == sorted(set(sizes)) and threads >= 1
             good = good and (barrier is None if threads == 1 else _between(barrier, 1e-9, 1.0))
             if good:
-                return Roof(threads, fma, bf16, tuple(x for x in found if x), barrier)
+                return Roof(threads, fma, bf16, int8, tuple(x for x in found if x), barrier)
     return None
 
 

@@ -52,7 +52,7 @@ def draw(path: str | Path, title: str, rows: Sequence[Any], roof: Roof | None) -
 def _roof(axes: Any, roof: Roof, intensities: Sequence[float]) -> None:
     """Lines: the peaks, and below them the bandwidth of each level."""
     low, high = min([*intensities, _SPAN[0]]), max([*intensities, _SPAN[1]])
-    peaks = [("FMA", roof.fma), ("bf16", roof.bf16)]
+    peaks = [("FMA", roof.fma), ("bf16", roof.bf16), ("int8", roof.int8)]
     top = max(speed for _, speed in peaks if speed)
     for name, speed in peaks:
         if speed:

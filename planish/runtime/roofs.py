@@ -1,13 +1,17 @@
-"""Measuring the machine's roofs, with kernels of loop IR like any other, in about a second.
+"""Measuring the machine's roofs, with kernels of loop IR like any other, in about two seconds.
 
     fma        chains of multiply-adds in registers, as many as keep the units busy
     bf16       the same with dot products of bf16 pairs, where the target has an instruction; or
                small products of matrices, where it has a matrix unit
-    L1 ...     each thread reads a piece of its own again and again, which fits in that level
+    int8       the same with dot products of bytes, where one instruction multiplies and adds them
+               to a sum (vpdpbusd, sdot); else a tile of a product from L1, by the instructions
+               that the target has instead (vpmaddwd). AMX's for bytes is not used, nor measured
+    L1 ...     each thread reads a piece of its own again and again, which fits in that level, from
+               one, two or four places in turn: more lines are under way, and some machines need it
     barrier    a step that does nothing, but for the meeting after it
 
-All are steps of one program, and the shortest time of each counts. There is no roof for dot
-products of int8: loop IR has none.
+All are steps of one program, whose work is counted on their loops, as that of any other kernel is.
+The best of each counts.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from planish.ir import types as t
 from planish.ir.loop_matrix import SIDE, matrix_step
 from planish.ir.loops import Const, Expr, Kernel, as_index, cast, scalar
 from planish.ir.types import DType, TensorType
+from planish.runtime.cost import kernel_cost
 from planish.runtime.kernels.nest import Nest
 from planish.runtime.memory import aligned
 from planish.runtime.plan import Plan, Step
@@ -47,12 +52,16 @@ from planish.runtime.target import (
 
 CHAINS = 12  # of an operation that takes 4 cycles, two a cycle: 8 are needed, 16 registers allow 13
 READS = 8  # vectors of a piece that are added up at once
+PLACES = 1, 2, 4  # of a piece, that are read in turn
+TILES = (1, 6), (2, 3), (2, 4), (4, 6)  # vectors and rows of sums of bytes: the best counts
+DEPTH = 64  # words of k of such a tile, whose operands are in L1
 BLOCK = 2 * SIDE, 8 * SIDE  # rows and columns, and words of k: two by two tiles, all in L1
 STEPS = 1 << 16  # links of a chain: 0.2 ms on a fast core
 VOLUME = 32 << 20  # bytes that a thread reads in a step, at least
 LARGE = 128 << 20, 256 << 20  # bytes that count as main memory: at least, at most
 TRIES = 6  # of each step in a run, but for the one that reads main memory: it takes longest
 RUNS = 3
+TICK = 1e-9  # seconds that no step is shorter than
 SECONDS = 0.4  # to spend on runs, at least: others may use the machine, too
 _HALVES = 0x3F003F00  # two bf16 of 0.5
 
@@ -150,29 +159,39 @@ def measured(
     words = np.full(_words(target), _HALVES, np.uint32)
     start = np.linspace(0.1, 0.9, _start(target), dtype=np.float32)
     bound = Program(plan, target, threads).bind(start, words, data)
-    best = dict.fromkeys([s.label for s in plan.steps], math.inf)
+    amounts = np.array([_amount(step) for step in plan.steps])
+    names = np.array([step.label for step in plan.steps])
+    best = dict.fromkeys(names, 0.0)
+    meeting = math.inf
     end = time.perf_counter() + seconds
-    while math.inf in best.values() or time.perf_counter() < end:
+    while not best["DRAM"] or time.perf_counter() < end:
         times = bound.times(RUNS)
-        for name in best:
-            spent = times[:, [step.label == name for step in plan.steps]]
-            # thread 0 may look at the clock late: one meeting looks short, most do not
-            once = np.median(spent) if name == "barrier" else spent.min()
-            best[name] = min(best[name], float(once))
-    lanes = target.lanes(t.f32)
-    chain = threads * steps * CHAINS * lanes
-    dots = 4 * chain if not target.has_matrix else threads * _blocks(steps) * _block_flops()
-    readings = []
-    for level, piece in zip(LEVELS, pieces, strict=True):
-        read = 4 * threads * piece * _rounds(piece)
-        readings.append(Reading(level, 4 * threads * piece, read / best[level]))
+        rates = (amounts / np.maximum(times, TICK)).max(0)
+        best = {name: max(before, rates[names == name].max()) for name, before in best.items()}
+        # thread 0 may look at the clock late: one meeting looks short, most do not
+        meeting = min(meeting, float(np.median(times[:, names == "barrier"])))
+    readings = [
+        Reading(level, 4 * threads * piece, float(best[level]))
+        for level, piece in zip(LEVELS, pieces, strict=True)
+    ]
     return Roof(
         threads,
-        2 * chain / best["fma"],
-        dots / best["bf16"] if has_bf16(target) else None,
+        float(best["fma"]),
+        float(best["bf16"]) if has_bf16(target) else None,
+        float(best["int8"]),
         tuple(readings),
-        best["barrier"] if threads > 1 else None,
+        meeting if threads > 1 else None,
     )
+
+
+def _amount(step: Step) -> int:
+    """What a step is measured by: operations, dot products, or bytes that it reads."""
+    cost = kernel_cost(step.kernel, {})
+    if step.label == "barrier":
+        return 0
+    if step.label in LEVELS:
+        return 4 * cost.reads["data"]
+    return cost.dots + cost.byte_dots or cost.flops
 
 
 def has_bf16(target: Target) -> bool:
@@ -185,15 +204,14 @@ def _start(target: Target) -> int:
 
 
 def _words(target: Target) -> int:
-    return BLOCK[0] * BLOCK[1] if target.has_matrix else _start(target)
+    """Words that the largest operand has."""
+    lanes = target.lanes(t.f32)
+    of_tiles = max(max(v * lanes, h) for v, h in TILES) * DEPTH
+    return max(BLOCK[0] * BLOCK[1] if target.has_matrix else 0, _start(target), of_tiles)
 
 
 def _blocks(steps: int) -> int:
     return max(1, steps // BLOCK[1])
-
-
-def _block_flops() -> int:
-    return 4 * BLOCK[0] * BLOCK[0] * BLOCK[1]
 
 
 def _pieces(sizes: tuple[int, ...], threads: int) -> list[int]:
@@ -225,11 +243,18 @@ def roof_plan(threads: int, pieces: list[int], target: Target, links: int) -> Pl
         found.append(step("bf16", kernel, given[1], given[1]))
     elif target.has_bf16_dot:
         found.append(step("bf16", chain_kernel("dpbf16", t.u32, out, lanes, links), given[1]))
+    found += [
+        step("int8", kernel, *given[1:2] * (len(kernel.params) - 1))
+        for kernel in byte_kernels(out, target, links)
+    ]
     for level, piece in zip(LEVELS, pieces, strict=True):
-        found.append(step(level, read_kernel(level, given[2], piece, out, lanes), given[2]))
+        for places in PLACES:
+            kernel = read_kernel(f"{level}_{places}", given[2], piece, out, lanes, places)
+            found.append(step(level, kernel, given[2]))
     meet = step("barrier", _meeting_kernel(given[0], out), given[0])
     # two meetings before each: a thread that fell asleep in the step before wakes up in the first
-    steps = [x for one in [*found[:-1] * TRIES, found[-1]] for x in (meet, meet, one)]
+    last = len(PLACES)
+    steps = [x for one in [*found[:-last] * TRIES, *found[-last:]] for x in (meet, meet, one)]
     return Plan("roofs", given, (out,), (), (), tuple(steps))
 
 
@@ -238,19 +263,60 @@ def chain_kernel(op: str, dtype: DType, out: Slot, lanes: int, steps: int) -> Ke
     nest = Nest()
     start = nest.param("start", TensorType(dtype, (CHAINS * lanes,)))
     result = nest.output("out", out.type)
-    acc = nest.local("acc", t.f32, CHAINS, lanes)
+    sums = t.f32 if op in ("fma", "dpbf16") else t.i32
+    acc = nest.local("acc", sums, CHAINS, lanes)
     with nest.loop("p", out.type.shape[0], "parallel") as p:
         with _vectors(nest, "a", CHAINS, lanes) as (i, j):
             # different numbers: chains that are equal would become one
-            nest.store(acc, (i, j), cast(start[i * lanes + j], t.f32))
+            nest.store(acc, (i, j), cast(start[i * lanes + j], sums))
         with nest.loop("k", steps), _vectors(nest, "b", CHAINS, lanes) as (i, j):
             x = nest.load(acc, i, j)
             first, second = start[j], start[j + lanes]
             value = scalar(op, first, x, second) if op == "fma" else scalar(op, x, first, second)
             nest.store(acc, (i, j), value)
         with _vectors(nest, "c", CHAINS, lanes) as (i, j):
-            nest.store(result, (p, i, j), nest.load(acc, i, j))
+            nest.store(result, (p, i, j), cast(nest.load(acc, i, j), t.f32))
     return nest.kernel(op)
+
+
+def byte_kernels(out: Slot, target: Target, links: int) -> list[Kernel]:
+    """What dot products of bytes are measured by.
+
+    No chains where a dot product is several instructions: LLVM would move most of them, which do
+    not depend on the sum, out of the loop.
+    """
+    lanes = target.lanes(t.f32)
+    if target.has_byte_dot or target.has("dotprod"):
+        return [
+            chain_kernel("dpbusd" if target.has_byte_dot else "dpbssd", t.u32, out, lanes, links)
+        ]
+    rounds = max(1, links // DEPTH)
+    return [
+        tile_kernel(op, out, lanes, *tile, rounds) for op in ("dpbusd", "dpbssd") for tile in TILES
+    ]
+
+
+def tile_kernel(op: str, out: Slot, lanes: int, vectors: int, rows: int, rounds: int) -> Kernel:
+    """a [DEPTH, rows], b [DEPTH, vectors * lanes] of words of bytes -> out: sums of their product.
+
+    It is made many times; of its sums, those that `out` has room for are stored.
+    """
+    nest = Nest()
+    a = nest.param("a", TensorType(t.u32, (DEPTH, rows)))
+    b = nest.param("b", TensorType(t.u32, (DEPTH, vectors * lanes)))
+    result = nest.output("out", out.type)
+    acc = nest.local("acc", t.i32, rows * vectors, lanes)
+    with nest.loop("p", out.type.shape[0], "parallel") as p:
+        with _vectors(nest, "a", rows * vectors, lanes) as (i, j):
+            nest.store(acc, (i, j), Const(0, t.i32))
+        with nest.loop("r", rounds), nest.loop("k", DEPTH) as k:
+            with _vectors(nest, "b", rows * vectors, lanes) as (i, j):
+                column = i // rows * lanes + j
+                value = scalar(op, nest.load(acc, i, j), nest.load(a, k, i % rows), b[k, column])
+                nest.store(acc, (i, j), value)
+        with _vectors(nest, "c", rows * vectors, lanes) as (i, j):
+            nest.store(result, (p, i % CHAINS, j), cast(nest.load(acc, i, j), t.f32))
+    return nest.kernel(f"{op}_{vectors}_{rows}")
 
 
 def matrix_kernel(out: Slot, rounds: int) -> Kernel:
@@ -271,18 +337,23 @@ def matrix_kernel(out: Slot, rounds: int) -> Kernel:
     return nest.kernel("matrix")
 
 
-def read_kernel(name: str, data: Slot, piece: int, out: Slot, lanes: int) -> Kernel:
-    """data [threads * pieces] -> out: each thread adds up its piece, many times."""
+def read_kernel(name: str, data: Slot, piece: int, out: Slot, lanes: int, places: int) -> Kernel:
+    """data [threads * pieces] -> out: each thread adds up its piece, many times.
+
+    It is read in so many places in turn, each a part of it.
+    """
     nest = Nest()
     source = nest.param("data", data.type)
     result = nest.output("out", out.type)
     acc = nest.local("acc", t.f32, READS, lanes)
+    part, beside = piece // places, READS // places
     with nest.loop("p", out.type.shape[0], "parallel") as p:
         with _vectors(nest, "a", READS, lanes) as (i, j):
             nest.store(acc, (i, j), Const(0.0, t.f32))
         with nest.loop("r", _rounds(piece)), nest.loop("k", piece // (READS * lanes)) as k:
             with _vectors(nest, "b", READS, lanes) as (i, j):
-                x = source[p * piece + (k * READS + i) * lanes + j]
+                start = p * piece + i // beside * part
+                x = source[start + (k * beside + i % beside) * lanes + j]
                 nest.store(acc, (i, j), nest.load(acc, i, j) + x)
         with _vectors(nest, "c", READS, lanes) as (i, j):
             nest.store(result, (p, i, j), nest.load(acc, i, j))

@@ -23,7 +23,7 @@ from planish.runtime.profile import Profile, Row, distances
 from planish.runtime.roof import Reading, Roof
 
 ROOF = Roof(
-    1, 100e9, None,
+    1, 100e9, None, 300e9,
     (Reading("L1", 1 << 14, 4e11), Reading("L2", 1 << 20, 2e11), Reading("L3", 1 << 24, 1e11),
      Reading("middle", 1 << 26, 7e10), Reading("DRAM", 1 << 28, 5e10)), None,
 )  # fmt: skip
@@ -147,6 +147,13 @@ def test_attention_of_decode_reads_what_is_in_the_cache(model: pl.TinyGPT) -> No
     assert found[11] - found[3] == 8 * 2 * WIDTH * 4  # keys and values of 8 more tokens
 
 
+def test_products_of_bytes_are_judged_by_their_own_peak(model: pl.TinyGPT) -> None:
+    rows = workload("prefill", model, pipeline="int8", threads=1).bound.work()
+    (one, *_) = [x for x in rows if x.byte_dots]
+    slow, fast = (replace(ROOF, int8=x).best(replace(ROOF, int8=1e6)) for x in (1e8, 1e9))
+    assert one.ideal(slow) > 5 * one.ideal(fast) > one.ideal(replace(ROOF, int8=1e12))
+
+
 def test_bad_workloads(model: pl.TinyGPT) -> None:
     for options in ({"length": 0}, {"length": CONTEXT}, {"batch": 0}):
         with pytest.raises(DataError, match=r"length is|batch is"):
@@ -173,6 +180,7 @@ def test_the_profile_command(file: str, tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert out.startswith("prefill: batch 1, 16 tokens, 1 threads; ")
     assert "h.*.mlp.c_fc" in out and "total" in out and "roof of 1 threads: FMA 100" in out
+    assert "int8 300 GOP/s" in out
     assert trace.exists() and picture.exists()
     assert max(map(len, out.splitlines())) <= 100
     assert run([*wanted, "--workload", "decode", "--steps", "--length", "5"]) == 0
@@ -211,7 +219,9 @@ def test_the_bench_command(
     monkeypatch.setitem(bench.PRESETS, "nano", small)
     assert run(["bench", "--quick", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert "f32 multiply-add" in out and "read DRAM, 256 MB" in out and "nano decode f32" in out
+    rows = [line.split("  ")[0].strip() for line in out.splitlines()]
+    assert {"f32 multiply-add", "int8 dot product", "read DRAM, 256 MB"} <= {*rows}
+    assert "nano decode f32" in rows and "300 GOP/s" in out
     assert run(["bench", "--quick", "--json", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["roofs"][0]["fma"] == 100e9

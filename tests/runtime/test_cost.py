@@ -9,7 +9,7 @@ import planish.numpy as pnp
 from planish.frontend.nn import functional as F
 from planish.ir import types as t
 from planish.ir.graph import Graph
-from planish.ir.loops import Accumulate, Expr, For, If, Kernel, Let, Store, Var, cast, scalar
+from planish.ir.loops import Accumulate, Const, Expr, For, If, Kernel, Let, Store, Var, cast, scalar
 from planish.passes.pipelines import PIPELINES
 from planish.runtime.cost import Cost, kernel_cost, step_bytes, step_flops
 from planish.runtime.lower import lower
@@ -78,7 +78,10 @@ def test_conditions_and_functions() -> None:
     words = buffer("w", 64, dtype=t.u32)
     dot = Store(Y, (I,), scalar("dpbf16", Y[I], words[I], words[I]))
     found = counted((For(I, n(64), "vector", (dot,), 16),), words, Y)
-    assert found.flops == found.dots == 4 * 64
+    assert found.flops == found.dots == 4 * 64 and found.byte_dots == 0
+    dot = Store(Y, (I,), cast(scalar("dpbusd", Const(0, t.i32), words[I], words[I]), t.f32))
+    found = counted((For(I, n(64), "vector", (dot,), 16),), words, Y)
+    assert found.flops == found.byte_dots == 8 * 64 and found.dots == 0
 
 
 def test_extents_that_are_data() -> None:

@@ -130,6 +130,7 @@ def show_roofs(roofs: list[Roof]) -> None:
 
     rows = [["f32 multiply-add", *(rate(x.fma, "GFLOP/s") for x in roofs)]]
     rows.append(["bf16 dot product", *(rate(x.bf16, "GFLOP/s") for x in roofs)])
+    rows.append(["int8 dot product", *(rate(x.int8, "GOP/s") for x in roofs)])
     for level in zip(*(x.readings for x in roofs), strict=True):
         sizes = " / ".join(dict.fromkeys(size(x.size) for x in level))
         rows.append([f"read {level[0].level}, {sizes}", *(rate(x.speed, "GB/s") for x in level)])
