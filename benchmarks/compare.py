@@ -28,9 +28,10 @@ from turns import Contestant, processor, pythons, start, take_turns
 from workloads import CONFIGS, DTYPES, WORKLOADS
 
 BASE = "torch"  # eager PyTorch: what most people run
+COMPILER = "torch.compile"  # beside whose time to be ready that of others is put
 HEAD = (
     f"{'':22}{'median ms':>10}{'min ms':>10}{'runs':>6}{'ready s':>9}{'error':>10}"
-    f"{'x torch':>9}{'x best peer':>12}"
+    f"{'x torch':>9}{'x best peer':>12}{'ready x compile':>17}"
 )
 
 
@@ -69,6 +70,7 @@ def rows_of(name: str, case: Case, contestants: list[Contestant], roof: float | 
     timed = [c for c in contestants if not c.skip]
     medians = {c.name: statistics.median(c.times) for c in timed}
     base = medians.get(BASE)
+    compiled = next((c.ready for c in timed if c.name == COMPILER), None)
     best = min((m for who, m in medians.items() if who != OURS), default=None)
     return [
         {
@@ -77,6 +79,7 @@ def rows_of(name: str, case: Case, contestants: list[Contestant], roof: float | 
             "runs": len(c.times), "ready_s": c.ready, "load_s": c.load, "error": c.error,
             "times_torch": base and base / medians[c.name],
             "times_best_peer": best and best / medians[c.name],
+            "ready_times_compile": compiled and compiled / c.ready,
             "turns": c.turns, "repeated": c.repeated, "noisy_turns": c.noisy_turns,
             "noisy": not c.quiet, "roof_ms": roof and 1e3 * roof,
         }
@@ -87,12 +90,12 @@ def rows_of(name: str, case: Case, contestants: list[Contestant], roof: float | 
 def show(rows: list[dict], skipped: dict[str, str]) -> None:
     """Print the rows of one case."""
     for row in rows:
-        ratios = (row["times_torch"], row["times_best_peer"])
-        torch, best = (f"{r:.2f}" if r else "-" for r in ratios)
+        ratios = (row["times_torch"], row["times_best_peer"], row["ready_times_compile"])
+        torch, best, ready = (f"{r:.2f}" if r else "-" for r in ratios)
         print(
             f"  {row['contestant']:20}{row['median_ms']:10.3f}{row['min_ms']:10.3f}"
             f"{row['runs']:6}{row['ready_s']:9.2f}{row['error']:10.1e}{torch:>9}{best:>12}"
-            + ("  NOISY" if row["noisy"] else "")
+            f"{ready:>17}{'  NOISY' if row['noisy'] else ''}"
         )
     if roof := next((row["roof_ms"] for row in rows if row["roof_ms"]), None):
         print(f"  {'roof':20}{roof:10.3f}")

@@ -2,8 +2,9 @@
 
     python benchmarks/table.py compare.json [more.json ...] [--readme README.md] [--plot out.svg]
 
-A row's numbers come from one run; rows may come from different ones, whose dates are shown. Without
-`--readme` the table is printed.
+A row's numbers come from one run; rows may come from different ones, whose dates are shown, but not
+of different processors or numbers of threads. A second table has the time to be ready (compiling
+and the first run) beside torch.compile's. Without `--readme` the tables are printed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 from contestant import OURS
 from plot import plot_rows
 
-BASE = "torch"
+BASE, COMPILER = "torch", "torch.compile"
 MARKS = "<!-- measurements -->", "<!-- end measurements -->"
 HEAD = (
     f"{'ms a run, median':20}{'planish':>9}{'roof':>9}   {'best peer':18}{'ms':>9}{'times':>7}"
     f"{'torch':>10}{'times':>7}"
 )
+READY = f"{'s until ready':20}{OURS:>9}{COMPILER:>15}{'times':>7}"
 
 
 def line(rows: list[dict]) -> str:
@@ -37,6 +39,16 @@ def line(rows: list[dict]) -> str:
     return text + ("  NOISY" if any(row["noisy"] for row in rows) else "")
 
 
+def ready(rows: list[dict]) -> str | None:
+    """One workload: how long planish takes to be ready, beside torch.compile, if that was there."""
+    found = {row["contestant"]: row["ready_s"] for row in rows}
+    if COMPILER not in found:
+        return None
+    ours, compiled = found[OURS], found[COMPILER]
+    name = " ".join(rows[0][x] for x in ("config", "workload", "dtype"))
+    return f"{name:20}{number(ours):>9}{number(compiled):>15}{compiled / ours:7.1f}"
+
+
 def number(ms: float) -> str:
     """Three digits."""
     return f"{ms:.2f}" if ms < 10 else f"{ms:.1f}" if ms < 100 else f"{ms:,.0f}"
@@ -51,12 +63,18 @@ def cases(rows: list[dict]) -> list[list[dict]]:
 
 
 def table(documents: list[dict]) -> str:
-    """All of it as text."""
+    """All of it as text. ValueError where documents are of different machines."""
+    where, *others = (f"{x['cpu']}, {x['threads']} threads" for x in documents)
+    if other := next((x for x in others if x != where), None):
+        raise ValueError(f"one table is of one machine: got documents of {where} and of {other}")
     dates = ", ".join(sorted({x["date"] for x in documents}))
     rows = [row for x in documents for row in x["rows"]]
     versions = sorted({f"{row['contestant']} {row['version']}" for row in rows})
-    where = f"{dates}  {documents[0]['cpu']}, {documents[0]['threads']} threads"
-    return "\n".join([where, "", HEAD, *map(line, cases(rows)), "", *wrapped(versions)])
+    found = cases(rows)
+    starts = [x for x in map(ready, found) if x]
+    below = ["", READY, *starts] if starts else []
+    title = f"{dates}  {where}"
+    return "\n".join([title, "", HEAD, *map(line, found), *below, "", *wrapped(versions)])
 
 
 def wrapped(words: list[str], width: int = 92) -> list[str]:
@@ -84,7 +102,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     documents = [json.loads(path.read_text()) for path in options.documents]
-    text = table(documents)
+    try:
+        text = table(documents)
+    except ValueError as error:
+        parser.error(str(error))
     if options.readme:
         options.readme.write_text(placed(options.readme.read_text(), text))
     else:
