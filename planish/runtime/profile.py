@@ -132,7 +132,10 @@ class Profile:
         ]
 
     def trace(self, path: str | Path) -> None:
-        """Write one run as a trace for Perfetto: an event for each step, on thread 0."""
+        """Write the steps as a trace for Perfetto, end to end, each as long as its median.
+
+        That is no recording: all threads meet after each step of a profile, so there is one track.
+        """
         Path(path).write_text(json.dumps(trace_events(self)), "utf-8")
 
     def roofline(self, path: str | Path) -> None:
@@ -153,9 +156,8 @@ def _sum(label: str, kernel: str, rows: Iterable[Row]) -> Row:
 def trace_events(profile: Profile) -> dict[str, Any]:
     """Chrome's trace format: complete events, microseconds, categories by layer."""
     name = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": profile.name}}
-    thread = {
-        "name": "thread_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": "thread 0"}
-    }  # fmt: skip
+    track = f"median of each step, {profile.threads} threads"
+    thread = {"name": "thread_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": track}}
     events: list[dict[str, Any]] = [name, thread]
     at = 0.0
     for row in profile.rows:

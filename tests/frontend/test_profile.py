@@ -93,7 +93,11 @@ def test_a_trace_has_an_event_for_each_step(prefill: Profile, tmp_path: Path) ->
     path = tmp_path / "trace.json"
     prefill.trace(path)
     events = json.loads(path.read_text())["traceEvents"]
+    names = {x["args"]["name"] for x in events if x["ph"] == "M"}
+    assert names == {prefill.name, "median of each step, 1 threads"}
     steps = [x for x in events if x["ph"] == "X"]
+    lengths = [x["dur"] for x in steps]
+    assert lengths == pytest.approx([1e6 * x.seconds for x in prefill.rows])
     assert [x["name"] for x in steps] == [x.label for x in prefill.rows]
     assert {"h.0", "h.1", "ln_f", "model"} >= {x["cat"] for x in steps} >= {"h.0", "h.1"}
     ends = [x["ts"] + x["dur"] for x in steps]

@@ -43,7 +43,12 @@ RUNS = 3, 100  # at least, at most
               help="Tokens: of the prompt, before the new one, of a piece.")  # fmt: skip
 @click.option("--batch", type=int, metavar="N", help="Texts at once.  [default: 1; 8 to train]")
 @click.option("--steps", is_flag=True, help="A row for each step, not for each kernel.")
-@click.option("--trace", type=File, metavar="FILE.json", help="Write a trace for Perfetto.")
+@click.option(
+    "--trace",
+    type=File,
+    metavar="FILE.json",
+    help="Write the steps, medians end to end, as a trace for Perfetto.",
+)
 @click.option("--roofline", type=File, metavar="FILE.(svg|png|pdf)", help="Draw the kernels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--pipeline", metavar="P", help="Passes to run.  [default: O2; train to train]")
