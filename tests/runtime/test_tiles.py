@@ -38,6 +38,26 @@ def test_the_quickest_tile(target: Target, rows: object, columns: int, tile: tup
     assert quickest(target, rows, columns, lanes) == tile  # type: ignore[arg-type]
 
 
+# tile -> GFLOP/s of 768 x 128 x 512 as measured, see `planish.runtime.cores`
+MEASURED = {
+    "znver4": {(4, 6): 115.5, (4, 4): 116.2, (2, 8): 116.6},
+    "sapphirerapids": {(4, 6): 222.0, (2, 12): 219.7, (2, 8): 211.9, (4, 4): 198.1, (2, 6): 191.8},
+    "znver1": {(2, 6): 45.7, (2, 4): 45.1, (4, 2): 44.4},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "tile"),
+    [("znver4", 117, (4, 6)), ("sapphirerapids", 238, (4, 6)), ("znver1", 47, (2, 6))],
+)
+def test_the_model_is_near_what_was_measured(name: str, peak: float, tile: tuple) -> None:
+    target = Target.parse(name)
+    for (v, h), found in MEASURED[name].items():
+        rate = peak * v * h / target.core.fma / cycles(target, (v, h))
+        assert rate == pytest.approx(found, rel=0.08), (v, h)
+    assert quickest(target, None, 768, target.vector_bytes // 4) == tile
+
+
 def test_a_transposed_operand_wants_a_high_tile() -> None:
     assert quickest(ZEN4, 768, 512, 16, HIGHEST, high=True) == (2, 12)
 
