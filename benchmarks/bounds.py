@@ -29,8 +29,9 @@ def operations(workload: str, c: Config) -> float:
     if workload == "train":
         layer = c.context * token + triangle(c, c.context)
         return 3 * c.batch * (c.layers * layer + c.context * head)
-    layer = c.prefill * token + triangle(c, c.prefill)
-    last = c.prefill * 2 * square + (token - 2 * square) + 4 * c.width * c.prefill
+    length = c.asked if workload == "first" else c.prefill
+    layer = length * token + triangle(c, length)
+    last = length * 2 * square + (token - 2 * square) + 4 * c.width * length
     return (c.layers - 1) * layer + last + head
 
 
@@ -47,7 +48,7 @@ def traffic(workload: str, c: Config, dtype: str) -> tuple[float, float]:
         places = range(c.prompt, c.prompt + c.new - 1)
         caches = [2 * size * c.layers * c.width * (p + 1) for p in places]
         return len(places) * weights + sum(caches), weights + max(caches)
-    total = weights if workload == "prefill" else 4 * 4 * c.parameters
+    total = weights if workload in ("prefill", "first") else 4 * 4 * c.parameters
     return total, total
 
 

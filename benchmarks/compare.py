@@ -1,6 +1,6 @@
 """Workloads x contestants, paired in one run: medians, minima, ratios.
 
-    python benchmarks/compare.py [--configs nano,baby,gpt2] [--workloads prefill,decode,train]
+    python benchmarks/compare.py [--configs nano,baby,gpt2] [--workloads prefill,first,decode,train]
         [--dtypes f32,bf16] [--threads 2] [--contestants planish,torch,jax] [--rounds 10]
         [--python PATH | NAME=PATH] [--json out.json] [--plot out.svg]
 

@@ -38,7 +38,7 @@ class Judge:
     def error(self, output: list[float]) -> float:
         """How far an output is from float64, relative to the largest magnitude there."""
         got = np.asarray(output)
-        if self.case.workload == "decode":
+        if self.case.workload in ("first", "decode"):
             return self.regret(got.astype(np.int32))
         if got.shape != self.wanted.shape:
             return float("inf")
@@ -49,10 +49,10 @@ class Judge:
 
         All tokens are judged after the contestant's own, so that what follows a tie counts too.
         """
-        if made.shape != (self.case.c.new,):
+        if made.shape != (self.case.new,):
             return float("inf")
         ids = np.concatenate([self.case.ids[0], made[:-1]])[None]
-        logits = self._logits(ids)[0, self.case.c.prompt - 1 :]
+        logits = self._logits(ids)[0, self.case.ids.shape[1] - 1 :]
         taken = np.take_along_axis(logits, made[:, None], 1)[:, 0]
         found = (logits.max(1) - taken) / np.abs(logits).max(1)
         return float(found.mean() if self.case.dtype == "int4" else found.max())

@@ -25,7 +25,12 @@ class Config:
     @property
     def workloads(self) -> tuple[str, ...]:
         """What is measured on this configuration."""
-        return WORKLOADS if self.batch else WORKLOADS[:2]
+        return tuple(x for x in WORKLOADS if self.batch or x != "train")
+
+    @property
+    def asked(self) -> int:
+        """Tokens of a prompt that leaves room for an answer."""
+        return min(self.prefill, self.context - 1)
 
     @property
     def parameters(self) -> int:
@@ -44,7 +49,7 @@ CONFIGS = {
     "gpt2": Config(50257, 1024, 12, 12, 768, prompt=64, new=64, prefill=256, batch=0),
 }
 
-WORKLOADS = ("prefill", "decode", "train")
+WORKLOADS = ("prefill", "first", "decode", "train")
 # bf16: inference on weights of bf16, training with float32 masters. int8: inference on weights of
 # i8, multiplied by activations of i8 where the system has that. int8_static: prefill by such, the
 # scales of activations being found beforehand. int4: weights of 4 bits in groups, tables of 8

@@ -16,7 +16,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import bounds
 import compare
+import reference
 import table
+from peers import ours
 from peers.case import Case
 from turns import Contestant
 from workloads import CONFIGS, Config
@@ -79,3 +81,16 @@ def test_a_table_is_of_one_machine() -> None:
     for other, what in ((document("B"), "B, 2 threads"), (document(threads=1), "A, 1 threads")):
         with pytest.raises(ValueError, match=f"got documents of A, 2 threads and of {what}"):
             table.table([document(), other])
+
+
+def test_the_first_token_is_that_of_the_likeliest_logit() -> None:
+    """The contestant's call, judged by float64; another token is seen to be wrong."""
+    c = replace(NANO, layers=1, width=32, heads=2, context=16, prefill=16)
+    case = Case("first", "f32", c, 1)
+    assert case.ids.shape == (1, 15) and case.steps == 0 and "first" in c.workloads
+    made = ours.contestant(case, "")()()
+    judge = reference.Judge(case)
+    assert judge.error([float(x) for x in np.ravel(made)]) == 0
+    assert judge.error([float((np.ravel(made)[0] + 1) % c.vocab)]) > 1e-3
+    assert judge.error([0.0, 0.0]) == np.inf
+    assert bounds.operations("first", c) < bounds.operations("prefill", c)

@@ -12,7 +12,8 @@ from workloads import Config, tokens, weights
 Run = Callable[[], object]
 """One run: returns what is compared; or (seconds, that) where only a part of it counts.
 
-prefill: logits of the last position. decode: the new tokens. train: the loss before the update.
+prefill: logits of the last position. first: the token after it, by what goes on from there, with
+its caches. decode: the new tokens. train: the loss before the update.
 """
 
 Prepare = Callable[[], Run]
@@ -25,7 +26,7 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A workload ("prefill", "decode", "train") in a dtype of `workloads.DTYPES` on a model."""
+    """A workload and a dtype of `workloads`, on a model."""
 
     workload: str
     dtype: str
@@ -40,12 +41,18 @@ class Case:
     @property
     def ids(self) -> np.ndarray:
         """The prompt: i32 [1, T]."""
-        return tokens(self.c, 1, self.c.prefill if self.workload == "prefill" else self.c.prompt)
+        lengths = {"prefill": self.c.prefill, "first": self.c.asked}
+        return tokens(self.c, 1, lengths.get(self.workload, self.c.prompt))
+
+    @property
+    def new(self) -> int:
+        """Tokens that are made."""
+        return 1 if self.workload == "first" else self.c.new
 
     @property
     def steps(self) -> int:
         """Tokens of a decode that are timed: all new ones but the prompt's own."""
-        return self.c.new - 1
+        return self.new - 1
 
     def need(self, *workloads: str, dtypes: tuple[str, ...] = ("f32", "bf16")) -> None:
         """Unsupported unless the case is one of these."""

@@ -41,12 +41,13 @@ def contestant(case: Case, variant: str) -> Prepare:
     if case.dtype == "int8_static" and not variant:
         case.need("prefill", dtypes=(case.dtype,))
     else:
-        case.need("prefill", "decode", dtypes=("int8", "int4") if variant else ("f32", "int8"))
+        dtypes = ("int8", "int4") if variant else ("f32", "int8")
+        case.need("prefill", "first", "decode", dtypes=dtypes)
     fused = case.dtype == "f32"  # it quantizes no Gemm
     if case.workload == "prefill":
         model = prefill_graph(case.c, case.weights, fused)
     else:
-        model = decode_graph(case.c, case.weights, case.c.prompt + case.steps, fused)
+        model = decode_graph(case.c, case.weights, case.ids.shape[1] + case.steps, fused)
     if variant:
         model = in_groups(model, 8 if case.dtype == "int8" else 4)
     elif case.dtype == "int8":
@@ -54,7 +55,8 @@ def contestant(case: Case, variant: str) -> Prepare:
     elif case.dtype == "int8_static":
         model = quantized_statically(model, case)
     text = model.SerializeToString()
-    return lambda: {"prefill": prefill, "decode": decode}[case.workload](case, session(case, text))
+    run = {"prefill": prefill, "first": first, "decode": decode}[case.workload]
+    return lambda: run(case, session(case, text))
 
 
 def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -160,7 +162,7 @@ class Decoder:
         self.bound.bind_ortvalue_input("seqlens", self.seqlens)
         self.bound.bind_ortvalue_input("total", self.total)
         self.bound.bind_ortvalue_output("token", self.token)
-        shape = 1, c.heads, c.prompt + case.steps, c.width // c.heads
+        shape = 1, c.heads, len(self.ids) + case.steps, c.width // c.heads
         for name in cache_names(c):
             cache = tensor(np.zeros(shape), np.float32)
             self.bound.bind_ortvalue_input(name, cache)
@@ -183,6 +185,17 @@ class Decoder:
         self.seqlens.update_inplace(np.array([total - 1], np.int32))
         self.total.update_inplace(np.array(total, np.int32))
         self.model.run_with_iobinding(self.bound)
+
+
+def first(case: Case, model: ort.InferenceSession) -> Run:
+    """The prompt's own token, by the graph that decodes."""
+    decoder = Decoder(case, model)
+
+    def run() -> object:
+        decoder.read()
+        return [int(decoder.token.numpy()[0])]
+
+    return run
 
 
 def decode(case: Case, model: ort.InferenceSession) -> Run:

@@ -61,6 +61,7 @@ def contestant(case: Case, variant: str) -> Prepare:
         passes = pl.calibrate(model, static, calibration(case.c).ravel(), threads=case.threads)
     return {
         "prefill": lambda: prefill(case, model, passes),
+        "first": lambda: first(case, model, passes),
         "decode": lambda: decode(case, model, passes),
         "train": lambda: train(case, model, passes),
     }[case.workload]
@@ -74,6 +75,13 @@ def prefill(case: Case, model: pl.TinyGPT, pipeline: pl.Pipeline) -> Run:
     )
     bound = program.bind(ids)
     return lambda: bound.run()
+
+
+def first(case: Case, model: pl.TinyGPT, pipeline: pl.Pipeline) -> Run:
+    """The prompt's own token, by the call that a user makes."""
+    generator = Generator(model, pipeline=pipeline, threads=case.threads, greedy=True)
+    ids = case.ids
+    return lambda: next(generator.stream(ids, 1, Sampling(0.0)))
 
 
 def decode(case: Case, model: pl.TinyGPT, pipeline: pl.Pipeline) -> Run:

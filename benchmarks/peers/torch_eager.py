@@ -49,10 +49,12 @@ def quantized(model: GPT) -> GPT:
 def contestant(case: Case, variant: str) -> Prepare:
     """Eager."""
     if case.dtype == "int8":
-        case.need("prefill", "decode", dtypes=("int8",))
+        case.need("prefill", "first", "decode", dtypes=("int8",))
     model = model_for(case)
     if case.workload == "prefill":
         return lambda: prefill(case, model.last_logits)
+    if case.workload == "first":
+        return lambda: first(case, model)
     if case.workload == "decode":
         return lambda: decode(case, model)
     return lambda: train(case, model, model.loss)
@@ -65,6 +67,17 @@ def prefill(case: Case, last_logits: Callable[[torch.Tensor], torch.Tensor]) -> 
     def run() -> object:
         with torch.inference_mode():
             return last_logits(ids).float().numpy()
+
+    return run
+
+
+def first(case: Case, model: GPT) -> Run:
+    """The prompt's own token; caches are begun."""
+    ids = torch.tensor(case.ids).long()
+
+    def run() -> object:
+        with torch.inference_mode():
+            return [int(model.grown(ids, 0, [[] for _ in range(case.c.layers)]))]
 
     return run
 
