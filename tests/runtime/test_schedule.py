@@ -8,13 +8,22 @@ import pytest
 import planish as pl
 import planish.numpy as pnp
 from planish.frontend.generate import Generator
+from planish.frontend.next_token import graphs
+from planish.frontend.optim import AdamW
+from planish.frontend.step import training_graph
 from planish.frontend.tensor import apply
 from planish.ir import types as t
+from planish.ir.graph import Graph
 from planish.ir.loops import Expr, Let, Store, Var, as_index, cast
 from planish.ir.ops.sampling import nucleus_by_bits
+from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.build import modules_of
+from planish.runtime.lower import lower
+from planish.runtime.memory import plan_memory
 from planish.runtime.pieces import in_pieces
+from planish.runtime.plan import Plan
 from planish.runtime.schedule import Schedule
+from planish.runtime.target import Target
 from tests.ir.nests import J, K, buffer, kernel, over
 
 RNG = np.random.default_rng(0)
@@ -29,6 +38,36 @@ def table(program: pl.Program) -> list[tuple[str, str, bool]]:
     steps, s = program.plan.steps, schedule_of(program)
     names = [step.label.rsplit(".", 1)[-1].split("_")[0] for step in steps]
     return list(zip(names, s.runs, s.meets, strict=True))
+
+
+def planned(graph: Graph, pipeline: str) -> tuple[Schedule, Plan]:
+    """The schedule on AVX2, and the plan."""
+    target = Target.parse("x86-64-v3")
+    plan = lower(pipeline_named(pipeline).run(graph), target)
+    return modules_of(plan, target).schedule, plan
+
+
+def test_meetings_of_a_token() -> None:
+    """Four in a layer: before c_proj, after it, and both again in the MLP; and one for argmax."""
+    graph = graphs(pl.TinyGPT(65, 128, 2, 4, 64), 1, 16, greedy=True)["decode"]
+    schedule, plan = planned(graph, "O2")
+    assert sum(schedule.meets) == 4 * 2 + 1
+    # The embedding is added to later: of what all write, the first thread's counts.
+    assert schedule.runs[0] == "each" and [k for k, _ in schedule.spare] == [0]
+    # The next place is due at the end: nobody waits for it.
+    assert [step.label for step in plan.steps[-4:-1]] == ["argmax", "max_isfinite_select", "add"]
+
+
+def test_meetings_of_a_step_of_training() -> None:
+    model = pl.TinyGPT(65, 128, 2, 4, 64, dropout=0.0)
+    graph = training_graph(model, AdamW(), 12, 64, 1.0, None)
+    schedule, plan = planned(graph, "train")
+    alone = zip(schedule.meets, schedule.runs, strict=True)
+    # Totals wait for the optimiser: they had 23 meetings of their own, of 84 in all.
+    assert sum(schedule.meets) <= 64
+    assert sum(meet and run == "one" for meet, run in alone) <= 4
+    memory = plan_memory(plan)
+    assert memory.arena <= 1.02 * memory.peak
 
 
 def test_a_small_step_between_shared_ones_is_run_by_every_thread() -> None:
