@@ -200,7 +200,7 @@ def _below(rest: Poly, n: Poly, ranges: Ranges) -> bool:
     if not rest:
         return True
     if set(n) == {()}:
-        most = _most(rest, ranges)
+        most = largest(rest, ranges)
         return most is not None and most < n[()]
     if len(rest) == 1:  # a single variable whose extent is n itself
         (term, coefficient), *_ = rest.items()
@@ -213,7 +213,7 @@ def _below(rest: Poly, n: Poly, ranges: Ranges) -> bool:
     return False
 
 
-def _most(rest: Poly, ranges: Ranges) -> int | None:
+def largest(rest: Poly, ranges: Ranges) -> int | None:
     """The largest value of a polynomial that cannot be negative, or None where unknown."""
     total = 0
     for term, coefficient in rest.items():

@@ -57,7 +57,7 @@ from planish.runtime.target import Target
 
 def product_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target,
-    form: Form, panels: tuple[TensorType, ...],
+    form: Form, panels: tuple[TensorType, ...], heads: tuple[int, int] | None,
 ) -> Lowered:  # fmt: skip
     """A matmul that reads B so: as it lies, in panels, a bitmap's, or rows that are not all 0."""
     given = body, anchor, roles, name, target
@@ -65,7 +65,7 @@ def product_kernel(
         return sparse_kernel(*given, kept_in(panels))
     if form.kind == "blocks":
         return block_kernel(*given, kept_in(panels), form.nr)
-    return gemm_kernel(*given, form.kind == "panels")
+    return gemm_kernel(*given, form.kind == "panels", heads)
 
 
 def kept_in(panels: tuple[TensorType, ...]) -> int:
@@ -152,7 +152,7 @@ class Lowering(Operands):
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(body, operands, outs)
         packed: Packed = ()
-        flops = roles = form = None
+        flops = roles = form = heads = None
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
             if anchor.op.name == "scaled_matmul":
@@ -163,13 +163,14 @@ class Lowering(Operands):
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
             packed, form = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
+            heads = heads_of(self.graph, node)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
         if group.kind == "reduce" and takes_parts(group):
             self.tall(node, body, operands, group, outs)
             return
-        options = in_place, form, tuple(x.type for x in packed[1:] if x is not None)
+        options = in_place, form, tuple(x.type for x in packed[1:] if x is not None), heads
         chosen = None if roles is None else (roles.swapped, roles.shifted, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
         text = label(node) + (form.note if form is not None else "")
@@ -221,11 +222,13 @@ class Lowering(Operands):
         in_place: bool,
         form: Form | None,
         panels: tuple[TensorType, ...],
+        heads: tuple[int, int] | None,
     ) -> Lowered:
         """The kernel of a body, by its kind."""
         name, anchor = kernel_name(body.name), group.anchor
         if roles is not None and form is not None and anchor is not None:
-            return product_kernel(body, anchor, roles, name, self.target, form, panels)
+            given = body, anchor, roles, name, self.target
+            return product_kernel(*given, form, panels, heads)
         if group.kind == "special" and anchor is not None:
             return SPECIAL[anchor.op.name](body, anchor, name, self.target)
         if group.kind == "row":
@@ -281,6 +284,15 @@ class Lowering(Operands):
             self.enter(
                 map_kernel(body, "copy", self.target), operands, (out,), f"copy to output {j}"
             )
+
+
+def heads_of(graph: Graph, node: Node) -> tuple[int, int] | None:
+    """How many heads of attention read a value, and the size of each; None where others do."""
+    for user in graph.users[node]:
+        for x in user.attrs["body"].nodes if user.op.kind == "fused" else (user,):
+            if x.op.name == "attention" and x.inputs[0].shape[1] == x.inputs[1].shape[1]:
+                return x.inputs[0].shape[1], x.inputs[0].shape[3]
+    return None
 
 
 def is_alias(node: Node) -> bool:

@@ -1,4 +1,8 @@
-"""The order of steps: who reads a donated input must run before who writes its storage anew."""
+"""The order of steps: who reads a donated input must run before who writes its storage anew.
+
+And what is too little work to share runs late, just before what needs it: threads meet once for all
+totals that the optimiser reads, not twice for each.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import heapq
 
 from planish.ir.errors import IRError
 from planish.runtime.plan import Step
+from planish.runtime.sizes import is_small, work
 from planish.runtime.slots import Slot
 
 
 def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) -> tuple[Step, ...]:
     """`steps` in an order in which each donated input is read before its storage is written.
 
-    The order given is kept where it may be. IRError, naming both readers, where no order works.
+    The order given is kept where it may be, but by small steps. IRError, naming both readers, where
+    no order works.
     """
     before: list[set[int]] = [set() for _ in steps]
     first: dict[tuple[str, int], int] = {}  # slot -> the step that writes it first
@@ -32,7 +38,10 @@ def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) 
         if ("output", j) in first:
             write = first["output", j]
             before[write].update(k for k in readers.get(("input", i), ()) if k != write)
-    return tuple(steps[k] for k in _topological(steps, before))
+    kernels = {id(step.kernel): step.kernel for step in steps}  # the same in many steps
+    small = {key for key, kernel in kernels.items() if is_small(work(kernel, kernel.dims))}
+    late = {k for k, step in enumerate(steps) if id(step.kernel) in small}
+    return tuple(steps[k] for k in _late(_topological(steps, before), before, late))
 
 
 def written(step: Step) -> tuple[Slot, ...]:
@@ -75,3 +84,14 @@ def _topological(steps: tuple[Step, ...], before: list[set[int]]) -> list[int]:
             "do not donate it, or read it before its update"
         )
     return order
+
+
+def _late(order: list[int], before: list[set[int]], late: set[int]) -> list[int]:
+    """The same order, but each of the `late` just before the first that must run after it."""
+    found: list[int] = []  # the last one first
+    for k in reversed(order):
+        at = len(found)
+        if k in late:
+            at = max((i + 1 for i, later in enumerate(found) if k in before[later]), default=0)
+        found.insert(at, k)
+    return found[::-1]

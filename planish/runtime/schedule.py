@@ -6,40 +6,22 @@
              others would wait for the result anyway; it saves the meeting after the step
 
 Threads meet before a step that reads or writes what another thread may have written or read since
-the last meeting. Two shared steps of equally many iterations, whose iteration p touches only the
-p-th piece of a buffer, need no meeting for that buffer: each thread finds its own pieces.
+the last meeting. Two shared steps of equally many iterations, whose iteration p touches only its
+own pieces of a buffer (see `pieces`), need no meeting for that buffer: each thread finds its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from planish.ir import types as t
-from planish.ir.index import linear_index
-from planish.ir.loops import (
-    Accumulate,
-    Buffer,
-    Const,
-    Expr,
-    For,
-    Kernel,
-    Let,
-    Load,
-    Scalar,
-    Stmt,
-    Store,
-    Var,
-    walk,
-)
+from planish.ir.loops import Const, Expr, For
+from planish.runtime.pieces import in_pieces
 from planish.runtime.plan import Plan, Step
-from planish.runtime.sizes import work
+from planish.runtime.sizes import is_small, work
 from planish.runtime.slots import Slot
-
-# Scalar operations below which a step stays on one thread: about 1 us, where a meeting of two
-# threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.
-PARALLEL_WORK = 20_000
 
 LINE = 64  # bytes of a cache line: what threads write apart begins on lines of its own
 
@@ -52,11 +34,14 @@ class Schedule:
     """For each step who `runs` it, and whether all meet before it (`meets`).
 
     `private` are the temporaries of which each thread has its own: index -> offset, in `bytes`.
+    `spare`, by step and place among its args, is where other threads than the first write what an
+    `each` step leaves in memory that all share.
     """
 
     runs: tuple[str, ...]
     meets: tuple[bool, ...]
     private: dict[int, int]
+    spare: dict[tuple[int, int], int]
     bytes: int
 
 
@@ -71,7 +56,7 @@ class Job:
     @property
     def small(self) -> bool:
         """Whether it is too little work to share, whatever the sizes."""
-        return isinstance(self.work, Const) and self.work.value < PARALLEL_WORK
+        return is_small(self.work)
 
     @property
     def fixed(self) -> bool:
@@ -100,19 +85,21 @@ class Job:
         return [(s, b.name) for s, b in zip(self.step.args, self.kernel.params, strict=True)]
 
     @cached_property
-    def pieces(self) -> frozenset[Slot]:
-        """The slots of which iteration p touches the p-th piece alone."""
-        apart = in_pieces(self.kernel, self.loop) if self.loop and self.fixed else set()
-        pairs = list(zip(self.step.args, self.kernel.params, strict=True))
-        whole = {slot for slot, buffer in pairs if buffer.name not in apart}
-        return frozenset(slot for slot, _ in pairs if slot not in whole)
+    def pieces(self) -> dict[Slot, int]:
+        """The slots of which iteration p touches its own pieces alone, and of how many rounds."""
+        apart = in_pieces(self.kernel, self.loop) if self.loop and self.fixed else {}
+        found: dict[Slot, set[int]] = {}
+        for slot, buffer in zip(self.step.args, self.kernel.params, strict=True):
+            found.setdefault(slot, set()).add(apart.get(buffer.name, 0))
+        return {x: min(rounds) for x, rounds in found.items() if len(rounds) == 1 and all(rounds)}
 
     def splits_like(self, other: Job, mine: Slot, theirs: Slot) -> bool:
         """Whether a thread that runs its share of both meets only its own pieces of a slot."""
         if not (self.fixed and other.fixed and self.loop and other.loop):
             return False
         same = self.loop.extent == other.loop.extent and mine.type.size == theirs.type.size
-        return same and mine in self.pieces and theirs in other.pieces
+        rounds = self.pieces.get(mine), other.pieces.get(theirs)
+        return same and rounds[0] is not None and rounds[0] == rounds[1]
 
 
 def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:
@@ -127,14 +114,22 @@ def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:
     for k in reversed(range(len(jobs))):
         if runs[k] == "one" and _joins(jobs, runs, k, readers):
             runs[k] = "shared"
-    private = _private(jobs, runs, readers)
-    offsets, total = {}, 0
-    for slot in private:
-        offsets[slot.index] = total
-        size = int(slot.type.size) * slot.type.dtype.itemsize  # type: ignore[arg-type]
-        total += -(-size // LINE) * LINE
-    meets = _meetings(jobs, runs, storage, fixed, frozenset(private))
-    return Schedule(tuple(runs), tuple(meets), offsets, total)
+    private = _private(jobs, runs, readers, storage)
+    offsets: dict[int, int] = {}
+    spare: dict[tuple[int, int], int] = {}
+    total = 0
+    for k in (k for k, run in enumerate(runs) if run == "each"):
+        for place, slot in enumerate(jobs[k].step.args):
+            if slot not in jobs[k].slots(written=True):
+                continue
+            if slot in private:
+                offsets[slot.index] = total
+            else:
+                spare[k, place] = total
+            size = int(slot.type.size) * slot.type.dtype.itemsize  # type: ignore[arg-type]
+            total += -(-size // LINE) * LINE
+    meets = _meetings(jobs, runs, storage, fixed, private)
+    return Schedule(tuple(runs), tuple(meets), offsets, spare, total)
 
 
 def _readers(jobs: Sequence[Job], storage: Storage) -> list[list[tuple[int, Slot, Slot]]]:
@@ -166,9 +161,16 @@ def _joins(
 
 
 def _private(
-    jobs: Sequence[Job], runs: list[str], readers: list[list[tuple[int, Slot, Slot]]]
-) -> list[Slot]:
-    """Let each thread run the small steps whose results all threads read; what those write."""
+    jobs: Sequence[Job],
+    runs: list[str],
+    readers: list[list[tuple[int, Slot, Slot]]],
+    storage: Storage,
+) -> frozenset[Slot]:
+    """Let each thread run the small steps of whose results all threads read some; those results.
+
+    Of results that are outputs or written anew later, what the first thread writes counts. Such a
+    step must not read that memory: the others would find in it what the first has written.
+    """
     count: dict[int, int] = {}
     for job in jobs:
         for slot in job.slots(written=True):
@@ -176,13 +178,15 @@ def _private(
                 count[slot.index] = count.get(slot.index, 0) + 1
     found: list[Slot] = []
     for k in reversed(range(len(jobs))):
-        writes = jobs[k].slots(written=True)
-        own = all(s.kind == "temp" and count[s.index] == 1 for s in writes)
-        wanted = any(runs[r] != "one" for r, _, _ in readers[k])
-        if runs[k] == "one" and jobs[k].small and own and wanted:
+        writes, reads = jobs[k].slots(written=True), map(storage, jobs[k].slots(written=False))
+        own = [s for s in writes if s.kind == "temp" and count[s.index] == 1]
+        shared = [storage(s) for s in writes if s not in own]
+        wanted = any(runs[r] != "one" and mine in own for r, mine, _ in readers[k])
+        again = any(overlap(x, y) for y in reads for x in shared)
+        if runs[k] == "one" and jobs[k].small and wanted and not again:
             runs[k] = "each"
-            found += writes
-    return found
+            found += own
+    return frozenset(found)
 
 
 def _meetings(
@@ -242,56 +246,3 @@ def _remembered(storage: Storage) -> Storage:
 def overlap(x: Place, y: Place) -> bool:
     """Whether two places have memory in common."""
     return x[0] == y[0] and x[1] < y[2] and y[1] < x[2]
-
-
-# Pieces
-
-
-def in_pieces(kernel: Kernel, loop: For) -> set[str]:
-    """The params of which iteration p of `loop` touches the p-th of as many equal pieces alone."""
-    lets = {s.var.name: s.value for s in walk(kernel.body) if isinstance(s, Let)}
-    inside = set(map(id, _accesses((loop,))))
-    good = {b.name for b in kernel.params}
-    for access in _accesses(kernel.body):
-        buffer = access.buffer
-        if buffer.name in good:
-            index = tuple(_inlined(i, lets) for i in access.index)
-            if id(access) not in inside or not _is_piece(buffer, index, loop):
-                good.discard(buffer.name)
-    return good
-
-
-def _accesses(body: tuple[Stmt, ...]) -> Iterable[Load | Store | Accumulate]:
-    for item in walk(body):
-        if isinstance(item, (Load, Store, Accumulate)) and item.buffer.space == "param":
-            yield item
-
-
-def _inlined(expr: Expr, lets: dict[str, Expr]) -> Expr:
-    """An integer expression without the names of other integers."""
-    match expr:
-        case Var(name) if name in lets and expr.type == t.i64:
-            return _inlined(lets[name], lets)
-        case Scalar(op, args, dtype) if dtype == t.i64:
-            return Scalar(op, tuple(_inlined(x, lets) for x in args), dtype)
-    return expr
-
-
-def _is_piece(buffer: Buffer, index: tuple[Expr, ...], loop: For) -> bool:
-    """Whether the leading indexes, taken together, are the loop variable."""
-    if not isinstance(loop.extent, Const):
-        return False
-    count = 1
-    shape: list[int] = []
-    for k in range(len(index) + 1):
-        if count == loop.extent.value:
-            at = linear_index(index[:k], tuple(shape), {loop.var.name: loop.extent})
-            if at == loop.var or (count == 1 and at == Const(0, t.i64)):
-                return True
-        if k < len(index):
-            size = buffer.shape[k]
-            if not isinstance(size, Const):
-                return False
-            count *= int(size.value)
-            shape.append(int(size.value))
-    return False

@@ -21,6 +21,10 @@ from planish.ir.loops import (
     scalar,
 )
 
+# Scalar operations below which a step stays on one thread: about 1 us, where a meeting of two
+# threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.
+PARALLEL_WORK = 20_000
+
 _FUNCTION_WORK = 20  # operations of an exp, tanh ...
 _MATRIX_SPEED = 16  # times that of vectors
 _UNKNOWN_EXTENT = 64  # of a loop whose extent is data
@@ -48,6 +52,11 @@ def element_count(buffer: Buffer, binding: Mapping[str, int]) -> int:
 def work(kernel: Kernel, dims: Iterable[str]) -> Expr:
     """About how many scalar operations a kernel makes: an expression over its dimensions."""
     return _block_work(kernel.body, {name: Var(name) for name in dims})
+
+
+def is_small(amount: Expr) -> bool:
+    """Whether it is too little work to share, whatever the sizes."""
+    return isinstance(amount, Const) and amount.value < PARALLEL_WORK
 
 
 def bounded(expr: Expr, env: Mapping[str, Expr]) -> Expr:

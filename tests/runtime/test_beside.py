@@ -8,6 +8,7 @@ import pytest
 from planish.ir import types as t
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
+from planish.ir.loops import For, as_index
 from planish.ir.node import OPS
 from planish.ir.ops.leaf import input_, param
 from planish.ir.types import TensorType
@@ -68,6 +69,36 @@ def test_groups_are_shared_out_evenly(
     """Three pairs are two for one thread and one for the other."""
     many = min(most, VECTORS * LANES // WIDE)
     assert beside(product(rows, np.ones((8, panels * WIDE), np.float32)), monkeypatch) == many
+
+
+@pytest.mark.parametrize(
+    ("heads", "size", "apart"),
+    [(2, WIDE, True), (4, 2 * WIDE, True), (6, 4 * WIDE, True), (3, WIDE, False),
+     (2, WIDE - 1, False)],
+)  # fmt: skip
+def test_columns_of_heads(heads: int, size: int, apart: bool) -> None:
+    """An iteration has q, k and v of a head, and sums have the bits that they have by panels."""
+    columns, depth = 3 * heads * size, 8
+    weight = np.random.default_rng(heads).standard_normal((depth, columns)).astype(np.float32)
+    plain = product(1, weight)
+    x, w = plain.inputs[0], param(name="w", type=TensorType(t.f32, weight.shape))
+    y = OPS["reshape"](OPS["matmul"](x, w), shape=(1, 3, heads, size))
+    q, k, v = (
+        OPS["reshape"](
+            OPS["slice"](y, starts=(0, i, 0, 0), stops=(1, i + 1, heads, size), steps=(1,) * 4),
+            shape=(1, heads, 1, size),
+        )
+        for i in range(3)
+    )
+    given = np.random.default_rng(1).standard_normal((1, depth)).astype(np.float32)
+    graph = FAST.run(Graph("f", (x,), (OPS["attention"](q, k, v),), params={"w": weight}))
+    plan = lower(graph, HOST)
+    loop = next(s for s in plan.steps[0].kernel.body if isinstance(s, For))
+    assert (loop.extent == as_index(heads)) == apart
+    one, two = (np.asarray(Program(plan, HOST, threads=n)(given)) for n in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, evaluate(graph, given)[0], 1e-4, 1e-4)
+    np.testing.assert_allclose(run_plan(plan, given)[0], one, 1e-5, 1e-5)
 
 
 def test_a_token_is_multiplied_by_the_panels_of_a_prompt() -> None:

@@ -20,8 +20,8 @@ from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import FAIL, sync_text
 from planish.runtime.codegen.text import Writer
 from planish.runtime.plan import Plan, Step
-from planish.runtime.schedule import PARALLEL_WORK, Schedule, Storage, overlap, schedule
-from planish.runtime.sizes import work
+from planish.runtime.schedule import Schedule, Storage, overlap, schedule
+from planish.runtime.sizes import PARALLEL_WORK, work
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target
 
@@ -110,7 +110,7 @@ class Modules:
         for number, (step, native) in enumerate(zip(self.plan.steps, self._natives, strict=True)):
             if self.schedule.meets[number]:
                 main.barrier()
-            main.step(step, native, self.schedule.runs[number])
+            main.step(number, step, native)
             main.tick(number)
         main.end_call()
         # There is nothing to optimise in a list of calls, and the list is long.
@@ -172,15 +172,20 @@ class _Main(Expressions):
         given = f"ptr %profile, i64 {number + 1}, ptr %barrier, i64 %thread, i64 %threads"
         self.writer.do(f"call void @planish.tick({given})")
 
-    def step(self, step: Step, native: _Native, run: str) -> None:
+    def step(self, number: int, step: Step, native: _Native) -> None:
         """Call a kernel on all threads, for their share or all of it, or on the first one only."""
-        w = self.writer
+        w, run = self.writer, self.schedule.runs[number]
         self.begin()
+        args = [self._pointer(slot) for slot in step.args]
         if run == "each":
-            self._call(step, native, "0", "1")
+            for place, at in enumerate(args):
+                if (offset := self.schedule.spare.get((number, place))) is not None:
+                    own = w.op(f"getelementptr i8, ptr %my_temps, i64 {offset}")
+                    args[place] = w.op(f"select i1 %first, ptr {at}, ptr {own}")
+            self._call(args, native, "0", "1")
             return
         if run == "shared" and isinstance(native.work, Const):
-            self._call(step, native, "%thread", "%threads")
+            self._call(args, native, "%thread", "%threads")
             return
         mine, threads = "%first", "1"
         if run == "shared":
@@ -191,13 +196,13 @@ class _Main(Expressions):
         inside, after = w.name("run"), w.name("step")
         w.do(f"br i1 {mine}, label %{inside}, label %{after}")
         w.label(inside)
-        self._call(step, native, "%thread", threads)
+        self._call(args, native, "%thread", threads)
         w.do(f"br label %{after}")
         w.label(after)
 
-    def _call(self, step: Step, native: _Native, thread: str, threads: str) -> None:
+    def _call(self, args: list[str], native: _Native, thread: str, threads: str) -> None:
         w = self.writer
-        given = [("ptr", self._pointer(slot)) for slot in step.args]
+        given = [("ptr", at) for at in args]
         given += [("i64", self.registers.scalar(self.uniform(Var(d)))) for d in native.dims]
         given += [("i64", thread), ("i64", threads), ("ptr", "%my_scratch"), ("ptr", "%status")]
         w.call(native.symbol, "void", *given)

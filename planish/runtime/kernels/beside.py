@@ -10,6 +10,9 @@ vectors of sums, GB/s of B:
     1,600 KB (L3)            115          145
     20 MB (memory)            28           31
 
+Of the projections to q, k and v a thread computes those of its heads, where attention is by heads
+too: it reads what it has written itself, and need not wait for the others.
+
 Sums of integers have no order to keep: they read one panel in several places, see `tiles.streams`.
 """
 
@@ -32,19 +35,36 @@ MANY = 32  # groups of panels: one more or less for a thread is no matter
 
 
 class SideGemm(Gemm):
-    """A matmul kernel being written, of so few rows that a tile has them all: `beside` panels."""
+    """A matmul kernel being written, of so few rows that a tile has them all: `beside` panels.
+
+    With `heads`, an iteration has all panels of a head, `wide` side by side in each part.
+    """
 
     beside: int
+    heads, wide = 0, 0
 
     def write(self) -> None:
-        """One parallel iteration for each group of panels."""
-        nest, p = self.nest, self.product
-        rows, columns = size_expr(product(p.rows)), size_expr(p.columns)
-        with nest.loop("p", panels_of(self) // self.beside, "parallel") as at:
-            group = [nest.let(at * self.beside + i) for i in range(self.beside)]
-            for panel, tile in zip(group, self.side_by_side(group, rows), strict=True):
-                self.tile = tile
-                self.finish((), panel, as_index(0), rows, columns)
+        """One parallel iteration for each group of panels, or for each head."""
+        nest = self.nest
+        count, width = panels_of(self), self.beside
+        if not self.heads:
+            with nest.loop("p", count // width, "parallel") as at:
+                self.group([nest.let(at * width + i) for i in range(width)])
+            return
+        with nest.loop("p", self.heads, "parallel") as head:
+            parts = count // (self.heads * self.wide)
+            places = [(part, i) for part in range(parts) for i in range(self.wide)]
+            firsts = [nest.let((head + part * self.heads) * self.wide) for part in range(parts)]
+            panels = [nest.let(firsts[part] + i) for part, i in places]
+            for start in range(0, len(panels), width):
+                self.group(panels[start : start + width])
+
+    def group(self, panels: list[Expr]) -> None:
+        """The columns of these panels."""
+        rows, columns = (size_expr(x) for x in (product(self.product.rows), self.product.columns))
+        for panel, tile in zip(panels, self.side_by_side(panels, rows), strict=True):
+            self.tile = tile
+            self.finish((), panel, as_index(0), rows, columns)
 
     def side_by_side(self, panels: list[Expr], rows: Expr) -> list[Buffer]:
         """The tiles of these panels, each the sum over k in order."""
@@ -79,42 +99,66 @@ def panels_of(gemm: Gemm) -> int:
 def panels_beside(gemm: Gemm) -> int:
     """How many panels are better read side by side: of few rows and floats, as many as have their
     sums in registers and can be shared out evenly among two threads."""
-    p, rows = gemm.product, product(gemm.product.rows)
-    if not (isinstance(rows, int) and isinstance(p.columns, int)) or p.batch:
-        return 1
-    if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
-        return 1
-    vectors = gemm.nr // gemm.target.lanes(gemm.dtype)
-    panels, registers = panels_of(gemm), gemm.target.vector_registers
-    if rows > min(gemm.mr, WAITING):
-        return 1
     for many in (4, 2):
-        fits = many * vectors <= VECTORS and (many * vectors + 1) * gemm.mr < registers
-        even = panels % (2 * many) == 0 or (panels % many == 0 and panels >= MANY * many)
-        if fits and even:
+        panels = panels_of(gemm) if may_read_beside(gemm, many) else 1
+        if panels % (2 * many) == 0 or (panels % many == 0 and panels >= MANY * many):
             return many
     return 1
 
 
+def may_read_beside(gemm: Gemm, many: int) -> bool:
+    """Whether a product has few rows, and the sums of so many panels are in registers."""
+    p, rows = gemm.product, product(gemm.product.rows)
+    if not (isinstance(rows, int) and isinstance(p.columns, int)) or p.batch:
+        return False
+    if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
+        return False
+    vectors = gemm.nr // gemm.target.lanes(gemm.dtype) * many
+    fits = vectors <= VECTORS and (vectors + 1) * gemm.mr < gemm.target.vector_registers
+    return fits and rows <= min(gemm.mr, WAITING)
+
+
+def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
+    """How many panels are read side by side where threads have (heads, columns of each) of their
+    own; 0 where that cannot be, or would not be shared out evenly among two threads."""
+    count, size = heads
+    rows, columns = product(gemm.product.rows), gemm.product.columns
+    if rows != 1 or count % 2 or size % gemm.nr:
+        return 0
+    if not isinstance(columns, int) or columns % (count * size):
+        return 0
+    panels = columns // count // gemm.nr
+    fitting = (n for n in (6, 4, 3, 2) if panels % n == 0 and may_read_beside(gemm, n))
+    return next(fitting, 0)
+
+
 def gemm_kernel(
-    body: Graph, anchor: Node, roles: Roles, name: str, target: Target, packed: bool
-) -> Lowered:
-    """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0)."""
-    gemm = _gemm(body, anchor, roles, target, packed, 1)
+    body: Graph, anchor: Node, roles: Roles, name: str, target: Target, packed: bool,
+    heads: tuple[int, int] | None = None,
+) -> Lowered:  # fmt: skip
+    """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0).
+
+    Its columns are read by so many `heads`, each so many columns of every part.
+    """
+    gemm = _gemm(body, anchor, roles, target, packed, 1, heads)
     divisor = gemm.nest.divisions.get("k", 1)
     depth = gemm.product.depth
     if 1 < divisor <= SPLIT_K and isinstance(depth, int) and depth % divisor == 0:
-        gemm = _gemm(body, anchor, roles, target, packed, divisor)
+        gemm = _gemm(body, anchor, roles, target, packed, divisor, heads)
     return lowered(gemm.nest, gemm.pull, name)
 
 
 def _gemm(
-    body: Graph, anchor: Node, roles: Roles, target: Target, packed: bool, split: int
-) -> Gemm:
+    body: Graph, anchor: Node, roles: Roles, target: Target, packed: bool, split: int,
+    heads: tuple[int, int] | None,
+) -> Gemm:  # fmt: skip
     """A written kernel."""
     gemm = Gemm(body, anchor, roles, target, packed, split)
-    if (many := panels_beside(gemm)) > 1:
+    apart = of_heads(gemm, heads) if heads else 0
+    if (many := apart or panels_beside(gemm)) > 1:
         gemm = SideGemm(body, anchor, roles, target, packed, split)
         gemm.beside = many
+        if apart and heads:
+            gemm.heads, gemm.wide = heads[0], heads[1] // gemm.nr
     gemm.write()
     return gemm
