@@ -10,7 +10,8 @@ class Core:
     """What a core does in a cycle, with whole vectors; see `planish.runtime.kernels.tiles`.
 
     `fma` multiply-adds, each of `latency` cycles, `loads` loads, `panel` bytes read in a row from
-    the L2 cache, of `l2` bytes. The L1 cache has `ways` places for lines of one set.
+    the L2 cache, of `l2` bytes, and `far` bytes from memory while another core reads as many. The
+    L1 cache has `ways` places for lines of one set.
     """
 
     fma: float = 2
@@ -19,6 +20,7 @@ class Core:
     panel: float = 24
     ways: int = 8
     l2: int = 1 << 20
+    far: float = 5
 
 
 # Measured with `python benchmarks/tune.py` where it says so; others are the makers' figures.

@@ -17,10 +17,9 @@ from planish.ir.node import OPS
 from planish.ir.ops.sparse import WORD
 from planish.ir.types import TensorType
 from planish.passes.pipelines import PIPELINES
-from planish.runtime import operands
+from planish.runtime import expansion, operands
 from planish.runtime.bitmaps import bit_panels, block_panels, kept_rows
 from planish.runtime.interpret import run_plan
-from planish.runtime.kernels import sparse
 from planish.runtime.kernels.blocks import quickest_width
 from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
@@ -35,7 +34,7 @@ ROWS = (1, 7, "T")
 @pytest.fixture(autouse=True)
 def everything_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no cache held the small weights of tests."""
-    monkeypatch.setattr(sparse, "NEAR", 0)
+    monkeypatch.setattr(expansion, "CACHES", 0)
 
 
 def product(rows: object, depth: int, columns: int, zeros: float) -> Graph:
