@@ -64,8 +64,10 @@ class SparseGemm(PartedGemm):
     def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int):
         many, lanes = product(roles.product.rows), target.lanes(sums_in(anchor.dtype))
         few = max(1, int(target.vector_registers * SUMS) // (COLUMNS // lanes))
-        self.once = isinstance(many, int) and many <= few
-        mr, nr = (many, COLUMNS) if self.once else tile_of(target, roles, lanes)
+        mr, nr = tile_of(target, roles, lanes)
+        self.once = False
+        if isinstance(many, int) and many <= few:
+            self.once, mr, nr = True, many, COLUMNS
         super().__init__(body, anchor, roles, target, mr, COLUMNS)
         self.nr, self.across = nr, COLUMNS // nr
         depth = self.product.depth
