@@ -51,7 +51,7 @@ class Core:
 #   1 x 8               36.4         35.7           34.4
 #   1 x 12              36.1         31.4           32.5
 CORES = {
-    "sapphirerapids": Core(far=8),  # bytes 8.2, with `benchmarks/pruning.py`
+    "sapphirerapids": Core(far=8),  # two threads read 38.6 MB in 786 us, at some 3 GHz
     "znver1": Core(fma=1, loads=1, l2=1 << 19, far=4),  # 256 bits are two halves
     "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
 }
