@@ -4,8 +4,10 @@
     values u8    lane j is a word of four bytes, which belong to bits 4 j .. 4 j + 3
 
 `rank` counts the bits below. A vector loop over 16 lanes reads so what 16 floats or 64 bytes were
-before their zeros were left out. Processors have an instruction that does it; any other expression
-of the same meaning, and any other loop, goes lane by lane.
+before their zeros were left out. Processors have an instruction that does it, or shuffle bytes by a
+table; any other expression of the same meaning, and any other loop, goes lane by lane.
+
+What no bit asks for has no meaning, but is read: so values have `SPARE` bytes more at their end.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from planish.ir.loops import Buffer, Const, Expr, Load, Scalar, Var, cast, selec
 from planish.ir.ops.sparse import is_set, rank
 
 LANES = 16  # of an expanded vector
-EXPAND = "avx512vbmi2"  # the feature of processors that do it in one instruction
+SPARE = 16  # bytes: shuffles read as many from where a value is, or would be
 
 
 @dataclass(frozen=True)

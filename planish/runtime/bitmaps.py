@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from planish.ir.loop_expand import SPARE
 from planish.ir.ops.sparse import WORD, is_kept, mask_of
 
 Parts = tuple[np.ndarray, ...]
 
 
 def bit_panels(b: np.ndarray, nr: int, room: int, first: np.ndarray | None) -> Parts:
-    """Masks i64[P, K, C], starts i64[P + 1] and values [room] of a matrix [K, N], NR columns a
-    panel. A mask is of 64 bytes of words, or of as many floats; `starts` are those of panels."""
+    """Masks i64[P, K, C], starts i64[P + 1] and values of a matrix [K, N], NR columns a panel:
+    `room`, and `SPARE` bytes. A mask is of 64 bytes of words, or of as many floats; `starts` are
+    those of panels."""
     panels = panels_of(b, nr)
     count, k, _ = panels.shape
     units = panels.view(np.uint8 if b.dtype == np.uint32 else b.dtype)
     kept = is_kept(units)
     starts = starts_of(kept.reshape(count, -1).sum(1, dtype=np.int64))
-    values = np.zeros(room, units.dtype)
+    values = np.zeros(room + SPARE // units.itemsize, units.dtype)
     values[: starts[-1]] = units[kept]
     return (mask_of(kept).reshape(count, k, -1), starts, values, *sums_before(first, nr))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import re
 from collections.abc import Iterator
 
@@ -13,29 +15,31 @@ from planish.frontend.generate import graphs
 from planish.ir import types as t
 from planish.ir.errors import DataError, TargetError, TokenError
 from planish.ir.graph import Graph
+from planish.ir.loop_expand import SPARE
 from planish.ir.node import OPS
 from planish.ir.ops.sparse import WORD
 from planish.ir.types import TensorType
 from planish.passes.pipelines import PIPELINES
-from planish.runtime import operands
+from planish.runtime import expansion, llvm, operands
 from planish.runtime.bitmaps import bit_panels, block_panels, kept_rows
 from planish.runtime.interpret import run_plan
-from planish.runtime.kernels import sparse
 from planish.runtime.kernels.blocks import quickest_width
 from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target
+from tests.runtime.native import module_text, run_native
 
 RNG = np.random.default_rng(0)
 PAIRS = {"sparse": "O2", "sparse_int8": "int8"}  # and what does the same with zeros
 ROWS = (1, 7, "T")
+FULL = 0.0  # zeros: none but in the first half, so that vectors are full, or empty
 
 
 @pytest.fixture(autouse=True)
 def everything_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no cache held the small weights of tests."""
-    monkeypatch.setattr(sparse, "NEAR", 0)
+    monkeypatch.setattr(expansion, "CACHES", 0)
 
 
 def product(rows: object, depth: int, columns: int, zeros: float) -> Graph:
@@ -44,6 +48,8 @@ def product(rows: object, depth: int, columns: int, zeros: float) -> Graph:
     x = OPS["input"](name="x", type=TensorType(t.f32, (rows, depth)))  # type: ignore[arg-type]
     w = RNG.standard_normal((columns, depth)).astype(np.float32)
     w[RNG.random(w.shape) < zeros] = 0
+    if zeros == FULL:
+        w[: columns // 2] = 0
     weight = OPS["param"](name="w", type=TensorType(t.f32, w.shape))
     y = OPS["matmul"](x, OPS["transpose"](weight, perm=(1, 0)))
     return Graph("f", (x,), (y,), {"w": w})
@@ -64,7 +70,9 @@ def targets() -> Iterator[str]:
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("pipeline", PAIRS)
-@pytest.mark.parametrize("depth, columns, zeros", [(65, 64, 0.7), (33, 130, 0.5), (5, 1030, 1.0)])
+@pytest.mark.parametrize("depth, columns, zeros", [
+    (65, 64, 0.7), (33, 130, 0.5), (5, 1030, 1.0), (36, 150, FULL), (64, 70, 0.9999),
+])  # fmt: skip
 def test_the_same_bits_as_with_zeros(
     pipeline: str, rows: object, depth: int, columns: int, zeros: float,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,14 +179,61 @@ def test_panels_hold_what_is_not_zero() -> None:
     assert starts[-1] == at and not values[at:].any()
 
 
-@pytest.mark.parametrize("target, pipeline", [("znver4", "sparse"), ("znver4", "sparse_int8")])
-def test_an_instruction_expands(target: str, pipeline: str) -> None:
-    machine = Target.parse(target)
+INSTRUCTIONS = {
+    ("znver4", "sparse"): "vexpandps", ("znver4", "sparse_int8"): "vpexpandb",
+    ("x86-64-v4", "sparse"): "vexpandps", ("cascadelake", "sparse_int8"): "vpshufb",
+    ("x86-64-v3", "sparse"): "vpshufb", ("x86-64-v3", "sparse_int8"): "vpshufb",
+    ("aarch64", "sparse"): "tbl", ("neoverse-n1", "sparse_int8"): "tbl",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target, pipeline", INSTRUCTIONS)
+def test_an_instruction_expands(
+    target: str, pipeline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each vector of 16 lanes, or for each of its quarters; nothing goes lane by lane."""
+    monkeypatch.setattr(operands, "why_zeros", lambda *_: "")
+    machine, wanted = Target.parse(target), INSTRUCTIONS[target, pipeline]
     for rows in (1, 20):
         plan = lower(PIPELINES[pipeline].run(product(rows, 128, 64, 0.7)), machine)
-        text = Program(plan, machine, 1).assembly
-        wanted = {"sparse": r"vexpandps|vpexpandd", "sparse_int8": "vpexpandb"}[pipeline]
-        assert len(re.findall(wanted, text)) >= 4
+        found = len(re.findall(rf"\b{wanted}\b", assembly(plan, machine)))
+        assert found >= (4 if wanted.startswith("v") and "expand" in wanted else 16)
+
+
+def assembly(plan: Plan, target: Target) -> str:
+    """The instructions of the last kernel, for any processor."""
+    return llvm.assembly_text(module_text(plan.steps[-1].kernel, target), target)
+
+
+@pytest.mark.parametrize("pipeline", PAIRS)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_nothing_is_read_beyond_the_values(
+    pipeline: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end where memory does, and so does what shuffles read."""
+    monkeypatch.setattr(operands, "why_zeros", lambda *_: "")
+    monkeypatch.setattr(operands, "may_skip", lambda *_: False)
+    host = Target.host()
+    plan = lower(PIPELINES[pipeline].run(product(rows, 64, 128, 0.95)), host)
+    step = plan.steps[-1]
+    arrays = [
+        plan.params[x.index] if x.kind == "param" else np.zeros(x.type.shape, x.type.dtype.numpy)
+        for x in step.args
+    ]
+    at = [buffer.name for buffer in step.kernel.params].index("packed2")
+    values, kept = arrays[at], int(arrays[at - 1][-1])
+    ends = kept + SPARE // values.itemsize
+    assert ends <= len(values)
+    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    page = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + mmap.PAGESIZE
+    last = np.frombuffer(memory, values.dtype, mmap.PAGESIZE // values.itemsize)[-ends:]
+    last[:] = values[:ends]
+    arrays[at] = last
+    libc = ctypes.CDLL(None)
+    nothing, both = 0, mmap.PROT_READ | mmap.PROT_WRITE
+    assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), nothing) == 0
+    assert run_native(step.kernel, arrays, {}, host) == (0, 0, 0, 0)
+    assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), both) == 0
 
 
 def reason(graph: Graph, pipeline: str, target: str) -> str:
@@ -188,18 +243,22 @@ def reason(graph: Graph, pipeline: str, target: str) -> str:
 
 
 def test_where_zeros_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no instruction, where few are 0, and bytes that caches hold."""
-    few, many = product(1, 128, 64, 0.3), product(1, 128, 64, 0.7)
-    assert reason(many, "sparse", "znver4") == "without zeros"
+    """Where nothing expands, where few are 0, and where caches hold all weights."""
+    few, many = product(1, 128, 64, 0.16), product(1, 128, 64, 0.7)
+    for target in ("znver4", "x86-64-v4", "cascadelake", "x86-64-v3", "znver1", "aarch64"):
+        assert reason(many, "sparse", target) == "without zeros", target
     assert reason(many, "sparse_int8", "znver4") == "without zeros"
-    assert re.fullmatch(r"with zeros: 7\d% are none", reason(few, "sparse", "znver4"))
-    none = "with zeros: x86-64-v4 has no instruction that expands"
-    assert reason(many, "sparse", "x86-64-v4") == none
-    monkeypatch.setattr(sparse, "NEAR", 4 << 20)
-    assert reason(many, "sparse", "znver4") == "without zeros"
-    assert reason(many, "sparse_int8", "znver4") == "with zeros: caches hold all weights"
+    wanted = r"with zeros: 8\d% are none, 1\d cycles for 64 bytes and not 1\d"
+    assert re.fullmatch(wanted, reason(few, "sparse", "znver1"))
+    found = reason(many, "sparse_int8", "znver1")
+    assert re.fullmatch(r"with zeros: 3\d% are none, 2\d cycles for 64 bytes and not 2\d", found)
+    none = "with zeros: x86-64-v2 has no instruction that expands"
+    assert reason(many, "sparse", "x86-64-v2") == none
+    monkeypatch.setattr(expansion, "CACHES", 2)
+    wanted = "with zeros: caches hold all weights, 4 cycles for 64 bytes and not 3"
+    assert reason(many, "sparse_int8", "znver4") == wanted
     program = pl.compile(many, pipeline="sparse_int8", target="znver4")
-    assert "with zeros: caches hold all weights" in program.explain()
+    assert wanted in program.explain()
 
 
 def model() -> pl.TinyGPT:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planish.ir import types as t
 from planish.ir.errors import IRError
-from planish.ir.loop_expand import EXPAND, LANES, expansion_parts
+from planish.ir.loop_expand import LANES, expansion_parts
 from planish.ir.loops import Const, Expr, For, Load, Scalar, Var, children
 from planish.ir.math import definition
 from planish.ir.types import DType
@@ -15,6 +15,7 @@ from planish.runtime.codegen.memory import Memory, Place
 from planish.runtime.codegen.scalar import PRIMITIVE, Scalars
 from planish.runtime.codegen.text import Writer, vector_type
 from planish.runtime.codegen.value import Linear, Operand, Registers, Value
+from planish.runtime.expansion import way
 from planish.runtime.target import Target
 
 _MIRROR = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
@@ -101,11 +102,13 @@ class Expressions:
         raise IRError(f"no code for {expr!r}")
 
     def _expanded(self, expr: Expr) -> Value | None:
-        """A whole vector of a bitmap by one instruction; None for any other expression."""
-        if self.lanes != LANES or self.mask is not None or not self.scalars.target.has(EXPAND):
+        """A whole vector of a bitmap at once; None for any other expression."""
+        if self.lanes != LANES or self.mask is not None:
             return None
         found = expansion_parts(expr)
         if found is None or self.env.get(found.lane.name) != Linear(0, (), 1, LANES):
+            return None
+        if not way(self.scalars.target, found.values.dtype):
             return None
         mask, start = self.register(self.operand(found.mask)), self.uniform(found.start)
         address = self.memory.address(self.places[found.values.name], start)

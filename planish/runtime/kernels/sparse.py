@@ -16,26 +16,22 @@ from functools import partial
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.loop_expand import EXPAND, LANES, bits_in, expanded
+from planish.ir.loop_expand import LANES, bits_in, expanded
 from planish.ir.loops import Buffer, Expr, as_index, scalar, size_expr
 from planish.ir.node import Node
 from planish.ir.ops.linalg import sums_in
 from planish.ir.ops.sparse import WORD
+from planish.runtime.expansion import why_slower
 from planish.runtime.kernels.gemm import UNSIGNED, Along, Roles, takes_matrix
-from planish.runtime.kernels.nest import Index, Lowered, lowered
+from planish.runtime.kernels.nest import Index, Lowered, lowered, minimum
 from planish.runtime.kernels.parted import PartedGemm
+from planish.runtime.kernels.tiles import quickest, tiles
 from planish.runtime.target import Target
 
-# Columns of a panel: floats of one mask, or words of four; and rows of a tile, whose sums then take
-# 24 of 32 registers. All programs of a model read the same panels.
-COLUMNS, HIGHEST = WORD, 6
-# When it gains. Measured with two threads, a row by f32[768, 3072] and by f32[768, 50257]:
-#   kept                  all     0.5   0.3   0.1
-#   i8 from L2 caches      10 us   19    18    18     a vector takes some 3 cycles to expand
-#   i8 from farther       786 us  647   510   423
-#   f32 from L2 caches    168 us   91    69    67
-MOST_KEPT = 0.6
-NEAR = 4 << 20  # bytes of all weights that the L2 caches of two cores hold
+# Columns of a panel: floats of one mask, or words of four. All programs of a model read the same
+# panels.
+COLUMNS = WORD
+SUMS = 3 / 4  # of the registers: so many hold the sums of rows that are multiplied as they expand
 
 
 def bitmap_of(b: Node) -> Node | None:
@@ -58,66 +54,66 @@ def why_zeros(
         return f"no kernel for {bitmap.dtype}"
     if takes_matrix(body, roles, target, sums_in(anchor.dtype)):
         return "the matrix unit is faster"
-    if not target.has(EXPAND):
-        return f"{target} has no instruction that expands"
     kept = bitmap.inputs[2].type.size / bitmap.type.size  # type: ignore[operator]
-    if kept > MOST_KEPT:
-        return f"{kept:.0%} are none"
-    if b.dtype != t.f32 and weights <= NEAR:
-        return "caches hold all weights"
-    return ""
+    return why_slower(target, t.u8 if b.dtype == t.u32 else t.f32, kept, weights)
 
 
 class SparseGemm(PartedGemm):
     """A matmul kernel whose B is a bitmap of at most `kept` bytes, or floats."""
 
     def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int):
-        many = product(roles.product.rows)
-        mr = min(many, HIGHEST) if isinstance(many, int) else HIGHEST
+        many, lanes = product(roles.product.rows), target.lanes(sums_in(anchor.dtype))
+        few = max(1, int(target.vector_registers * SUMS) // (COLUMNS // lanes))
+        mr, nr = tile_of(target, roles, lanes)
+        self.once = False
+        if isinstance(many, int) and many <= few:
+            self.once, mr, nr = True, many, COLUMNS
         super().__init__(body, anchor, roles, target, mr, COLUMNS)
+        self.nr, self.across = nr, COLUMNS // nr
         depth = self.product.depth
         self.values = self.part(2, t.u8 if roles.b.dtype == t.u32 else t.f32, kept)
         self.shared = WORD // bits_in(self.values)  # vectors of a mask
-        self.masks = self.part(0, t.i64, self.count, depth, self.nr // LANES // self.shared)
+        self.masks = self.part(0, t.i64, self.count, depth, COLUMNS // LANES // self.shared)
         self.at = self.nest.local("at", t.i64, 1)
-        self.once = isinstance(many, int) and many <= self.mr
-        shape = (LANES,) if self.once else (depth, self.nr)
+        shape = (LANES,) if self.once else (self.across, depth, nr)
         self.wide = self.nest.local("wide", self.b.dtype, *shape)
 
     def write(self) -> None:
-        """One parallel iteration for each panel."""
+        """One parallel iteration for each panel, strip by strip where it is wider than a tile."""
         nest = self.nest
         rows, columns = size_expr(product(self.product.rows)), size_expr(self.product.columns)
         with nest.loop("p", self.masks.shape[0], "parallel") as panel:
             nest.store(self.at, (as_index(0),), nest.load(self.starts, panel))
             if not self.once:
                 self.expand(panel)
-            with nest.loop("m", 1 if self.once else (rows + (self.mr - 1)) // self.mr) as block:
-                first = nest.let(block * self.mr)
+            first_strip = nest.let(panel * self.across)
+            left = (columns + (self.nr - 1)) // self.nr - first_strip
+            there = nest.let(minimum(left, as_index(self.across)))
+            down = 1 if self.once else (rows + (self.mr - 1)) // self.mr
+            with nest.loop("s", there) as strip, nest.loop("m", down) as block:
+                first, self.place = nest.let(block * self.mr), (panel, strip)
                 self.accumulate((), panel, self._rows_of_a((), block, first, rows))
-                self.finish((), panel, first, rows, columns)
+                self.finish((), nest.let(first_strip + strip), first, rows, columns)
 
     def expand(self, panel: Expr) -> None:
-        """A whole panel, for all rows."""
+        """A whole panel, for all rows: its strips one after the other."""
         with self.nest.loop("k", self.product.depth) as k:
             for v, value in self.vectors(panel, k):
+                strip, column = divmod(v * LANES, self.nr)
                 with self.nest.loop("j", LANES, "vector", LANES) as j:
-                    self.nest.store(self.wide, (k, v * LANES + j), value(j))
+                    self.nest.store(self.wide, (as_index(strip), k, j + column), value(j))
 
     def vectors(self, panel: Expr, k: Expr) -> Iterator[tuple[int, Callable[[Expr], Expr]]]:
         """Each vector of a row of a panel, and what its lanes are; they must be read in order."""
         nest, each = self.nest, bits_in(self.values)
-        for m in range(self.nr // LANES // self.shared):
-            mask = nest.let(nest.load(self.masks, panel, k, m))
+        for v in range(COLUMNS // LANES):
+            m, s = divmod(v, self.shared)
+            if not s:
+                mask = nest.let(nest.load(self.masks, panel, k, m))
+            part = nest.let(mask >> s * each & ((1 << each) - 1)) if self.shared > 1 else mask
             start = nest.let(nest.load(self.at, 0), here=True)
-            for s in range(self.shared):
-                part, at = mask, start
-                if self.shared > 1:
-                    part = nest.let(mask >> s * each & ((1 << each) - 1))
-                    below = mask & ((1 << s * each) - 1)
-                    at = nest.let(start + scalar("popcount", below), here=True)
-                yield m * self.shared + s, partial(expanded, self.values, at, part)
-            nest.store(self.at, (as_index(0),), start + scalar("popcount", mask))
+            yield v, partial(expanded, self.values, start, part)
+            nest.store(self.at, (as_index(0),), start + scalar("popcount", part))
 
     def _step(self, acc: Buffer, of_a: list[Along], batch: Index, panel: Expr, k: Expr) -> None:
         if not self.once:
@@ -135,7 +131,18 @@ class SparseGemm(PartedGemm):
                     nest.store(acc, at, self._sum(a, nest.load(self.wide, j), nest.load(acc, *at)))
 
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
-        return self.nest.load(self.wide, k, j)
+        return self.nest.load(self.wide, self.place[1], k, j)
+
+    def _start(self, batch: Index, panel: Expr, j: Expr) -> Expr:
+        return super()._start(batch, panel, self.place[1] * self.nr + j)
+
+
+def tile_of(target: Target, roles: Roles, lanes: int) -> tuple[int, int]:
+    """(MR, NR): the quickest tile that is at least as wide as what is expanded at once."""
+    p = roles.product
+    vectors, height = quickest(target, product(p.rows), p.columns, lanes)
+    wide = max(vectors, LANES // lanes)
+    return max(h for v, h in tiles(target, height) if v == wide), wide * lanes
 
 
 def sparse_kernel(
