@@ -43,6 +43,9 @@ DOTS = {
     "dpbf16": 4,
     "dpbusd": 8,
     "dpbssd": 8,
+    "dpsign": 8,
+    "dpbusw": 8,
+    "dpwssd": 4,
 }  # dot products of narrow numbers, which have a roof of their own
 _OPERATIONS = {"fma": 2, **DOTS, "select": 0, "cast": 0, "bitcast": 0, "guard": 0}
 
