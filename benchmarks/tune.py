@@ -43,7 +43,7 @@ def only(tile: Tile | None) -> Iterator[None]:
     """Inside, planish knows this tile alone; None leaves it its choice."""
     before = tiles.tiles, beside.panels_beside
     if tile:
-        tiles.tiles = lambda target, most: (tile[:2],)
+        tiles.tiles = lambda *_: (tile[:2],)
     if tile and tile[2:]:
         beside.panels_beside = lambda gemm: tile[2]
     try:

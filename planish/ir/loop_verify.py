@@ -41,7 +41,10 @@ KINDS = ("serial", "parallel", "vector", "unroll", "matrix", "turn")
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
 _INTEGERS = {"shl", "shr", "umulhi", "popcount", "guard", "threefry"}
-DOTS = {"dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32}  # of words, and what they add to
+DOTS = {  # of words, and what they add to
+    "dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32,
+    "dpsign": t.i32, "dpbusw": t.u32, "dpwssd": t.i32,
+}  # fmt: skip
 _ANY_NUMBER = {
     "add", "sub", "mul", "floor_div", "mod", "neg", "fma", "min", "max", "abs", "sign",
 }  # fmt: skip

@@ -261,8 +261,8 @@ SCALARS: dict[str, tuple[int, str]] = {
     "threefry": (4, "same"),  # random bits: key0, key1, counter0, counter1, all u32
     # guard(i, n, site): i where 0 <= i < n; otherwise report (site, i, n) to the runtime, and 0
     "guard": (3, "same"),
-    # (sum, u32, u32): sum + two products of bf16; four of bytes, unsigned by signed, or all signed
-    "dpbf16": (3, "same"), "dpbusd": (3, "same"), "dpbssd": (3, "same"),
+    # (sum, u32, u32): sum + products of the parts of two words: see `planish.ir.loop_scalars`
+    **dict.fromkeys(("dpbf16", "dpbusd", "dpbssd", "dpsign", "dpbusw", "dpwssd"), (3, "same")),
 }  # fmt: skip
 
 

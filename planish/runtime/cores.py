@@ -52,11 +52,19 @@ class Core:
 #   4 x 2               44.4         43.6           40.4
 #   1 x 8               36.4         35.7           34.4
 #   1 x 12              36.1         31.4           32.5
+#
+# The same, bytes that `quantize` made by dpsign, 2026-11-26, 10^9 operations a second; planish
+# before it had dpsign: 32.3 and 32.5; float32: 38.1 and 38.6:
+#   V x H      256x384x1536   256x1536x384
+#   2 x 4              37.2          36.3
+#   1 x 8              37.2          37.0
+#   2 x 3              35.3          35.2
+#   2 x 6              32.0          31.8     more than registers hold
 CORES = {
-    "sapphirerapids": Core(far=8),  # two threads read 38.6 MB in 786 us, at some 3 GHz
     "znver1": Core(fma=1, loads=1, l2=1 << 19, far=4),  # 256 bits are two halves
     "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
-    "sapphirerapids": Core(fma=2, loads=2, panel=30),
+    # far: two threads read 38.6 MB in 786 us, at some 3 GHz
+    "sapphirerapids": Core(fma=2, loads=2, panel=30, far=8),
 }
 
 

@@ -82,13 +82,15 @@ class Operands(Draft):
         empty = anchor.inputs[0].shape[-1] == 0  # sums over nothing
         if empty or not takes_words(anchor):
             return body, operands, anchor, roles
+        clipped = is_clipped(roles.a, body, operands) and self.target.has_byte_signs
         words, leaf, operand = self.row_words(node, body, operands, padded(roles.a, -1))
         b = column_words(padded(roles.b, -2))
         sides = (swap_last(b), swap_last(words)) if roles.swapped else (words, b)
         body, dot = with_sides(body, anchor, sides, leaf)
         bytewise = anchor.dtype == t.i32 and self.target.has_byte_dot
         shifted = bytewise and bool(self.weights_of(body, operands, b))
-        return body, (*operands, operand), dot, replace(roles, a=words, b=b, shifted=shifted)
+        roles = replace(roles, a=words, b=b, shifted=shifted, clipped=clipped and not shifted)
+        return body, (*operands, operand), dot, roles
 
     def row_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], a: Node
@@ -178,7 +180,8 @@ class Operands(Draft):
         if may_skip(body, roles, anchor, self.target):
             matrix, lanes = computed(roles.b, given), self.target.lanes(sums_in(anchor.dtype))
             kept = {v: kept_rows(matrix, v * lanes) for v in WIDTHS}
-            if v := quickest_width(self.target, product(roles.product.rows), kept):
+            rows = product(roles.product.rows)
+            if v := quickest_width(self.target, rows, kept, roles.clipped):
                 return Form("blocks", v * lanes, " without blocks of zeros")
         weights = sum(x.nbytes for x in self.graph.params.values())
         if why := why_zeros(body, roles, anchor, bitmap, self.target, weights):
@@ -225,6 +228,26 @@ class Operands(Draft):
             self.enter(made, operands, (slot,), f"{label(node)} pack")
             self.packed[key] = slot
         return self.packed[key]
+
+
+def is_clipped(x: Node, body: Graph, operands: tuple[Node, ...]) -> bool:
+    """Whether no element of `x`, in a body of these operands, is the least of its dtype: they are
+    what `quantize` made, whatever views and kernels they went through."""
+    while x.op.name != "quantize":
+        maker, result = source(x)
+        if x in body.inputs:
+            x = operands[body.inputs.index(x)]
+        elif x.op.kind == "view":
+            x = x.inputs[0]
+        elif maker.op.kind == "fused":
+            x, body, operands = (
+                maker.attrs["body"].outputs[result],
+                maker.attrs["body"],
+                maker.inputs,
+            )
+        else:
+            return False
+    return True
 
 
 def view_text(found: tuple[Node, ...], leaves: tuple[Node, ...]) -> str:

@@ -100,6 +100,11 @@ class Target:
         return self.has("avx512vnni") or self.has("avxvnni")
 
     @property
+    def has_byte_signs(self) -> bool:
+        """Whether vpsignb and vpmaddubsw are there for whole vectors, which make dpsign."""
+        return self.has("ssse3") and self.vector_bytes <= 32
+
+    @property
     def has_matrix(self) -> bool:
         """Whether there is a matrix unit for bf16 (AMX)."""
         return self.has("amx-bf16")

@@ -8,6 +8,8 @@ import pytest
 from planish.ir import types as t
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
+from planish.ir.loop_verify import DOTS
+from planish.ir.loops import Scalar, walk
 from planish.ir.node import OPS, Node
 from planish.ir.types import TensorType
 from planish.passes.pipelines import FAST
@@ -16,10 +18,10 @@ from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target
-from tests.runtime.native import here
+from tests.runtime.native import assembly, here
 
 RNG = np.random.default_rng(0)
-TARGETS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")  # vpdpbusd here; vpmaddwd of 3 widths
+TARGETS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")  # in all that runs here
 SIZES = [
     (1, 1, 1), (1, 40, 130), (1, 384, 65), (2, 2, 15), (5, 31, 16), (6, 32, 17), (7, 33, 64),
     (13, 64, 65), (16, 63, 32), (17, 65, 31), (31, 128, 33), (33, 96, 48), (64, 34, 129),
@@ -117,3 +119,84 @@ def test_a_weight_is_stored_once_as_bytes() -> None:
         plan = lower(FAST.run(graph), Target.parse(name))
         (panels,) = plan.params
         assert panels.dtype == np.uint32 and panels.shape[1] == rows and labels(plan) == ["matmul"]
+
+
+def rounded(x: Node) -> Node:
+    """What `quantize` makes of x: by a scale of 1, at most 127."""
+    return OPS["quantize"](x, 1.0, dtype=t.i8)
+
+
+def floats(name: str, *shape: int) -> Node:
+    return OPS["input"](name=name, type=TensorType(t.f32, shape))
+
+
+def dots(plan: Plan) -> set[str]:
+    """What multiplies words in the kernels of a plan."""
+    found = [x for step in plan.steps for x in walk(step.kernel.body)]
+    return {x.op for x in found if isinstance(x, Scalar) and x.op in DOTS}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_quantize_clipped_is_multiplied_by_signs(name: str) -> None:
+    """All extremes of both: x is at most 127, weights are not; tails of rows, columns and depth."""
+    target, inputs, outputs, arrays, params = here(name), [], [], [], {}
+    for i, (m, k, n) in enumerate(SIZES):
+        x, w = floats(f"x{i}", m, k), leaf("param", f"w{i}", n, k)
+        inputs.append(x)
+        arrays.append(bytes_of(m, k).astype(np.float32))
+        params[f"w{i}"] = np.full((n, k), -128, np.int8) if i == 5 else bytes_of(n, k)
+        outputs.append(product(rounded(x), turned(w)))
+    plan = run(Graph("many", tuple(inputs), tuple(outputs), params), target, *arrays)
+    assert dots(plan) == {"dpsign" if target.has_byte_signs else "dpbusd"}
+
+
+@pytest.mark.parametrize("sign", [-127, 127])
+@pytest.mark.parametrize("weight", [-128, -127, 127])
+def test_sums_of_the_largest_products(sign: int, weight: int) -> None:
+    """Two at a time they are 32,512 at most."""
+    x, w = floats("x", 5, 64), leaf("param", "w", 16, 64)
+    graph = Graph(
+        "f", (x,), (product(rounded(x), turned(w)),), {"w": np.full((16, 64), weight, "i1")}
+    )
+    for name in ("x86-64-v3", "x86-64-v2"):
+        plan = run(graph, here(name), np.full((5, 64), sign, np.float32))
+        assert dots(plan) == {"dpsign"}
+
+
+def test_where_it_goes_through_views_and_kernels() -> None:
+    """A product of a view of what another kernel made; one of bytes that are given is as before."""
+    v3 = here("x86-64-v3")
+    x, w, b = floats("x", 2, 6, 32), leaf("param", "w", 24, 32), leaf("input", "b", 24, 32)
+    q = rounded(OPS["tanh"](x) * 300.0)
+    part = OPS["slice"](
+        OPS["reshape"](q, shape=(12, 32)), starts=(2, 0), stops=(9, 32), steps=(1, 1)
+    )
+    arrays = RNG.standard_normal((2, 6, 32)).astype(np.float32), bytes_of(24, 32)
+    outs = product(part, turned(w)), product(part, turned(b))
+    weights = {"w": bytes_of(24, 32)}
+    assert dots(run(Graph("f", (x, b), outs, weights), v3, *arrays)) == {"dpsign"}
+    a = leaf("input", "a", 7, 32)
+    given = np.full((7, 32), -128, np.int8)
+    for one in (a, OPS["slice"](a, starts=(1, 0), stops=(6, 32), steps=(1, 1))):
+        graph = Graph("f", (a,), (product(one, turned(w)),), weights)
+        assert dots(run(graph, v3, given)) == {"dpbssd"}
+
+
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("x86-64-v3", "dpsign"), ("znver1", "dpsign"), ("x86-64-v2", "dpsign"),
+        ("x86-64", "dpbssd"), ("x86-64-v4", "dpbssd"), ("znver4", "dpbusd"),
+        ("aarch64:neoverse-n1", "dpbssd"),
+    ],
+)  # fmt: skip
+def test_what_multiplies_quantized_rows(name: str, wanted: str) -> None:
+    x, w = floats("x", 64, 384), leaf("param", "w", 256, 384)
+    graph = Graph("f", (x,), (product(rounded(x), turned(w)),), {"w": bytes_of(256, 384)})
+    target = Target.parse(name)
+    plan = lower(FAST.run(graph), target)
+    assert dots(plan) == {wanted}
+    if wanted == "dpsign":
+        lines = assembly(plan.steps[-1].kernel, target)
+        assert sum("pmaddubsw" in line for line in lines) >= 8
+        assert not any("pmaddubsw" in line and "rsp" in line for line in lines)

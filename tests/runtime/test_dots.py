@@ -9,6 +9,7 @@ import pytest
 
 from planish.ir import types as t
 from planish.ir.loop_scalars import OPERATIONS
+from planish.ir.loop_verify import DOTS
 from planish.ir.loops import For, Kernel, Store, scalar
 from planish.runtime.target import Target
 from tests.ir.nests import J, buffer, n
@@ -20,7 +21,7 @@ WIDTHS = (1, 4, 8, 16, 32, 48, 64)
 
 def dot_kernel(op: str, size: int, width: int) -> Kernel:
     """total[j] += a[j] . b, with one word b."""
-    total = buffer("total", size, dtype=t.f32 if op == "dpbf16" else t.i32)
+    total = buffer("total", size, dtype=DOTS[op])
     a, b = buffer("a", size, dtype=t.u32), buffer("b", 1, dtype=t.u32)
     body = For(J, n(size), "vector", (Store(total, (J,), scalar(op, total[J], a[J], b[0])),), width)
     return Kernel("test", (a, b, total), ("total",), (), (body,))
@@ -50,6 +51,51 @@ def test_what_dots_of_bytes_mean() -> None:
         np.testing.assert_array_equal(OPERATIONS[op](np.int32([100, 100]), a, b), want)
 
 
+def words(*parts: int) -> np.ndarray:
+    """A word of four bytes."""
+    return np.array(parts, np.int16).astype(np.int8).view("<u4")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("op", ["dpbusw", "dpwssd"])
+def test_dot_into_and_of_halves(op: str, width: int) -> None:
+    """In every spelling; pairs saturate where vpmaddubsw does, sums wrap."""
+    given = RNG.integers(0, 1 << 32, 101, np.uint32)
+    given[:4], given[100] = [0xFFFFFFFF, 0x80808080, 0x7F7F7F7F, 0x80008000], 0x80008080
+    kind = np.uint32 if op == "dpbusw" else np.int32
+    total = RNG.integers(0, 1 << 32, 100, np.uint32).view(kind)
+    check(dot_kernel(op, 100, width), given[:100], given[100:], total, rtol=0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_dot_of_bytes_by_signs(width: int) -> None:
+    """In every spelling, and the bits of a product of signed bytes where b has no -128."""
+    ends = RNG.choice(np.array([-128, -127, 127], np.int8), (101, 4))
+    some = RNG.integers(-128, 128, (101, 4), np.int8)
+    given = np.where(RNG.random((101, 4)) < 0.7, ends, some)
+    total = RNG.integers(-(1 << 31), 1 << 31, 100).astype(np.int32)
+    for last in (-127, 127):
+        given[100] = last
+        a, b = given[:100].view("<u4")[:, 0], given[100:].view("<u4")[:, 0]
+        (*_, got) = check(dot_kernel("dpsign", 100, width), a, b, total, rtol=0)
+        np.testing.assert_array_equal(got, OPERATIONS["dpbssd"](total, a, b))
+
+
+def test_what_dots_of_halves_mean() -> None:
+    a, b = words(255, 255, 1, 2), words(-128, -128, 3, -4)
+    found = OPERATIONS["dpbusw"](np.uint32([0x00010002]), a, b).view("<i2")
+    np.testing.assert_array_equal(found, [2 - 32768, 1 - 5])  # -65,280 saturates
+    found = OPERATIONS["dpwssd"](np.int32([7]), words(1, 1, 255, 255), words(2, 0, 5, 0))
+    np.testing.assert_array_equal(found, [7 + 257 * 2 - 5])
+
+
+def test_signs_that_cannot_change_are_why_b_is_at_most_127() -> None:
+    a, b = words(-1, -1, -128, -128), words(-127, 127, 127, 127)
+    (right,) = OPERATIONS["dpbssd"](np.int32([0]), a, b)
+    assert OPERATIONS["dpsign"](np.int32([0]), a, b) == [right] == [-32512]
+    assert OPERATIONS["dpsign"](np.int32([0]), words(-1, 0, 0, 0), words(-128, 0, 0, 0)) == [-128]
+
+
 @pytest.mark.parametrize(
     "op, name, wanted",
     [
@@ -61,6 +107,12 @@ def test_what_dots_of_bytes_mean() -> None:
         ("dpbssd", "znver4", "vpmaddwd.*zmm"),
         ("dpbusd", "x86-64-v3", "vpmaddwd.*ymm"),
         ("dpbssd", "x86-64-v2", "pmaddwd.*xmm"),
+        ("dpsign", "x86-64-v3", "vpmaddubsw.*ymm"),
+        ("dpsign", "x86-64-v3", "vpsignb.*ymm"),
+        ("dpsign", "x86-64-v2", "pmaddubsw.*xmm"),
+        ("dpbusw", "x86-64-v3", "vpmaddubsw.*ymm"),
+        ("dpbusw", "x86-64-v4", "vpmaddubsw.*zmm"),
+        ("dpwssd", "x86-64-v3", "vpmaddwd.*ymm"),
         ("dpbssd", "aarch64:neoverse-n1", "sdot"),
         ("dpbusd", "aarch64:neoverse-v1", "usdot"),
     ],

@@ -16,6 +16,8 @@ HASWELL, ARM = Target.parse("haswell"), Target.parse("aarch64:neoverse-n1")
 def test_every_tile_fits_into_the_registers(target: Target) -> None:
     for v, h in tiles(target, HIGHEST):
         assert v * h + v + 1 <= target.vector_registers and h <= HIGHEST
+    for v, h in tiles(target, HIGHEST, signs=True):
+        assert v * h + 2 * v + 3 <= target.vector_registers and h <= HIGHEST
     assert all(h <= target.core.ways for _, h in tiles(target, target.core.ways))
 
 
@@ -56,6 +58,12 @@ def test_the_model_is_near_what_was_measured(name: str, peak: float, tile: tuple
         rate = peak * v * h / target.core.fma / cycles(target, (v, h))
         assert rate == pytest.approx(found, rel=0.08), (v, h)
     assert quickest(target, None, 768, target.vector_bytes // 4) == tile
+
+
+def test_products_by_signs_have_lower_tiles() -> None:
+    """Panels are as wide, so that they are those of rows that no quantize clipped, too."""
+    assert quickest(HASWELL, 96, 512, 8, signs=True) == (2, 4)
+    assert quickest(HASWELL, 1, 512, 8, signs=True) == quickest(HASWELL, 1, 512, 8) == (2, 1)
 
 
 def test_a_transposed_operand_wants_a_high_tile() -> None:

@@ -23,23 +23,25 @@ from planish.runtime.target import Target
 GAIN = 0.8  # of the cycles of a product with zeros, at most: places are read and rows added up
 
 
-def heights(target: Target, rows: object) -> dict[int, int]:
+def heights(target: Target, rows: object, signs: bool) -> dict[int, int]:
     """The rows of the highest tile of each width, in vectors, for a product of so many rows."""
     most = rows if isinstance(rows, int) else HIGHEST
     found = {}
     for v in WIDTHS:
-        high = [h for w, h in tiles(target, min(most, target.core.ways)) if w == v]
+        high = [h for w, h in tiles(target, min(most, target.core.ways), signs) if w == v]
         if high:
             found[v] = max(high)
     return found
 
 
-def quickest_width(target: Target, rows: object, kept: dict[int, float]) -> int | None:
+def quickest_width(
+    target: Target, rows: object, kept: dict[int, float], signs: bool = False
+) -> int | None:
     """The vectors of a tile with which skipping gains most; None where it does not gain enough.
 
     `kept` has for each width the share of rows of panels that are not all 0.
     """
-    cost = {v: cycles(target, (v, h)) / (v * h) for v, h in heights(target, rows).items()}
+    cost = {v: cycles(target, (v, h)) / (v * h) for v, h in heights(target, rows, signs).items()}
     best = min(cost, key=lambda v: cost[v] * kept[v])
     return best if cost[best] * kept[best] <= GAIN * min(cost.values()) else None
 
@@ -58,7 +60,7 @@ class BlockGemm(PartedGemm):
 
     def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int, nr: int):
         width = nr // target.lanes(sums_in(anchor.dtype))
-        mr = heights(target, product(roles.product.rows))[width]
+        mr = heights(target, product(roles.product.rows), roles.clipped)[width]
         super().__init__(body, anchor, roles, target, mr, nr)
         self.places = self.part(0, t.i32, kept)
         self.values = self.part(2, self.b.dtype, kept, nr)

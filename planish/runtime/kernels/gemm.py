@@ -13,6 +13,7 @@ Operands of bf16 and i8 come as words, two or four steps of k in each: see `word
 where there is one, takes tiles of those of bf16. Processors that multiply unsigned by signed bytes
 get a `shifted` A, with 128 added to each; what that adds to the sums, 128 times the sum of a column
 of B, is taken away beforehand: sums start with the first row of a panel, which is made for that.
+Those that add pairs of them in 16 bits multiply a `clipped` A, which `quantize` made.
 
 Leading axes of A beyond B's batch are rows: x[B, T, K] @ w[K, N] has M = B * T.
 """
@@ -74,6 +75,7 @@ class Roles:
     b: Node
     swapped: bool = False
     shifted: bool = False  # bytes of A are made unsigned
+    clipped: bool = False  # no byte of A is -128, which the processor makes use of
     strips: bool = False  # A is packed, too
 
     @staticmethod
@@ -129,7 +131,7 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
         return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
     turned = a.type.rank == b.type.rank == 2 and not roles.strips and is_turned(body, a)
     most = HIGHEST if turned else None
-    vectors, height = quickest(target, rows, p.columns, lanes, most, high=turned)
+    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, roles.clipped)
     return height, vectors * lanes
 
 
@@ -182,7 +184,8 @@ class Gemm:
         self.dtype = sums_in(anchor.dtype)
         self.mr, self.nr = choose_tile(body, roles, target, self.dtype)
         self.matrix = takes_matrix(body, roles, target, self.dtype)
-        self.shifted, self.dot = roles.shifted, dot_of(anchor, roles.shifted)
+        self.shifted = roles.shifted
+        self.dot = dot_of(anchor, roles.shifted, roles.clipped)
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -334,6 +337,8 @@ class Gemm:
                 nest.store(acc, (as_index(i), j), self._sum(a, b, nest.load(acc, i, j)))
 
     def _sum(self, a: Expr, b: Expr, total: Expr) -> Expr:
+        if self.dot == "dpsign":  # B's magnitudes are made once for all rows of A
+            return scalar(self.dot, total, b, a)
         if self.dot is not None:
             return scalar(self.dot, total, a, b)
         return scalar("fma", cast(a, self.dtype), cast(b, self.dtype), total)

@@ -36,11 +36,15 @@ STREAMS = 4  # gpt2's decode by bytes, which no cache holds, took 5 % less in fo
 HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothing
 
 
-def tiles(target: Target, most: int) -> tuple[tuple[int, int], ...]:
-    """The tiles (vectors, rows) that fit into the registers, the largest first; `most` rows."""
+def tiles(target: Target, most: int, signs: bool = False) -> tuple[tuple[int, int], ...]:
+    """The tiles (vectors, rows) that fit into the registers, the largest first; `most` rows.
+
+    Those of dpsign (`signs`) hold B's magnitudes, too, the ones by which it adds, and a product:
+    with 2 x 6 of them on Zen 1 what did not fit took all that it gains, see `CORES`.
+    """
     found = []
     for v in WIDTHS:
-        fitting = (target.vector_registers - 1 - v) // v
+        fitting = (target.vector_registers - 1 - (2 * v + 2 if signs else v)) // v
         found += [(v, h) for h in range(min(fitting, most), 0, -1)]
     return tuple(found)
 
@@ -54,7 +58,7 @@ def cycles(target: Target, tile: tuple[int, int]) -> float:
 
 def quickest(
     target: Target, rows: AnySize | None, columns: AnySize, lanes: int, most: int | None = None,
-    high: bool = False,
+    high: bool = False, signs: bool = False,
 ) -> tuple[int, int]:  # fmt: skip
     """The tile (vectors, rows) with which a product of so many rows and columns takes least.
 
@@ -68,7 +72,7 @@ def quickest(
         time = times(rows, h) * times(columns, v * lanes) * cycles(target, tile)
         return time, *((-h, -v) if high else (-v, -h))
 
-    found = tiles(target, most or target.core.ways)
+    found = tiles(target, most or target.core.ways, signs)
     width, _ = min(found, key=lambda tile: cost(tile, None))
     highest = max(1, rows) if isinstance(rows, int) else HIGHEST
     fitting = {(v, min(h, highest)) for v, h in found if v == width}

@@ -1,7 +1,7 @@
 """Pairs of bf16 and quads of bytes as 32-bit words: how a matmul reads them, a word of k at a time.
 
     a[m, k], b[k, n] of bf16  ->  a[m, w], b[w, n] of u32, where w is k // 2; dpbf16 multiplies them
-    a[m, k], b[k, n] of i8    ->  a[m, w], b[w, n] of u32, where w is k // 4; dpbssd or dpbusd
+    a[m, k], b[k, n] of i8    ->  a[m, w], b[w, n] of u32, where w is k // 4; see `dot_of`
 
 Rows of A are words already, where k is contiguous and makes whole words: the same memory is seen as
 u32. Words of B are made when it is packed into panels. A k that makes no whole words is padded with
@@ -99,14 +99,15 @@ def in_word(dtype: DType) -> int:
     return 4 // dtype.itemsize
 
 
-def dot_of(anchor: Node, shifted: bool) -> str | None:
+def dot_of(anchor: Node, shifted: bool, clipped: bool) -> str | None:
     """The scalar that multiplies words; None where a matmul's operands are none.
 
-    Bytes of a `shifted` A are unsigned, 128 more than they were.
+    Bytes of a `shifted` A are unsigned, 128 more than they were; of a `clipped` one none is -128.
     """
     if anchor.inputs[0].dtype != t.u32 or anchor.dtype == t.u32:
         return None
-    return "dpbf16" if anchor.dtype.is_float else "dpbusd" if shifted else "dpbssd"
+    of_bytes = "dpbusd" if shifted else "dpsign" if clipped else "dpbssd"
+    return "dpbf16" if anchor.dtype.is_float else of_bytes
 
 
 def padded(x: Node, axis: int) -> Node:
