@@ -10,7 +10,8 @@ import pytest
 
 import planish as pl
 from planish.frontend.cli.entry import run
-from planish.frontend.quantize import with_faster
+from planish.frontend.compress import disk_bytes
+from planish.frontend.quantize import stored, with_faster
 from planish.frontend.text import CharTokenizer
 from planish.ir.errors import DataError
 from planish.passes.pipelines import PIPELINES
@@ -50,6 +51,15 @@ def test_rows_of_recipes(model: pl.TinyGPT) -> None:
     assert exact.perplexity == pytest.approx(np.exp(np.log(pieces).mean()), rel=1e-5)
     lines = str(table).splitlines()
     assert len(lines) == 5 and lines[0].split()[:3] == ["recipe", "disk", "memory"]
+
+
+def test_a_table_that_is_the_head_is_on_disk_once() -> None:
+    """As bf16: two bytes for each of its numbers, and little beside them."""
+    model = pl.TinyGPT(2000, 64, 1, 2, 32, dropout=0.0)
+    wide = ("wpe.weight", *(n for n, x in model.state_dict().items() if x.ndim == 1))
+    least = sum(x.size * (4 if n in wide else 2) for n, x in model.state_dict().items())
+    size = disk_bytes(stored(model, PIPELINES["bf16"]))
+    assert least < size < least + 20_000  # the text of the graph; the table alone has 256,000
 
 
 def test_a_text_too_short_is_refused(model: pl.TinyGPT) -> None:
