@@ -39,13 +39,14 @@ from planish.passes.skip import with_skipped
 
 METHODS = ("magnitude", "wanda")
 SCOPES = ("tensor", "row", "global")
+ROUNDED = 1e-3  # 0.667 is the share of 1:3, too
 
 
 @dataclass(frozen=True)
 class Prune:
     """Zero `ratio` of each weight that something is multiplied by, unless its name matches `skip`.
 
-    A pattern N:M says itself how many stay.
+    A pattern N:M says itself how many stay; with a smaller `ratio` so many groups are as it says.
     """
 
     ratio: float | None = None
@@ -57,11 +58,14 @@ class Prune:
     def __post_init__(self) -> None:
         shape = Pattern.parse(self.pattern)
         if shape.group:
-            own = 1 - shape.keep / shape.group
-            if self.ratio not in (None, own) or self.scope != "tensor":
+            if self.scope != "tensor":
+                raise DataError(f"prune: pattern={self.pattern!r} compares within groups; "
+                                f"leave scope={self.scope!r} out")  # fmt: skip
+            check_ratio("prune: ratio", self.share)
+            if self.share > shape.own + ROUNDED:
                 raise DataError(
-                    f"prune: pattern={self.pattern!r} takes {own:.3g} of each group by itself; "
-                    "leave ratio and scope out"
+                    f"prune: pattern={self.pattern!r} takes {shape.own:.3g} of each group, not "
+                    f"ratio={self.ratio!r}; leave ratio out, or let N:M keep fewer"
                 )
         else:
             check_ratio("prune: ratio", self.ratio)
@@ -69,6 +73,11 @@ class Prune:
             if getattr(self, name) not in known:
                 found = getattr(self, name)
                 raise DataError(f"prune: {name} is one of {', '.join(known)}, got {found!r}")
+
+    @property
+    def share(self) -> float:
+        """How much of a weight goes: `ratio`, else what the pattern says."""
+        return Pattern.parse(self.pattern).own if self.ratio is None else self.ratio
 
     def __call__(self, graph: Graph) -> Graph:
         if self.method != "magnitude":
@@ -91,7 +100,7 @@ class Prune:
         chosen = {
             name: graph.param_nodes[name] for name, why in self.reasons(graph).items() if not why
         }
-        pattern, ratio = Pattern.parse(self.pattern), self.ratio or 0.0
+        pattern, ratio = Pattern.parse(self.pattern), self.share
         turned = {name: bool(is_turned(graph, node)) for name, node in chosen.items()}
 
         def scores(name: str) -> np.ndarray:

@@ -61,8 +61,9 @@ def test_a_ratio_that_is_no_share_is_refused(ratio: object) -> None:
         ({"pattern": "4:2"}, "pattern is N:M with N < M.*got '4:2'"),
         ({"ratio": 0.5, "pattern": "16x"}, "pattern is N:M.*got '16x'"),
         ({"ratio": 0.5, "pattern": "0x4"}, "pattern is N:M.*got '0x4'"),
-        ({"ratio": 0.7, "pattern": "2:4"}, "pattern='2:4' takes 0.5 of each group by itself"),
-        ({"pattern": "2:4", "scope": "global"}, "leave ratio and scope out"),
+        ({"ratio": 0.7, "pattern": "2:4"}, "takes 0.5 of each group, not ratio=0.7; leave ratio"),
+        ({"ratio": "0.5", "pattern": "2:4"}, "ratio is a share between 0 and 1.*got '0.5'"),
+        ({"pattern": "2:4", "scope": "global"}, "leave scope='global' out"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:
@@ -120,6 +121,19 @@ def test_n_of_m_inputs_of_an_output_stay(n: int, m: int, turned: bool) -> None:
         kept = min(n, group.shape[1])
         assert ((group != 0).sum(1) == kept).all()
         np.testing.assert_array_equal(np.abs(group).max(1), np.abs(old).max(1))
+
+
+def test_the_groups_that_lose_least_are_the_first() -> None:
+    w = normal(4, 8)
+    w[:2] *= 1e-3
+    part, more = pruned(w, ratio=0.25, pattern="2:4"), pruned(w, ratio=0.375, pattern="2:4")
+    assert ((part[:2] == 0).reshape(-1, 4).sum(1) == 2).all() and (part[2:] != 0).all()
+    assert (more == 0).sum() == 12 and (more[part == 0] == 0).all()
+    # what was pruned to a part, then to all, is what was pruned at once
+    np.testing.assert_array_equal(pruned(more, pattern="2:4"), pruned(w, pattern="2:4"))
+    np.testing.assert_array_equal(pruned(w, ratio=0.0, pattern="2:4"), w)
+    rounded = pruned(normal(2, 9), ratio=0.667, pattern="1:3")
+    assert ((rounded == 0).reshape(-1, 3).sum(1) == 2).all()
 
 
 def test_blocks_go_as_a_whole() -> None:
