@@ -35,7 +35,7 @@ from planish.ir.node import Node
 from planish.passes.bf16 import viewed_of
 from planish.passes.finite import check_finite
 from planish.passes.masks import Pattern, lowest_of_all
-from planish.passes.skip import with_skipped
+from planish.passes.skip import check_some, with_skipped
 
 METHODS = ("magnitude", "wanda")
 SCOPES = ("tensor", "row", "global")
@@ -96,7 +96,11 @@ class Prune:
         return replace(graph, params=params)
 
     def masks(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Which numbers of each weight go; each mask has the shape of its weight."""
+        """Which numbers of each weight go; each mask has the shape of its weight.
+
+        DataError where no weight can be pruned, but for those that `skip` names.
+        """
+        check_some("prune", replace(self, skip="").reasons(graph))
         chosen = {
             name: graph.param_nodes[name] for name, why in self.reasons(graph).items() if not why
         }
@@ -116,8 +120,7 @@ class Prune:
 
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight why it stays as it is; "" where it does not."""
-        nodes = {n: x for n, x in graph.param_nodes.items() if x.dtype.is_float}
-        found = {name: _reason(graph, node) for name, node in nodes.items()}
+        found = {name: _reason(graph, node) for name, node in graph.param_nodes.items()}
         return with_skipped("prune", found, self.skip)
 
 
@@ -130,6 +133,8 @@ def check_ratio(what: str, ratio: object) -> None:
 
 def _reason(graph: Graph, param: Node) -> str:
     """Why a weight stays as it is."""
+    if not param.dtype.is_float:
+        return f"it is {param.dtype}; prune what is float, before it is quantized"
     if param.type.rank != 2:
         return f"it has {param.type.rank} axes, not 2"
     if param.attrs["name"] not in graph.params:

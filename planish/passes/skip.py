@@ -23,6 +23,20 @@ def with_skipped(what: str, reasons: Mapping[str, str], skip: str) -> dict[str, 
     return dict(reasons) | {x: f"its name matches {by!r}" for x, by in skipped.items()}
 
 
+def check_some(what: str, reasons: Mapping[str, str]) -> None:
+    """DataError where all weights have a reason to stay: a pass that is asked for changes some."""
+    if "" in reasons.values():
+        return
+    alike: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        alike.setdefault(why, []).append(name)
+    listed = "; ".join(
+        names[0] + (f" and {len(names) - 1} more" if names[1:] else "") + f" stay: {why}"
+        for why, names in alike.items()
+    )
+    raise DataError(f"{what}: nothing to change: {listed or 'the graph has no weights'}")
+
+
 def matching(
     what: str, names: Collection[str], patterns: str, option: str = "skip"
 ) -> dict[str, str]:

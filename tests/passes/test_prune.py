@@ -202,6 +202,22 @@ def test_wanda_of_a_model(count: int) -> None:
     assert (made.h[0].mlp.c_fc.weight.array != plain.h[0].mlp.c_fc.weight.array).any()
 
 
+def test_where_nothing_can_be_pruned_it_says_why() -> None:
+    small = pl.quantize(model())
+    message = r"prune: nothing to change: .*wte.weight.quantize and 9 more stay: it is i8; prune "
+    with pytest.raises(DataError, match=message + "what is float, before it is quantized"):
+        pl.prune(small, 0.9)
+    with pytest.raises(DataError, match="the graph has no weights"):
+        Prune(0.5)(pl.trace(lambda x: x * 2.0, pl.spec((2, 2))))
+    # what is asked to stay is no mistake; nor is a part that is integers, which the report names
+    assert (pruned(normal(4, 4), ratio=0.5, skip="*") != 0).all()
+    part, seen = pl.quantize(model(), skip="h.0.mlp.c_fc"), Zeros()
+    after = Pipeline(Prune(0.5)).run(part, observe=(seen,))
+    assert (after.params["h.0.mlp.c_fc.weight"] == 0).mean() == 0.5
+    reasons = {x.reason for x in seen.found if x.name.endswith("quantize")}
+    assert reasons == {"stays: it is i8; prune what is float, before it is quantized"}
+
+
 def test_wanda_of_a_model_needs_text() -> None:
     with pytest.raises(DataError, match="needs tokens"):
         pl.prune(model(), 0.5, method="wanda")
