@@ -96,8 +96,8 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run([*words, "--faster", "both"]) == 0
     head, _, small, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("recipe") and small.startswith("int8")
-    assert lines[:4] == ["", "O2 quantizes nothing", "", "int8"]
-    assert lines[4].split()[-5:] == ["decode", "us", "prefill", "us", "why"]
+    assert lines[:5] == ["", "O2", "no pass of it changes weights", "", "int8"]
+    assert lines[5].split()[-5:] == ["decode", "us", "prefill", "us", "why"]
     assert run([*words, "--json"]) == 0
     none, found = json.loads(capsys.readouterr().out)["layers"]
     timed = [x for x in found if x["speed"]]
@@ -106,6 +106,35 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert min(*x["speed"]["decode"], *x["speed"]["prefill"]) > 0
     assert run([*words, "--sensitivity"]) == 2
     assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
+
+
+def test_all_that_passes_do_to_weights(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bits, bf16 too; zeros, and how they are stored, or that they save too little."""
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
+    pruning = str(PIPELINES["sparse"]).replace("bitmap", "prune{ratio=0.8},bitmap")
+    words += ["--recipe", f"bf16;sparse_int8;{pruning}", "--layers"]
+    assert run([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (half, eight, none), (_, _, zeros), (_, dense, thin) = (
+        [{x["name"]: x for x in y} for y in told[kind]] for kind in ("layers", "zeros", "stored")
+    )
+    name = "h.0.mlp.c_fc.weight"
+    assert (half[name]["bits"], half[name]["bytes"]) == (16, 2 * 64 * 256)
+    assert half[name]["reason"] == "product" and 45 < half[name]["sqnr"] < 60
+    assert half["wte.weight"]["reason"] == "product and rows" and half[name]["speed"]
+    assert half["wpe.weight"]["reason"] == "stays: nothing multiplies by it"
+    assert half["ln_f.weight"]["reason"] == "stays: it has 1 axes, not 2"
+    assert eight[name]["bits"] == 8 and not none
+    assert dense[f"{name}.quantize"]["reason"].endswith("% zeros save too little")
+    assert zeros[name]["zeros"] == pytest.approx(0.8, abs=1e-3)
+    assert thin[name]["reason"] == "bitmap" and thin[name]["bytes"] < 0.3 * 4 * 64 * 256
+    assert run(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [x for x in lines if x.startswith("layer ")]
+    assert [x.split()[1:4] for x in heads] == [
+        ["shape", "bits", "scales"], ["shape", "bits", "scales"], ["shape", "dtype", "zeros"],
+        ["shape", "zeros", "kept"], ["shape", "dtype", "zeros"],
+    ]  # fmt: skip
 
 
 def test_a_measured_rule(model: pl.TinyGPT) -> None:
