@@ -18,6 +18,7 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
+from planish.frontend.cli.recipes import named
 from planish.frontend.data import check_length
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.perplexity import perplexity
@@ -42,7 +43,7 @@ PIECES = 64  # of the text, each as long as the context, from which perplexity i
 )
 @model_argument
 @click.option("--pipelines", default="O0,O1,O2", show_default=True, metavar="P,P",
-              help="Names of pipelines; lists of passes are separated by ';'.")  # fmt: skip
+              help="Names of pipelines, or a list of passes; ';' between lists.")  # fmt: skip
 @click.option("--text", type=File, help="Measure the perplexity on this text too.")
 @click.option("--layers", is_flag=True,
               help="Show what became of each weight, and why.")  # fmt: skip
@@ -95,15 +96,6 @@ def command(model: Path, pipelines: str, text: Path | None, layers: bool, second
 def layers_of(model: TinyGPT, tokens: np.ndarray, name: str) -> Reports:
     """What a pipeline makes of the weights."""
     return reports(trace(model, tokens), pipeline(name))
-
-
-def named(pipelines: str, option: str = "--pipelines") -> list[str]:
-    """The pipelines of an option."""
-    mark = ";" if ";" in pipelines else ","
-    found = [name.strip() for name in pipelines.split(mark) if name.strip()]
-    if not found:
-        raise click.UsageError(f"{option} names none")
-    return found
 
 
 def perplexity_on(tokens: np.ndarray, context: int) -> Callable[[Any], float]:

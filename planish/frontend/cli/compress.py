@@ -15,7 +15,7 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
-from planish.frontend.cli.compare import named
+from planish.frontend.cli.recipes import AUTO, named
 from planish.frontend.compress import compress
 from planish.frontend.judge import halves
 from planish.frontend.pretrained import load_model
@@ -40,7 +40,7 @@ from planish.runtime.target import Target, thread_count
 )
 @model_argument
 @click.option("--recipe", required=True, metavar="R,R",
-              help="Names of pipelines, or auto; between lists of passes stands ';'.")  # fmt: skip
+              help="Names of pipelines, or auto, or passes; ';' between lists of passes.")  # fmt: skip
 @click.option("--text", type=File, required=True,
               help="Calibrate on its first half, judge on its second.")  # fmt: skip
 @click.option("--out", type=File, metavar="FILE.safetensors",
@@ -102,5 +102,5 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     print(table)
     for row, report in zip(table.rows, found, strict=False):
         print(f"\n{row.recipe}\n{report}")
-    if "auto" in recipes:
-        print(f"\nauto: {table.pipelines[recipes.index('auto')]}")
+    if AUTO in recipes:
+        print(f"\nauto: {table.pipelines[recipes.index(AUTO)]}")
