@@ -17,15 +17,15 @@ time, is the affair of `bitmap` and of the kernels. So pruning can stand before 
 a pruned model is one like any other.
 
 `method` says what matters: "magnitude" is |w|; "wanda" is |w| times the norm of what it multiplies
-over some text (Sun et al. 2023), which `pl.prune` finds. `scope` says what is compared with what:
-the weights of a "tensor", of a "row" (one output), or of the whole graph ("global"). For `pattern`
-see `masks`.
+over some text (Sun et al. 2023), which `pl.prune` and `pl.calibrate` find. `scope` says what is
+compared with what: the weights of a "tensor", of a "row" (one output), or of the whole graph
+("global"). For `pattern` see `masks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.passes.bf16 import viewed_of
+from planish.passes.calibrate import Samples, digest
 from planish.passes.finite import check_finite
 from planish.passes.masks import Pattern, lowest_of_all
 from planish.passes.skip import check_some, with_skipped
@@ -54,6 +55,10 @@ class Prune:
     scope: str = "tensor"
     pattern: str = ""
     skip: str = ""
+    calibration: str = ""  # names what it was bound to
+    norms: Mapping[str, np.ndarray] | None = field(
+        default=None, compare=False, repr=False, metadata={"bound": True}
+    )
 
     def __post_init__(self) -> None:
         shape = Pattern.parse(self.pattern)
@@ -80,12 +85,31 @@ class Prune:
         return Pattern.parse(self.pattern).own if self.ratio is None else self.ratio
 
     def __call__(self, graph: Graph) -> Graph:
-        if self.method != "magnitude":
+        self.check_bound(graph)
+        return self.run(graph, self.norms or {})
+
+    def check_bound(self, graph: Graph) -> None:
+        """Refuse "wanda" where nobody has looked at what weights multiply."""
+        chosen = [] if self.method == "magnitude" else self.reasons(graph).items()
+        if missing := [n for n, why in chosen if not why and n not in (self.norms or {})]:
             raise DataError(
-                f"prune: {self.method} needs text to see what weights multiply: "
-                f"pl.prune(model, {self.ratio}, method={self.method!r}, tokens=...)"
+                f"prune: {self.method} needs text to see what {missing[0]} multiplies: "
+                f"pl.calibrate takes it, or pl.prune(model, {self.ratio}, method={self.method!r}, tokens=...)"
             )
-        return self.run(graph, {})
+
+    def calibrate(self, graph: Graph, samples: Samples) -> Prune:
+        """For "wanda" bound to the norms of what each weight multiplies; else itself."""
+        if self.method == "magnitude" or self.norms is not None:
+            return self
+        found = products(graph)
+        squares: dict[str, np.ndarray] = {}
+        for arrays in samples.values(graph, [x.inputs[0] for x in found]):
+            for node, array in zip(found, arrays, strict=True):
+                name = viewed_of(node.inputs[1]).attrs["name"]
+                rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+                squares[name] = squares.get(name, 0.0) + np.square(rows).sum(0)
+        norms = {name: np.sqrt(x).astype(np.float32) for name, x in squares.items()}
+        return replace(self, norms=norms, calibration=digest(norms))
 
     def run(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> Graph:
         """The graph with zeros; for "wanda" with the norm of each input of each weight."""

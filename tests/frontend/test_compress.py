@@ -108,6 +108,17 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
 
 
+def test_wanda_is_a_recipe(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
+    recipes = [
+        str(PIPELINES["sparse"]).replace("bitmap", f"prune{{ratio=0.7,method={method}}},bitmap")
+        for method in ("magnitude", "wanda")
+    ]
+    assert run([*words, "--recipe", ";".join(recipes), "--json"]) == 0
+    plain, wanda = json.loads(capsys.readouterr().out)["rows"]
+    assert wanda["kl"] not in (0, plain["kl"]) and wanda["disk"] < 1.01 * plain["disk"]
+
+
 def test_all_that_passes_do_to_weights(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bits, bf16 too; zeros, and how they are stored, or that they save too little."""
     words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]

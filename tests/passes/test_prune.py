@@ -12,6 +12,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS
 from planish.ir.types import TensorType
+from planish.passes.calibrate import Samples
 from planish.passes.masks import Pattern
 from planish.passes.norms import input_norms
 from planish.passes.pipeline import Pipeline
@@ -158,6 +159,20 @@ def test_wanda_takes_what_multiplies_little() -> None:
     assert (after[:, 2] == 0).all() and (after == 0).sum() == 4
     again = pl.prune(graph, 1 / 6, method="wanda", scope="row", tokens=(x,))
     np.testing.assert_array_equal(again.params["w0"], after)
+
+
+def test_wanda_as_a_pass_is_bound_to_text() -> None:
+    """As `pl.prune` does it; its text alone is refused where nothing is known."""
+    graph, x = dense(normal(4, 6), normal(5, 6)), normal(3, 6)
+    options = Prune(0.5, "wanda", "row")
+    recipe = Pipeline.parse("prune{ratio=0.5,method=wanda,scope=row}")
+    bound = recipe.calibrated(graph, Samples(((x,), (2 * x,))))
+    for name, array in bound.run(graph).params.items():
+        norms = input_norms(graph, [(x,), (2 * x,)])
+        np.testing.assert_array_equal(array, options.run(graph, norms).params[name])
+    assert bound != recipe and bound.calibrated(graph, Samples(())) == bound
+    with pytest.raises(DataError, match=r"wanda needs text to see what w0 multiplies: pl\.cali"):
+        Pipeline.parse(str(bound)).run(graph)
 
 
 def test_wanda_is_nearer_than_magnitude_where_inputs_differ() -> None:
