@@ -94,7 +94,8 @@ class Prune:
         if missing := [n for n, why in chosen if not why and n not in (self.norms or {})]:
             raise DataError(
                 f"prune: {self.method} needs text to see what {missing[0]} multiplies: "
-                f"pl.calibrate takes it, or pl.prune(model, {self.ratio}, method={self.method!r}, tokens=...)"
+                f"pl.calibrate takes it, or pl.prune(model, {self.ratio}, "
+                f"method={self.method!r}, tokens=...)"
             )
 
     def calibrate(self, graph: Graph, samples: Samples) -> Prune:

@@ -40,7 +40,7 @@ from planish.runtime.target import Target, thread_count
 )
 @model_argument
 @click.option("--recipe", required=True, metavar="R,R",
-              help="Names of pipelines, or auto, or passes; ';' between lists of passes.")  # fmt: skip
+              help="Names of pipelines, or auto, or passes; ';' between lists.")  # fmt: skip
 @click.option("--text", type=File, required=True,
               help="Calibrate on its first half, judge on its second.")  # fmt: skip
 @click.option("--out", type=File, metavar="FILE.safetensors",
