@@ -146,7 +146,7 @@ class Prune:
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight why it stays as it is; "" where it does not."""
         found = {name: _reason(graph, node) for name, node in graph.param_nodes.items()}
-        return with_skipped("prune", found, self.skip)
+        return with_skipped("prune", found, self.skip, graph)
 
 
 def check_ratio(what: str, ratio: object) -> None:

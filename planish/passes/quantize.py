@@ -204,7 +204,7 @@ class Quantize:
             for name, node in graph.param_nodes.items()
             if node.type.rank > 1 and node.dtype.is_float
         }
-        found = with_skipped("quantize", found, self.skip)
+        found = with_skipped("quantize", found, self.skip, graph)
         late = matching("quantize", found, self.slower, "slower")
         return {n: why or (self._late(n) if n in late else "") for n, why in found.items()}
 
