@@ -77,6 +77,11 @@ class Gptq:
         found = products(graph, (names - tables) & graph.params.keys())
         return [(name, x) for name, x in found if _is_linear(x.inputs[1])]
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return self.weights is not None
+
     def calibrate(self, graph: Graph, samples: Samples) -> Gptq:
         """Bound to the weights that it will put in place."""
         if self.weights is not None:

@@ -98,9 +98,14 @@ class Prune:
                 f"method={self.method!r}, tokens=...)"
             )
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return self.method == "magnitude" or self.norms is not None
+
     def calibrate(self, graph: Graph, samples: Samples) -> Prune:
         """For "wanda" bound to the norms of what each weight multiplies; else itself."""
-        if self.method == "magnitude" or self.norms is not None:
+        if self.is_bound:
             return self
         found = products(graph)
         squares: dict[str, np.ndarray] = {}

@@ -143,6 +143,11 @@ class Quantize:
         """The names of the weights that change."""
         return {name for name, reason in self.reasons(graph).items() if not reason}
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return not self.faster and (self.mode != "static" or self.scales is not None)
+
     def calibrate(self, graph: Graph, samples: Samples) -> Quantize:
         """Bound to what it is to know: which weights would be slower, and the scales of what is
         multiplied by the others; itself where it wants neither."""
