@@ -24,6 +24,7 @@ from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.quantize import dequantize
 from planish.passes.bf16 import Bf16, viewed_of
+from planish.passes.gptq import Gptq
 from planish.passes.pipeline import Pipeline, Step
 from planish.passes.quantize import Quantize
 from planish.passes.readers import products
@@ -85,7 +86,7 @@ class Layer:
 
 def layers(graph: Graph, options: Quantize | Bf16) -> tuple[Layer, ...]:
     """The weights of a graph, as a pass with these options will store them."""
-    reasons, done = options.reasons(graph), integers(graph)
+    reasons, before = options.reasons(graph), integers(graph)
     after = options(graph)
     made = integers(after)
 
@@ -95,11 +96,13 @@ def layers(graph: Graph, options: Quantize | Bf16) -> tuple[Layer, ...]:
         why = reasons.get(name, unread or f"it has {node.type.rank} axes, not 2")
         if why:
             return kept(node, why)
-        is_bf16 = isinstance(options, Bf16)
-        return rounded(graph, node) if is_bf16 else quantized(graph, after, node, made[name])
+        if isinstance(options, Bf16):
+            return rounded(graph, node)
+        done, note = quantized(graph, after, node, made[name]), (options.notes or {}).get(name)
+        return replace(done, reason=f"{done.reason}; {note}") if note else done
 
     weights = graph.param_nodes.items()
-    return tuple(line(x) for name, x in weights if x.dtype.is_float and name not in done)
+    return tuple(line(x) for name, x in weights if x.dtype.is_float and name not in before)
 
 
 def times_of(graph: Graph, options: Quantize | Bf16, clock: Clock | None) -> Mapping[str, Speed]:
@@ -178,8 +181,12 @@ class Layers:
 
     by_name: dict[str, Layer] = field(default_factory=dict)
     clock: Clock | None = None
+    moved: dict[tuple[str, int], str] = field(default_factory=dict)  # what gptq did, by bits
 
     def __call__(self, step: Step) -> None:
+        if isinstance(step.ran, Gptq):
+            told = step.ran.told(step.before).items()
+            self.moved |= {(name, step.ran.bits): why for name, why in told}
         if not isinstance(step.ran, FEWER_BITS):
             return
         times, first = times_of(step.before, step.ran, self.clock), not self.by_name
@@ -187,6 +194,8 @@ class Layers:
             if not first and x.name not in self.by_name:
                 continue  # it holds the scales of another
             x = replace(x, speed=times.get(x.name))
+            if note := "" if x.kept else self.moved.get((x.name, x.bits), ""):
+                x = replace(x, reason=f"{x.reason}; {note}")
             earlier = self.by_name.get(x.name)
             if earlier is not None and earlier.kept and not x.kept:
                 why = earlier.reason.removeprefix(STAYS)

@@ -63,6 +63,7 @@ from planish.passes.calibrate import (
     Samples,
     Sides,
     digest,
+    fallen,
     range_by,
     scale_by,
 )
@@ -100,6 +101,10 @@ class Quantize:
         default=None, compare=False, repr=False, metadata={"bound": True}
     )
     times: Mapping[str, Speed] | None = field(
+        default=None, compare=False, repr=False, metadata={"bound": True}
+    )
+
+    notes: Mapping[str, str] | None = field(  # of weights, what was decided while looking
         default=None, compare=False, repr=False, metadata={"bound": True}
     )
 
@@ -184,7 +189,8 @@ class Quantize:
             else (scale_by(self.method, x), 0.0)
             for name, x in seen.items()
         }
-        return replace(self, scales=scales, calibration=digest(scales))
+        notes = {name: note for name, x in seen.items() if (note := fallen(self.method, x))}
+        return replace(self, scales=scales, notes=notes, calibration=digest(scales))
 
     def check_bound(self, found: list[tuple[str, Node]]) -> None:
         """Refuse static scales that nobody has found, and a rule without times."""
