@@ -38,6 +38,7 @@ from planish.ir import types as t
 from planish.ir.errors import ArtifactError, PlanishError
 from planish.ir.files import write_atomically
 from planish.ir.mapped import mapped, release
+from planish.ir.store import KEY as GRAPH
 from planish.ir.store import file_bytes
 
 FORMAT = 2
@@ -110,6 +111,11 @@ def model_facts(model: Any, tokenizer: Tokenizer | None) -> dict[str, str]:
 def load(cls: type[M], file: File, **options: Any) -> M:
     """The model of class `cls` in a file; `options` replace those of the file."""
     found = file.json("model")
+    if GRAPH in file.metadata:
+        raise ArtifactError(
+            f"{file.path}: holds a graph, as compress --out and pl.save_graph write it, no model; "
+            f"compiled: pl.compile(pl.load_graph({str(file.path)!r})).save('x.so')"
+        )
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise ArtifactError(f"{file.path}: holds arrays, but no model written by planish")
     if found.get("class") != cls.__name__:

@@ -143,7 +143,9 @@ def generator_for(
 ) -> Generator:  # fmt: skip
     """The model's generator; compiled when first needed, and again where weights have changed."""
     kept = model.__dict__.setdefault("_generators", Kept())
-    key = (str(pipeline_named(pipeline)), thread_count(threads), tuple(options), greedy, batch)
+    passes = pipeline_named(pipeline)
+    own = str(passes), passes.is_bound  # the text of a bound one, written down, is not bound
+    key = (*own, thread_count(threads), tuple(options), greedy, batch)
     found = kept.pop(key, None)
     if found is None or not found.is_current():
         found = Generator(model, pipeline, threads, batch, options, greedy)

@@ -21,13 +21,14 @@ class Gradual:
 
     After step t it is ratio (1 - (1 - (t - begin) / (end - begin))^3): fast while many weights
     matter little, slow at the end (Zhu and Gupta, 2017). From `begin` on, each `every` steps and at
-    `end`, weights are ranked anew. Other options are those of the pass `prune`.
+    `end`, weights are ranked anew. Other options are those of the pass `prune`. With a pattern N:M
+    the ratio may be left out: more and more groups are as it says, those first that lose least.
 
     What is pruned depends on the step and on the weights alone, so that a training that is resumed
     goes on as one that was never stopped.
     """
 
-    ratio: float
+    ratio: float | None = None
     begin: int = 0
     end: int = 1000
     every: int = 100
@@ -53,7 +54,7 @@ class Gradual:
     def at(self, step: int) -> float:
         """The ratio after so many steps."""
         done = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
-        return self.ratio * (1 - (1 - done) ** 3)
+        return self.options.share * (1 - (1 - done) ** 3)
 
     def is_due(self, step: int) -> bool:
         """Whether weights are ranked after so many steps."""

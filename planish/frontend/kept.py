@@ -5,7 +5,8 @@ make them of the model's own. Weights themselves are not kept. The key is a dige
 text, of the pipeline and the target, and of planish itself.
 
 Not kept is what a text does not say: a pipeline with a pass that has no name, a program with
-numbers of weights in its code, or weights that were computed from others and nobody wrote down how.
+numbers of weights in its code, or weights that were computed from others and nobody wrote down how;
+nor a pipeline that wants to see text and has seen none: its text may be that of one that has.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _LENGTH = struct.Struct("<q")
 def key_of(graph: Graph, text: str, pipeline: Pipeline, target: Target) -> str | None:
     """What the program of a graph, which has this text, is kept under; None if none can be said."""
     passes = str(pipeline)
+    if not pipeline.is_bound:
+        return None  # it is refused, or what it would have been bound to changes nothing
     try:
         if Pipeline.parse(passes) != pipeline:
             return None

@@ -22,11 +22,12 @@ from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.calibrate import Run, Samples
-from planish.passes.layers import Layers, timed_layers
+from planish.passes.layers import Layers
 from planish.passes.pipeline import Pipeline, pass_name
 from planish.passes.pipelines import CLEAN, FAST, SMALL
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.passes.quantize import Quantize
+from planish.passes.reports import Reports, reports
 
 PIECES = 32  # of a text, each as long as the context, that are looked at
 TOGETHER = 8  # of them in one run
@@ -94,8 +95,15 @@ def layer_report(
     """What a recipe does to each weight of a model and why, how long its products take before and
     after: a line for each, none left out. `tokens`, of the context or longer, are for a recipe that
     is to be calibrated; what it is bound to already stays."""
+    return weight_reports(model, recipe, tokens, threads=threads).layers
+
+
+def weight_reports(
+    model: Any, recipe: str | Pipeline, tokens: Any, *, threads: int | None = None
+) -> Reports:
+    """`layer_report`, with what pruning did, and how weights without zeros are stored."""
     passes = calibrate(model, recipe, tokens, threads=threads)
-    return timed_layers(forward(model), passes, layer_clock(model, threads))
+    return reports(forward(model), passes, layer_clock(model, threads))
 
 
 def with_faster(recipe: Pipeline, rule: str) -> Pipeline:

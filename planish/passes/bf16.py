@@ -73,7 +73,7 @@ class Bf16:
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight of a product why it stays as it is; "" where it does not."""
         found = {x.attrs["name"]: "" for node in graph.nodes if (x := weight_of(node)) is not None}
-        return with_skipped("bf16", found, self.skip)
+        return with_skipped("bf16", found, self.skip, graph)
 
 
 def weight_of(node: Node) -> Node | None:

@@ -67,7 +67,7 @@ class Bitmap:
             for name, node in graph.param_nodes.items()
             if name in graph.params
         }
-        return with_skipped("bitmap", found, self.skip)
+        return with_skipped("bitmap", found, self.skip, graph)
 
     def _reason(self, graph: Graph, node: Node) -> str:
         array = graph.params[node.attrs["name"]]

@@ -30,6 +30,7 @@ BINS = 2048  # of a histogram of magnitudes
 LEVELS = 127  # magnitudes that i8 tells apart
 CANDIDATES = 64  # ranges among which the best is sought
 PERCENTILE = 99.99
+CLIPPED = 10.0  # times the least error that the range of least divergence may make
 METHODS = ("minmax", "percentile", "mse", "entropy")
 
 Run = Callable[..., Sequence[np.ndarray]]
@@ -129,16 +130,29 @@ def range_by(method: str, seen: Sides) -> tuple[float, float]:
 
     Each side has levels by its share of what was seen, and its end is chosen as if for these.
     """
-    sides = seen.below, seen.above
-    span = sum(side.largest for side in sides)
-    if span == 0.0:
+    sides = sides_of(seen)
+    if not any(side.largest for side, _ in sides):
         return 1.0, -float(LEVELS)
-    ends = []
-    for side in sides:
-        levels = max(1, round(2 * LEVELS * side.largest / span))
-        ends.append(THRESHOLDS[method](side, levels) if side.largest else 0.0)
+    ends = [THRESHOLDS[method](x, levels) if x.largest else 0.0 for x, levels in sides]
     scale = np.float32(sum(ends) / (2 * LEVELS))
     return float(scale), float(np.rint(np.float32(ends[0]) / scale) - LEVELS)
+
+
+def sides_of(seen: Histogram | Sides) -> list[tuple[Histogram, int]]:
+    """What was seen below 0 and above, or both as one; each with its share of the levels."""
+    if isinstance(seen, Histogram):
+        return [(seen, LEVELS)]
+    span = max(seen.below.largest + seen.above.largest, 1e-38)
+    both = seen.below, seen.above
+    return [(x, max(1, round(2 * LEVELS * x.largest / span))) for x in both]
+
+
+def fallen(method: str, seen: Histogram | Sides) -> str:
+    """That another method chose a range, and why; "" where it did not."""
+    there = [(x, levels) for x, levels in sides_of(seen) if x.largest]
+    if method != "entropy" or not any(clips(x, levels) for x, levels in there):
+        return ""
+    return "scale by mse: entropy would clip outliers"
 
 
 def largest(seen: Histogram, levels: int) -> float:
@@ -155,15 +169,32 @@ def percentile(seen: Histogram, levels: int) -> float:
 
 def least_squares(seen: Histogram, levels: int) -> float:
     """The range with the least mean square error: rounding inside, clipping outside."""
-    x, tops = seen.centres, np.linspace(0, seen.largest, CANDIDATES + 1)[1:]
-    steps = tops[:, None] / levels
+    tops = np.linspace(0, seen.largest, CANDIDATES + 1)[1:]
+    return float(tops[costs(seen, tops, levels).argmin()])
+
+
+def costs(seen: Histogram, tops: np.ndarray, levels: int) -> np.ndarray:
+    """The sum of squares of the errors that ranges make."""
+    x, steps = seen.centres, tops[:, None] / levels
     errors = np.minimum(np.rint(x / steps), levels) * steps - x
     # within a bin, magnitudes are spread: that part of rounding no choice of steps avoids
-    costs = (np.square(errors) * seen.counts).sum(1)
-    return float(tops[costs.argmin()])
+    return (np.square(errors) * seen.counts).sum(1)
 
 
 def least_entropy(seen: Histogram, levels: int) -> float:
+    """The range of least divergence; of least squares where that one clips what is large."""
+    return (least_squares if clips(seen, levels) else least_divergent)(seen, levels)
+
+
+def clips(seen: Histogram, levels: int) -> bool:
+    """Whether the range of least divergence makes far larger errors than the best: with outliers
+    all else is in few bins, and whatever is clipped diverges little."""
+    tops = np.array([f(seen, levels) for f in (least_divergent, least_squares)])
+    own, least = costs(seen, tops, levels)
+    return bool(own > CLIPPED * least)
+
+
+def least_divergent(seen: Histogram, levels: int) -> float:
     """The range whose levels tell most of the distribution (Migacz, "8-bit inference", 2017)."""
     found = [(divergence(seen.counts, n, levels), n) for n in range(levels + 1, BINS + 1, 16)]
     return min(seen.largest, min(found)[1] * seen.width)

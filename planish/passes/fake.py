@@ -50,7 +50,7 @@ class FakeQuantize:
         found = self.options.reasons(graph)
         read = {name for name, _ in products(graph, set(found))}
         found = {n: why or ("" if n in read else "no product reads it") for n, why in found.items()}
-        return with_skipped("fake_quantize", found, self.skip)
+        return with_skipped("fake_quantize", found, self.skip, graph)
 
     def __call__(self, graph: Graph) -> Graph:
         chosen = {name for name, reason in self.reasons(graph).items() if not reason}

@@ -69,6 +69,20 @@ class Gptq:
         """For each weight why it stays as it is; "" where it, or its integers, do not."""
         return self.like().reasons(graph)
 
+    def told(self, graph: Graph) -> dict[str, str]:
+        """Of each weight that becomes integers whether it is rounded here, and if not, why."""
+        done, nodes = {name for name, _ in self.chosen(graph)}, graph.param_nodes
+        changed = [name for name, reason in self.reasons(graph).items() if not reason]
+        linear = {
+            n for n in changed if any(u.op.name == "transpose" for u in graph.users[nodes[n]])
+        }
+        return {
+            name: "gptq" if name in done else "rounded to nearest, not by gptq: "
+            + ("rows of it are taken" if any(map(reads_rows, graph.users[nodes[name]]))
+               else "it is not known yet" if name in linear else "it is not read transposed")
+            for name in changed
+        }  # fmt: skip
+
     def chosen(self, graph: Graph) -> list[tuple[str, Node]]:
         """The products by weights that are rounded here."""
         names = {name for name, reason in self.reasons(graph).items() if not reason}
@@ -76,6 +90,11 @@ class Gptq:
         tables = {x for x in names if any(map(reads_rows, graph.users[nodes[x]]))}
         found = products(graph, (names - tables) & graph.params.keys())
         return [(name, x) for name, x in found if _is_linear(x.inputs[1])]
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return self.weights is not None
 
     def calibrate(self, graph: Graph, samples: Samples) -> Gptq:
         """Bound to the weights that it will put in place."""

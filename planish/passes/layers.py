@@ -1,6 +1,6 @@
-"""What quantization does to each weight, and why: one line each, none left out.
+"""What passes of fewer bits do to each weight, and why: one line each, none left out.
 
-    found = Layers()
+    found = Layers()                        # with a clock: times, too
     pipeline.run(graph, observe=(found,))
     print(found)
 
@@ -17,18 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from planish.ir import types as t
 from planish.ir.errors import ArtifactError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.ops.quantize import dequantize
-from planish.passes.bf16 import viewed_of
+from planish.passes.bf16 import Bf16, viewed_of
+from planish.passes.gptq import Gptq
 from planish.passes.pipeline import Pipeline, Step
 from planish.passes.quantize import Quantize
-from planish.passes.speed import Clock, Speed, micros
+from planish.passes.readers import products
+from planish.passes.speed import Clock, Speed, micros, speeds
 from planish.passes.table import table_text
 
 VIEWS = ("transpose", "reshape")  # through which a weight is multiplied
+FEWER_BITS = (Quantize, Bf16)
 HEAD = ("layer", "shape", "bits", "scales", "SQNR dB", "bytes", "of f32", "why")
 STAYS = "stays: "  # before the reason why
 TIMES = ("decode us", "prefill us")  # before > after
@@ -80,18 +84,34 @@ class Layer:
         )
 
 
-def layers(graph: Graph, options: Quantize) -> tuple[Layer, ...]:
+def layers(graph: Graph, options: Quantize | Bf16) -> tuple[Layer, ...]:
     """The weights of a graph, as a pass with these options will store them."""
-    reasons, after, done = options.reasons(graph), options(graph), integers(graph)
-    made, times = integers(after), options.times or {}
-    found = (
-        quantized(graph, after, node, made[name])
-        if reasons.get(name, "no") == ""
-        else kept(node, reasons.get(name, f"it has {node.type.rank} axes, not 2"))
-        for name, node in graph.param_nodes.items()
-        if node.dtype.is_float and name not in done
-    )
-    return tuple(replace(x, speed=times.get(x.name)) for x in found)
+    reasons, before = options.reasons(graph), integers(graph)
+    after = options(graph)
+    made = integers(after)
+
+    def line(node: Node) -> Layer:
+        name = node.attrs["name"]
+        unread = "nothing multiplies by it" if node.type.rank == 2 else ""
+        why = reasons.get(name, unread or f"it has {node.type.rank} axes, not 2")
+        if why:
+            return kept(node, why)
+        if isinstance(options, Bf16):
+            return rounded(graph, node)
+        done, note = quantized(graph, after, node, made[name]), (options.notes or {}).get(name)
+        return replace(done, reason=f"{done.reason}; {note}") if note else done
+
+    weights = graph.param_nodes.items()
+    return tuple(line(x) for name, x in weights if x.dtype.is_float and name not in before)
+
+
+def times_of(graph: Graph, options: Quantize | Bf16, clock: Clock | None) -> Mapping[str, Speed]:
+    """The times that a pass is bound to, else those by a clock."""
+    if isinstance(options, Quantize):
+        own = options if clock is None or options.times else options.timed(graph, clock)
+        return own.times or {}
+    chosen = {name for name, why in options.reasons(graph).items() if not why}
+    return speeds(graph, products(graph, chosen), Bf16(), clock) if clock else {}
 
 
 def integers(graph: Graph) -> dict[str, Node]:
@@ -117,10 +137,23 @@ def quantized(graph: Graph, after: Graph, node: Node, made: Node) -> Layer:
     granularity = "tensor" if scales == 1 else "channel"
     if made.type.rank == 3:
         granularity = f"group of {made.shape[-1]}"
-    kinds = {"product" if x.op.name in (*VIEWS, "matmul") else "rows" for x in graph.users[node]}
     before = size * node.dtype.itemsize
-    reason = " and ".join(sorted(kinds))
-    return Layer(name, node.shape, bits, granularity, found, stored, before, reason)
+    return Layer(name, node.shape, bits, granularity, found, stored, before, uses(graph, node))
+
+
+def rounded(graph: Graph, node: Node) -> Layer:
+    """A weight that becomes bf16."""
+    name, size = node.attrs["name"], math.prod(node.shape)
+    array = graph.params.get(name)
+    found = None if array is None else decibels(array, array.astype(t.bf16.numpy))
+    before = size * node.dtype.itemsize
+    return Layer(name, node.shape, 16, "-", found, 2 * size, before, uses(graph, node))
+
+
+def uses(graph: Graph, node: Node) -> str:
+    """What reads a weight that changes."""
+    kinds = {"product" if x.op.name in (*VIEWS, "matmul") else "rows" for x in graph.users[node]}
+    return " and ".join(sorted(kinds))
 
 
 def sqnr(graph: Graph, after: Graph, made: Node) -> float | None:
@@ -128,21 +161,41 @@ def sqnr(graph: Graph, after: Graph, made: Node) -> float | None:
     x, scale = made.inputs
     (exact,) = evaluate(Graph("exact", (), (x,), graph.params), dtype="f64")
     (rounded,) = evaluate(Graph("rounded", (), (dequantize(made, scale),), after.params))
-    signal, noise = np.square(exact).sum(), np.square(exact - rounded).sum()
+    return decibels(exact, rounded)
+
+
+def decibels(exact: np.ndarray, rounded: np.ndarray) -> float | None:
+    """The power of an array over that of an error; None where there is none."""
+    exact = exact.astype(np.float64)
+    signal, noise = np.square(exact).sum(), np.square(exact - rounded.astype(np.float64)).sum()
     # two digits: the last ones of a sum depend on the processor, files should not
     return round(10 * math.log10(signal / noise), 2) if noise and signal else None
 
 
 @dataclass
 class Layers:
-    """An observer of pipelines that collects `layers` of each quantization; prints as a table."""
+    """An observer of pipelines that collects `layers` of each pass; prints as a table.
+
+    With a clock, products are timed where the pass is bound to no times.
+    """
 
     by_name: dict[str, Layer] = field(default_factory=dict)
+    clock: Clock | None = None
+    moved: dict[tuple[str, int], str] = field(default_factory=dict)  # what gptq did, by bits
 
     def __call__(self, step: Step) -> None:
-        if not isinstance(step.ran, Quantize):
+        if isinstance(step.ran, Gptq):
+            told = step.ran.told(step.before).items()
+            self.moved |= {(name, step.ran.bits): why for name, why in told}
+        if not isinstance(step.ran, FEWER_BITS):
             return
+        times, first = times_of(step.before, step.ran, self.clock), not self.by_name
         for x in layers(step.before, step.ran):
+            if not first and x.name not in self.by_name:
+                continue  # it holds the scales of another
+            x = replace(x, speed=times.get(x.name))
+            if note := "" if x.kept else self.moved.get((x.name, x.bits), ""):
+                x = replace(x, reason=f"{x.reason}; {note}")
             earlier = self.by_name.get(x.name)
             if earlier is not None and earlier.kept and not x.kept:
                 why = earlier.reason.removeprefix(STAYS)
@@ -162,29 +215,19 @@ class Layers:
         return layers_text(self.found)
 
 
-def timed_layers(graph: Graph, recipe: Pipeline, clock: Clock) -> Layers:
-    """What a recipe does to each weight, with times by a clock where its passes have none."""
-    seen = Layers()
-    for step in until_quantized(recipe).passes:
-        if isinstance(step, Quantize) and step.times is None:
-            step = step.timed(graph, clock)
-        graph = Pipeline(step).run(graph, (seen,))
-    return seen
-
-
-def until_quantized(recipe: Pipeline) -> Pipeline:
-    """The passes up to the last quantization; none where nothing quantizes."""
-    count = max((n for n, x in enumerate(recipe.passes, 1) if isinstance(x, Quantize)), default=0)
+def until(recipe: Pipeline, kinds: tuple[type, ...]) -> Pipeline:
+    """The passes up to the last of these kinds; none where there is none."""
+    count = max((n for n, x in enumerate(recipe.passes, 1) if isinstance(x, kinds)), default=0)
     return Pipeline(*recipe.passes[:count])
 
 
 def reporter(graph: Graph, recipe: Pipeline) -> Callable[[], list[dict[str, Any]]]:
-    """Tells what a recipe makes of each weight, a `Layer` as a dict; [] where it quantizes none.
+    """Tells what a recipe makes of each weight, a `Layer` as a dict; [] where all stay.
 
-    Asked, it runs the passes up to the last quantization. Only then does it need the graph. It
+    Asked, it runs the passes up to the last that changes bits. Only then does it need the graph. It
     measures nothing: times are those that are bound to the recipe.
     """
-    first = until_quantized(recipe)
+    first = until(recipe, FEWER_BITS)
     return partial(_report, graph, first) if first.passes else list
 
 

@@ -2,7 +2,8 @@
 
 A weight is seen as [out, in], as `Linear` has it: a row makes one output. Patterns are written
 
-    "2:4"     of each 4 inputs in a row of an output, 2 stay (any N:M)
+    "2:4"     of each 4 inputs in a row of an output, 2 stay (any N:M); if less is to go than that
+              makes, in the groups that lose least
     "16x1"    blocks of 16 outputs by 1 input go or stay as a whole (any RxC)
 
 Of equal scores the first go. Edges that fill no group or no block are one of their own.
@@ -44,10 +45,15 @@ class Pattern:
             )
         return Pattern(keep=a, group=b) if grouped else Pattern(rows=a, columns=b)
 
+    @property
+    def own(self) -> float:
+        """The share that goes where groups are what they are to be; 0 of single ones and blocks."""
+        return 1 - self.keep / self.group if self.group else 0.0
+
     def lowest(self, scores: np.ndarray, ratio: float, by_row: bool) -> np.ndarray:
-        """Where scores [out, in] are the lowest: `ratio` of them, or what the groups leave."""
+        """Where scores [out, in] are the lowest: `ratio` of them."""
         if self.group:
-            return self._of_groups(scores)
+            return self._of_groups(scores, ratio / self.own)
         units = self.units(scores)
         flat = units if by_row else units.reshape(1, -1)
         chosen = smallest(flat, share(ratio, flat.shape[1])).reshape(units.shape)
@@ -71,12 +77,16 @@ class Pattern:
         wide = chosen.repeat(self.rows, 0).repeat(self.columns, 1)
         return wide[: shape[0], : shape[1]]
 
-    def _of_groups(self, scores: np.ndarray) -> np.ndarray:
+    def _of_groups(self, scores: np.ndarray, part: float) -> np.ndarray:
         rows, columns = scores.shape
         rest = -columns % self.group
         # what is not there goes first, so that the last group keeps as many
         padded = np.pad(scores, ((0, 0), (0, rest)), constant_values=-1)
-        groups = smallest(padded.reshape(-1, self.group), self.group - self.keep)
+        each = padded.reshape(-1, self.group)
+        groups = smallest(each, self.group - self.keep)
+        if part < 1:  # a group that lost its share before loses nothing more, and stays among these
+            lost = np.where(groups, np.maximum(each, 0), 0).sum(1)
+            groups &= smallest(lost[None], share(part, len(lost)))[0][:, None]
         return groups.reshape(rows, columns + rest)[:, :columns]
 
 

@@ -76,6 +76,11 @@ class Pipeline:
             pass
         return after
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether all passes have seen what they need to: see `calibrate`."""
+        return all(getattr(step, "is_bound", True) for step in self.passes)
+
     def calibrated(self, graph: Graph, samples: Samples) -> Pipeline:
         """The pipeline with each pass bound that wants to look at samples: see `calibrate`."""
         bound: list[Pass] = []

@@ -22,7 +22,7 @@ from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
 
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
-NARROW = Pipeline(Bf16(), fold, simplify)
+NARROW = Pipeline(Bf16(), cse, fold, simplify)
 SMALL = Pipeline(Quantize(), cse, fold, simplify)
 TINY = Pipeline(Quantize(bits=4)) + SMALL
 FAST = Pipeline(pushup, cse, Chunk(), Fuse())
@@ -77,6 +77,7 @@ ORDER = (
     Before("expand", "fuse"),  # composites without a kernel fit in none
     Before("expand", "bf16"),  # products inside of composites are seen
     Then("bf16", "fold"),  # weights are rounded once
+    Then("bf16", "cse"),  # a table that is the head, too, is stored once
     Then("bf16", "simplify"),  # attention rounds its result
     Before("grad", "lift"),  # gradients name the params
     Not("cse", "remat"),  # cse would merge what remat computes twice

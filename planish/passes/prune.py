@@ -17,15 +17,15 @@ time, is the affair of `bitmap` and of the kernels. So pruning can stand before 
 a pruned model is one like any other.
 
 `method` says what matters: "magnitude" is |w|; "wanda" is |w| times the norm of what it multiplies
-over some text (Sun et al. 2023), which `pl.prune` finds. `scope` says what is compared with what:
-the weights of a "tensor", of a "row" (one output), or of the whole graph ("global"). For `pattern`
-see `masks`.
+over some text (Sun et al. 2023), which `pl.prune` and `pl.calibrate` find. `scope` says what is
+compared with what: the weights of a "tensor", of a "row" (one output), or of the whole graph
+("global"). For `pattern` see `masks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,19 +33,21 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.passes.bf16 import viewed_of
+from planish.passes.calibrate import Samples, digest
 from planish.passes.finite import check_finite
 from planish.passes.masks import Pattern, lowest_of_all
-from planish.passes.skip import with_skipped
+from planish.passes.skip import check_some, with_skipped
 
 METHODS = ("magnitude", "wanda")
 SCOPES = ("tensor", "row", "global")
+ROUNDED = 1e-3  # 0.667 is the share of 1:3, too
 
 
 @dataclass(frozen=True)
 class Prune:
     """Zero `ratio` of each weight that something is multiplied by, unless its name matches `skip`.
 
-    A pattern N:M says itself how many stay.
+    A pattern N:M says itself how many stay; with a smaller `ratio` so many groups are as it says.
     """
 
     ratio: float | None = None
@@ -53,15 +55,22 @@ class Prune:
     scope: str = "tensor"
     pattern: str = ""
     skip: str = ""
+    calibration: str = ""  # names what it was bound to
+    norms: Mapping[str, np.ndarray] | None = field(
+        default=None, compare=False, repr=False, metadata={"bound": True}
+    )
 
     def __post_init__(self) -> None:
         shape = Pattern.parse(self.pattern)
         if shape.group:
-            own = 1 - shape.keep / shape.group
-            if self.ratio not in (None, own) or self.scope != "tensor":
+            if self.scope != "tensor":
+                raise DataError(f"prune: pattern={self.pattern!r} compares within groups; "
+                                f"leave scope={self.scope!r} out")  # fmt: skip
+            check_ratio("prune: ratio", self.share)
+            if self.share > shape.own + ROUNDED:
                 raise DataError(
-                    f"prune: pattern={self.pattern!r} takes {own:.3g} of each group by itself; "
-                    "leave ratio and scope out"
+                    f"prune: pattern={self.pattern!r} takes {shape.own:.3g} of each group, not "
+                    f"ratio={self.ratio!r}; leave ratio out, or let N:M keep fewer"
                 )
         else:
             check_ratio("prune: ratio", self.ratio)
@@ -70,13 +79,43 @@ class Prune:
                 found = getattr(self, name)
                 raise DataError(f"prune: {name} is one of {', '.join(known)}, got {found!r}")
 
+    @property
+    def share(self) -> float:
+        """How much of a weight goes: `ratio`, else what the pattern says."""
+        return Pattern.parse(self.pattern).own if self.ratio is None else self.ratio
+
     def __call__(self, graph: Graph) -> Graph:
-        if self.method != "magnitude":
+        self.check_bound(graph)
+        return self.run(graph, self.norms or {})
+
+    def check_bound(self, graph: Graph) -> None:
+        """Refuse "wanda" where nobody has looked at what weights multiply."""
+        chosen = [] if self.method == "magnitude" else self.reasons(graph).items()
+        if missing := [n for n, why in chosen if not why and n not in (self.norms or {})]:
             raise DataError(
-                f"prune: {self.method} needs text to see what weights multiply: "
-                f"pl.prune(model, {self.ratio}, method={self.method!r}, tokens=...)"
+                f"prune: {self.method} needs text to see what {missing[0]} multiplies: "
+                f"pl.calibrate takes it, or pl.prune(model, {self.ratio}, "
+                f"method={self.method!r}, tokens=...)"
             )
-        return self.run(graph, {})
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return self.method == "magnitude" or self.norms is not None
+
+    def calibrate(self, graph: Graph, samples: Samples) -> Prune:
+        """For "wanda" bound to the norms of what each weight multiplies; else itself."""
+        if self.is_bound:
+            return self
+        found = products(graph)
+        squares: dict[str, np.ndarray] = {}
+        for arrays in samples.values(graph, [x.inputs[0] for x in found]):
+            for node, array in zip(found, arrays, strict=True):
+                name = viewed_of(node.inputs[1]).attrs["name"]
+                rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+                squares[name] = squares.get(name, 0.0) + np.square(rows).sum(0)
+        norms = {name: np.sqrt(x).astype(np.float32) for name, x in squares.items()}
+        return replace(self, norms=norms, calibration=digest(norms))
 
     def run(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> Graph:
         """The graph with zeros; for "wanda" with the norm of each input of each weight."""
@@ -87,11 +126,15 @@ class Prune:
         return replace(graph, params=params)
 
     def masks(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Which numbers of each weight go; each mask has the shape of its weight."""
+        """Which numbers of each weight go; each mask has the shape of its weight.
+
+        DataError where no weight can be pruned, but for those that `skip` names.
+        """
+        check_some("prune", replace(self, skip="").reasons(graph))
         chosen = {
             name: graph.param_nodes[name] for name, why in self.reasons(graph).items() if not why
         }
-        pattern, ratio = Pattern.parse(self.pattern), self.ratio or 0.0
+        pattern, ratio = Pattern.parse(self.pattern), self.share
         turned = {name: bool(is_turned(graph, node)) for name, node in chosen.items()}
 
         def scores(name: str) -> np.ndarray:
@@ -107,9 +150,8 @@ class Prune:
 
     def reasons(self, graph: Graph) -> dict[str, str]:
         """For each weight why it stays as it is; "" where it does not."""
-        nodes = {n: x for n, x in graph.param_nodes.items() if x.dtype.is_float}
-        found = {name: _reason(graph, node) for name, node in nodes.items()}
-        return with_skipped("prune", found, self.skip)
+        found = {name: _reason(graph, node) for name, node in graph.param_nodes.items()}
+        return with_skipped("prune", found, self.skip, graph)
 
 
 def check_ratio(what: str, ratio: object) -> None:
@@ -121,6 +163,8 @@ def check_ratio(what: str, ratio: object) -> None:
 
 def _reason(graph: Graph, param: Node) -> str:
     """Why a weight stays as it is."""
+    if not param.dtype.is_float:
+        return f"it is {param.dtype}; prune what is float, before it is quantized"
     if param.type.rank != 2:
         return f"it has {param.type.rank} axes, not 2"
     if param.attrs["name"] not in graph.params:

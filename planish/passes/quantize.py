@@ -63,6 +63,7 @@ from planish.passes.calibrate import (
     Samples,
     Sides,
     digest,
+    fallen,
     range_by,
     scale_by,
 )
@@ -100,6 +101,10 @@ class Quantize:
         default=None, compare=False, repr=False, metadata={"bound": True}
     )
     times: Mapping[str, Speed] | None = field(
+        default=None, compare=False, repr=False, metadata={"bound": True}
+    )
+
+    notes: Mapping[str, str] | None = field(  # of weights, what was decided while looking
         default=None, compare=False, repr=False, metadata={"bound": True}
     )
 
@@ -143,6 +148,11 @@ class Quantize:
         """The names of the weights that change."""
         return {name for name, reason in self.reasons(graph).items() if not reason}
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return not self.faster and (self.mode != "static" or self.scales is not None)
+
     def calibrate(self, graph: Graph, samples: Samples) -> Quantize:
         """Bound to what it is to know: which weights would be slower, and the scales of what is
         multiplied by the others; itself where it wants neither."""
@@ -179,7 +189,8 @@ class Quantize:
             else (scale_by(self.method, x), 0.0)
             for name, x in seen.items()
         }
-        return replace(self, scales=scales, calibration=digest(scales))
+        notes = {name: note for name, x in seen.items() if (note := fallen(self.method, x))}
+        return replace(self, scales=scales, notes=notes, calibration=digest(scales))
 
     def check_bound(self, found: list[tuple[str, Node]]) -> None:
         """Refuse static scales that nobody has found, and a rule without times."""
@@ -204,7 +215,7 @@ class Quantize:
             for name, node in graph.param_nodes.items()
             if node.type.rank > 1 and node.dtype.is_float
         }
-        found = with_skipped("quantize", found, self.skip)
+        found = with_skipped("quantize", found, self.skip, graph)
         late = matching("quantize", found, self.slower, "slower")
         return {n: why or (self._late(n) if n in late else "") for n, why in found.items()}
 

@@ -79,6 +79,11 @@ class Smooth:
                 params[name] = _fixed(params[name] * factor)
         return replace(graph, params=params) if places(graph) else graph
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has seen what it needs to see."""
+        return self.factors is not None
+
     def calibrate(self, graph: Graph, samples: Samples) -> Smooth:
         """Bound to the factors of norms and of what reads them."""
         if self.factors is not None:

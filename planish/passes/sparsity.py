@@ -46,7 +46,7 @@ class Zeroed:
 
 
 def zeroed(before: Graph, after: Graph, options: Prune) -> tuple[Zeroed, ...]:
-    """The float weights of a graph before and after a pass with these options."""
+    """The weights of a graph before and after a pass with these options."""
     reasons, nodes = options.reasons(before), before.param_nodes
     return tuple(
         _line(nodes[name], before.params[name], after.params[name], why, options)
@@ -57,7 +57,7 @@ def zeroed(before: Graph, after: Graph, options: Prune) -> tuple[Zeroed, ...]:
 
 def _line(node: Node, old: np.ndarray, new: np.ndarray, why: str, options: Prune) -> Zeroed:
     size = max(1, math.prod(node.shape))
-    power, left = (float(np.square(x, dtype=np.float64).sum()) for x in (old, new))
+    power, left = (float(np.square(x.astype(np.float64)).sum()) for x in (old, new))
     reason = f"stays: {why}" if why else f"{options.method}, by {options.pattern or options.scope}"
     zeros = 1 - np.count_nonzero(new) / size
     return Zeroed(node.attrs["name"], node.shape, zeros, left / power if power else 1.0, reason)

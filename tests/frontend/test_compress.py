@@ -10,7 +10,8 @@ import pytest
 
 import planish as pl
 from planish.frontend.cli.entry import run
-from planish.frontend.quantize import with_faster
+from planish.frontend.compress import disk_bytes
+from planish.frontend.quantize import stored, with_faster
 from planish.frontend.text import CharTokenizer
 from planish.ir.errors import DataError
 from planish.passes.pipelines import PIPELINES
@@ -52,6 +53,15 @@ def test_rows_of_recipes(model: pl.TinyGPT) -> None:
     assert len(lines) == 5 and lines[0].split()[:3] == ["recipe", "disk", "memory"]
 
 
+def test_a_table_that_is_the_head_is_on_disk_once() -> None:
+    """As bf16: two bytes for each of its numbers, and little beside them."""
+    model = pl.TinyGPT(2000, 64, 1, 2, 32, dropout=0.0)
+    wide = ("wpe.weight", *(n for n, x in model.state_dict().items() if x.ndim == 1))
+    least = sum(x.size * (4 if n in wide else 2) for n, x in model.state_dict().items())
+    size = disk_bytes(stored(model, PIPELINES["bf16"]))
+    assert least < size < least + 20_000  # the text of the graph; the table alone has 256,000
+
+
 def test_a_text_too_short_is_refused(model: pl.TinyGPT) -> None:
     with pytest.raises(DataError, match=r"has 31 tokens; .*context of 16 takes at least 32"):
         pl.compress(model, ["int8"], np.zeros(31, np.int32))
@@ -67,6 +77,13 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert out.stat().st_size == rows[1]["disk"] and plot.stat().st_size > 1000
     logits = pl.compile(pl.load_graph(out))(np.zeros((1, 16), np.int32))
     assert logits.shape == (1, 16, 19)
+    assert run(["info", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] == out.stat().st_size and told["weights"]["i8"] == 6
+    assert list(told["inputs"].values()) == ["i32[B, T]"] and told["outputs"] == ["f32[B, T, 19]"]
+    assert run(["compile", str(out), "-o", str(tmp_path / "x.so")]) == 2
+    message = capsys.readouterr().err
+    assert "holds a graph, as compress --out" in message and "pl.load_graph('" in message
     assert run([*words, "--recipe", "int8"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("int8 ")
 
@@ -86,8 +103,8 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run([*words, "--faster", "both"]) == 0
     head, _, small, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("recipe") and small.startswith("int8")
-    assert lines[:4] == ["", "O2 quantizes nothing", "", "int8"]
-    assert lines[4].split()[-5:] == ["decode", "us", "prefill", "us", "why"]
+    assert lines[:5] == ["", "O2", "no pass of it changes weights", "", "int8"]
+    assert lines[5].split()[-5:] == ["decode", "us", "prefill", "us", "why"]
     assert run([*words, "--json"]) == 0
     none, found = json.loads(capsys.readouterr().out)["layers"]
     timed = [x for x in found if x["speed"]]
@@ -96,6 +113,46 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert min(*x["speed"]["decode"], *x["speed"]["prefill"]) > 0
     assert run([*words, "--sensitivity"]) == 2
     assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
+
+
+def test_wanda_is_a_recipe(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
+    recipes = [
+        str(PIPELINES["sparse"]).replace("bitmap", f"prune{{ratio=0.7,method={method}}},bitmap")
+        for method in ("magnitude", "wanda")
+    ]
+    assert run([*words, "--recipe", ";".join(recipes), "--json"]) == 0
+    plain, wanda = json.loads(capsys.readouterr().out)["rows"]
+    assert wanda["kl"] not in (0, plain["kl"]) and wanda["disk"] < 1.01 * plain["disk"]
+
+
+def test_all_that_passes_do_to_weights(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bits, bf16 too; zeros, and how they are stored, or that they save too little."""
+    words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
+    pruning = str(PIPELINES["sparse"]).replace("bitmap", "prune{ratio=0.8},bitmap")
+    words += ["--recipe", f"bf16;sparse_int8;{pruning}", "--layers"]
+    assert run([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (half, eight, none), (_, _, zeros), (_, dense, thin) = (
+        [{x["name"]: x for x in y} for y in told[kind]] for kind in ("layers", "zeros", "stored")
+    )
+    name = "h.0.mlp.c_fc.weight"
+    assert (half[name]["bits"], half[name]["bytes"]) == (16, 2 * 64 * 256)
+    assert half[name]["reason"] == "product" and 45 < half[name]["sqnr"] < 60
+    assert half["wte.weight"]["reason"] == "product and rows" and half[name]["speed"]
+    assert half["wpe.weight"]["reason"] == "stays: nothing multiplies by it"
+    assert half["ln_f.weight"]["reason"] == "stays: it has 1 axes, not 2"
+    assert eight[name]["bits"] == 8 and not none
+    assert dense[f"{name}.quantize"]["reason"].endswith("% zeros save too little")
+    assert zeros[name]["zeros"] == pytest.approx(0.8, abs=1e-3)
+    assert thin[name]["reason"] == "bitmap" and thin[name]["bytes"] < 0.3 * 4 * 64 * 256
+    assert run(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [x for x in lines if x.startswith("layer ")]
+    assert [x.split()[1:4] for x in heads] == [
+        ["shape", "bits", "scales"], ["shape", "bits", "scales"], ["shape", "dtype", "zeros"],
+        ["shape", "zeros", "kept"], ["shape", "dtype", "zeros"],
+    ]  # fmt: skip
 
 
 def test_a_measured_rule(model: pl.TinyGPT) -> None:

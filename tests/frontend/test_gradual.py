@@ -90,7 +90,26 @@ def test_pruning_while_training(tmp_path: Path) -> None:
         np.testing.assert_array_equal(second.model.state_dict()[name], array, name)
 
 
+@pytest.mark.parametrize("ratio", [None, 0.5])
+def test_groups_while_training(ratio: float | None) -> None:
+    """More and more groups have two zeros of four; at the end all have."""
+    plan, shares = pl.Gradual(ratio, begin=1, end=7, every=2, pattern="2:4"), []
+    trainer = pl.Trainer(model(), pl.optim.AdamW(lr=1e-2, keep_zeros=True), batch=2)
+
+    def watch(t: pl.Trainer) -> None:
+        plan(t)
+        groups = (t.model.h[0].mlp.c_fc.weight.array == 0).reshape(-1, 4).sum(1)
+        assert set(np.unique(groups)) <= {0, 2}
+        shares.append((groups == 2).mean())
+
+    trainer.fit(TOKENS, 8, progress=False, on_step=watch)
+    assert shares[0] == 0 and shares[-1] == 1 and np.all(np.diff(shares) >= 0)
+    assert 0.5 < shares[3] < 1
+
+
 def test_what_is_refused() -> None:
+    with pytest.raises(DataError, match=r"takes 0.5 of each group, not ratio=0\.7"):
+        pl.Gradual(0.7, pattern="2:4")
     with pytest.raises(DataError, match="ratio is a share"):
         pl.Gradual(1.2)
     for options in ({"begin": -1}, {"begin": 5, "end": 5}, {"every": 0}, {"end": 2.5}):

@@ -60,6 +60,33 @@ def key_of(graph: Graph, passes: pl.Pipeline, target: Target) -> str | None:
     return kept.key_of(graph, graph_text(graph), passes, target)
 
 
+START, END = "simplify,fold,cse,expand,simplify,cse", "cse,fold,simplify,pushup,cse,chunk,fuse"
+
+
+@pytest.mark.parametrize(
+    "passes, message",
+    [
+        ("quantize{mode=static}", "quantize: mode=static has no calibration"),
+        ("gptq{bits=8},quantize", "gptq: no calibration"),
+        ("prune{ratio=0.5,method=wanda}", "prune: wanda needs text"),
+        ("smooth", "smooth: no calibration"),
+    ],
+)
+def test_the_text_of_a_bound_recipe_is_refused(folder: Path, passes: str, message: str) -> None:
+    """In any process, whether the cache knows the program of the recipe or not."""
+    model = small_model()
+    text = f"smooth,{START},{END}" if passes == "smooth" else f"{START},{passes},{END}"
+    bound = pl.calibrate(model, text, TEXT)
+    assert bound.is_bound and not pipeline(str(bound)).is_bound
+    pl.compile(graph_of(), pipeline=bound)
+    assert [*folder.iterdir()]
+    with pytest.raises(pl.PlanishError, match=message):
+        pl.compile(graph_of(), pipeline=str(bound))
+    model.generate([1, 2], 2, pipeline=bound)
+    with pytest.raises(pl.PlanishError, match=message):
+        model.generate([1, 2], 2, pipeline=str(bound))
+
+
 @pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith(("train", "sparse"))])
 def test_other_weights_run_on_the_same_code(name: str, folder: Path, built: list[Any]) -> None:
     for seed in range(3):

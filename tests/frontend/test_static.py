@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 import planish as pl
+from planish.frontend.quantize import forward
 from planish.ir import types as t
 from planish.ir.errors import DataError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS
 from planish.ir.types import TensorType
-from planish.passes.calibrate import METHODS, Histogram, Samples, scale_by
+from planish.passes.calibrate import METHODS, Histogram, Samples, fallen, scale_by
+from planish.passes.layers import Layers
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import PIPELINES, SMALL
 from planish.passes.quantize import Quantize
@@ -170,3 +172,25 @@ def test_other_modes_need_no_text() -> None:
     graph = dense(normal(4, 64))
     bound = SMALL.calibrated(graph, Samples(()))
     assert bound == SMALL
+
+
+def test_entropy_gives_way_where_it_would_clip_outliers() -> None:
+    """A channel of 1e4: all others are in one bin. The report says that mse chose the scale."""
+    x = np.random.default_rng(0).standard_normal((2000, 32)).astype(np.float32)
+    plain, wide = Histogram(), Histogram()
+    plain.add(x)
+    x[:, 2] *= 1e4
+    wide.add(x)
+    assert scale_by("entropy", wide) == scale_by("mse", wide) and not fallen("mse", wide)
+    assert fallen("entropy", wide) == "scale by mse: entropy would clip outliers"
+    assert not fallen("entropy", plain) and scale_by("entropy", plain) != scale_by("mse", plain)
+    model = pl.TinyGPT(19, 16, 1, 2, 8, dropout=0.0)
+    gain = model.state_dict()["h.0.ln_1.weight"].copy()
+    gain[2] = 1e4
+    model.load_state_dict({**model.state_dict(), "h.0.ln_1.weight": gain})
+    text = str(PIPELINES["int8"]).replace("quantize", "quantize{mode=static,method=entropy}")
+    recipe = pl.calibrate(model, text, np.arange(64) % 19)
+    seen = Layers()
+    recipe.run(forward(model), (seen,))
+    told = {x.name for x in seen.found if x.reason.endswith("entropy would clip outliers")}
+    assert "h.0.attn.c_attn.weight" in told and "h.0.mlp.c_fc.weight" not in told

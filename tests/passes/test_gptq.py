@@ -13,6 +13,7 @@ from planish.ir.node import OPS
 from planish.ir.types import TensorType
 from planish.passes.calibrate import Samples
 from planish.passes.gptq import Gptq, compensated
+from planish.passes.layers import Layers
 from planish.passes.pipeline import Pipeline
 from planish.passes.quantize import Quantize
 
@@ -70,3 +71,19 @@ def test_a_weight_that_is_no_number_is_refused() -> None:
     graph = dense(np.full((4, 64), np.nan, np.float32), 2)
     with pytest.raises(DataError, match=r"fc\.weight has nan at \[0, 0\]"):
         Gptq().calibrate(graph, Samples(((np.ones((2, 64), np.float32),),)))
+
+
+def test_the_report_says_what_is_rounded_to_nearest() -> None:
+    """A weight that is read as it is stored: by its line, as is one that is moved."""
+    x = OPS["input"](name="x", type=TensorType(t.f32, (2, 64)))
+    w = {n: RNG.standard_normal((64, 64)).astype(np.float32) for n in ("a", "b")}
+    a, b = (OPS["param"](name=n, type=TensorType(t.f32, (64, 64))) for n in w)
+    y = OPS["matmul"](OPS["matmul"](x, OPS["transpose"](a, perm=(1, 0))), b)
+    graph, seen = Graph("f", (x,), (y,), w), Layers()
+    recipe = Pipeline(Gptq(), Quantize(bits=4))
+    samples = Samples(((np.ones((2, 64), np.float32),),))
+    recipe.calibrated(graph, samples).run(graph, (seen,))
+    assert seen.by_name["a"].reason == "product; gptq"
+    assert seen.by_name["b"].reason == (
+        "product; rounded to nearest, not by gptq: it is not read transposed"
+    )

@@ -12,6 +12,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS
 from planish.ir.types import TensorType
+from planish.passes.calibrate import Samples
 from planish.passes.masks import Pattern
 from planish.passes.norms import input_norms
 from planish.passes.pipeline import Pipeline
@@ -61,8 +62,9 @@ def test_a_ratio_that_is_no_share_is_refused(ratio: object) -> None:
         ({"pattern": "4:2"}, "pattern is N:M with N < M.*got '4:2'"),
         ({"ratio": 0.5, "pattern": "16x"}, "pattern is N:M.*got '16x'"),
         ({"ratio": 0.5, "pattern": "0x4"}, "pattern is N:M.*got '0x4'"),
-        ({"ratio": 0.7, "pattern": "2:4"}, "pattern='2:4' takes 0.5 of each group by itself"),
-        ({"pattern": "2:4", "scope": "global"}, "leave ratio and scope out"),
+        ({"ratio": 0.7, "pattern": "2:4"}, "takes 0.5 of each group, not ratio=0.7; leave ratio"),
+        ({"ratio": "0.5", "pattern": "2:4"}, "ratio is a share between 0 and 1.*got '0.5'"),
+        ({"pattern": "2:4", "scope": "global"}, "leave scope='global' out"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:
@@ -122,6 +124,19 @@ def test_n_of_m_inputs_of_an_output_stay(n: int, m: int, turned: bool) -> None:
         np.testing.assert_array_equal(np.abs(group).max(1), np.abs(old).max(1))
 
 
+def test_the_groups_that_lose_least_are_the_first() -> None:
+    w = normal(4, 8)
+    w[:2] *= 1e-3
+    part, more = pruned(w, ratio=0.25, pattern="2:4"), pruned(w, ratio=0.375, pattern="2:4")
+    assert ((part[:2] == 0).reshape(-1, 4).sum(1) == 2).all() and (part[2:] != 0).all()
+    assert (more == 0).sum() == 12 and (more[part == 0] == 0).all()
+    # what was pruned to a part, then to all, is what was pruned at once
+    np.testing.assert_array_equal(pruned(more, pattern="2:4"), pruned(w, pattern="2:4"))
+    np.testing.assert_array_equal(pruned(w, ratio=0.0, pattern="2:4"), w)
+    rounded = pruned(normal(2, 9), ratio=0.667, pattern="1:3")
+    assert ((rounded == 0).reshape(-1, 3).sum(1) == 2).all()
+
+
 def test_blocks_go_as_a_whole() -> None:
     w = normal(32, 10)
     w[16:, 3] *= 1e-3
@@ -144,6 +159,20 @@ def test_wanda_takes_what_multiplies_little() -> None:
     assert (after[:, 2] == 0).all() and (after == 0).sum() == 4
     again = pl.prune(graph, 1 / 6, method="wanda", scope="row", tokens=(x,))
     np.testing.assert_array_equal(again.params["w0"], after)
+
+
+def test_wanda_as_a_pass_is_bound_to_text() -> None:
+    """As `pl.prune` does it; its text alone is refused where nothing is known."""
+    graph, x = dense(normal(4, 6), normal(5, 6)), normal(3, 6)
+    options = Prune(0.5, "wanda", "row")
+    recipe = Pipeline.parse("prune{ratio=0.5,method=wanda,scope=row}")
+    bound = recipe.calibrated(graph, Samples(((x,), (2 * x,))))
+    for name, array in bound.run(graph).params.items():
+        norms = input_norms(graph, [(x,), (2 * x,)])
+        np.testing.assert_array_equal(array, options.run(graph, norms).params[name])
+    assert bound != recipe and bound.calibrated(graph, Samples(())) == bound
+    with pytest.raises(DataError, match=r"wanda needs text to see what w0 multiplies: pl\.cali"):
+        Pipeline.parse(str(bound)).run(graph)
 
 
 def test_wanda_is_nearer_than_magnitude_where_inputs_differ() -> None:
@@ -186,6 +215,22 @@ def test_wanda_of_a_model(count: int) -> None:
     assert abs((made.h[0].mlp.c_fc.weight.array == 0).mean() - 0.5) < 0.01
     plain = pl.prune(model(), 0.5)
     assert (made.h[0].mlp.c_fc.weight.array != plain.h[0].mlp.c_fc.weight.array).any()
+
+
+def test_where_nothing_can_be_pruned_it_says_why() -> None:
+    small = pl.quantize(model())
+    message = r"prune: nothing to change: .*wte.weight.quantize and 9 more stay: it is i8; prune "
+    with pytest.raises(DataError, match=message + "what is float, before it is quantized"):
+        pl.prune(small, 0.9)
+    with pytest.raises(DataError, match="the graph has no weights"):
+        Prune(0.5)(pl.trace(lambda x: x * 2.0, pl.spec((2, 2))))
+    # what is asked to stay is no mistake; nor is a part that is integers, which the report names
+    assert (pruned(normal(4, 4), ratio=0.5, skip="*") != 0).all()
+    part, seen = pl.quantize(model(), skip="h.0.mlp.c_fc"), Zeros()
+    after = Pipeline(Prune(0.5)).run(part, observe=(seen,))
+    assert (after.params["h.0.mlp.c_fc.weight"] == 0).mean() == 0.5
+    reasons = {x.reason for x in seen.found if x.name.endswith("quantize")}
+    assert reasons == {"stays: it is i8; prune what is float, before it is quantized"}
 
 
 def test_wanda_of_a_model_needs_text() -> None:

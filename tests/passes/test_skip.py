@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import planish as pl
 from planish.ir.errors import DataError
 from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import CLEAN
 from planish.passes.skip import pattern_of, with_skipped
 
 NAMES = [f"h.{i}.{x}.weight" for i in range(12) for x in ("attn.c_proj", "mlp.c_fc")]
@@ -35,6 +37,23 @@ def test_each_alternative_must_match(skip: str, blamed: str) -> None:
 def test_patterns_of_names_match_those_alone(skip: str) -> None:
     names = skipped(skip)
     assert skipped(pattern_of(names, NAMES)) == names
+
+
+@pytest.mark.parametrize(
+    "name", ["quantize", "bf16", "fake_quantize{bits=8}", "prune{ratio=0.5}", "bitmap", "gptq"]
+)
+def test_the_head_of_a_tied_model_is_named(name: str) -> None:
+    """It goes by the name of the table; of a model that has a head of its own nothing is said."""
+    step = name.rstrip("}") + ("," if "{" in name else "{") + 'skip="lm_head"}'
+    for tie in (True, False):
+        model = pl.TinyGPT(19, 8, 1, 2, 6, dropout=0.0, tie_head=tie)
+        graph = CLEAN.run(pl.trace(model, pl.spec((1, 6), "i32")))
+        (made,) = Pipeline.parse(step).passes
+        if tie:
+            with pytest.raises(DataError, match=r"wte is a table and the head, too: skip='wte'$"):
+                made.reasons(graph)  # type: ignore[attr-defined]
+        else:
+            made.reasons(graph)  # type: ignore[attr-defined]
 
 
 def test_layers_that_are_alike_are_one_pattern() -> None:

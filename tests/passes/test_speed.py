@@ -10,10 +10,11 @@ from planish.frontend.quantize import forward, with_faster
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.calibrate import Samples
-from planish.passes.layers import Layers, timed_layers
+from planish.passes.layers import Layers
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN, PIPELINES
 from planish.passes.quantize import Quantize
+from planish.passes.reports import reports
 from planish.passes.speed import Clock, Speed
 
 FC, PROJ = "h.0.mlp.c_fc.weight", "h.0.mlp.c_proj.weight"
@@ -103,13 +104,13 @@ def test_what_is_slower_in_4_bits_may_be_faster_in_8(model: pl.TinyGPT) -> None:
 
 
 def test_a_report_has_times_without_a_rule(model: pl.TinyGPT) -> None:
-    report = timed_layers(forward(model), PIPELINES["int8"], Clock(Fake(256), 24))
+    report = reports(forward(model), PIPELINES["int8"], Clock(Fake(256), 24)).layers
     products = {x.name for x in report.found if x.bits == 8} - {"wpe.weight"}
     assert {x.name for x in report.found if x.speed} == products
     assert report.by_name[FC].bits == 8  # nobody asked to keep it
     record = next(x for x in report.records() if x["name"] == FC)
     assert record["speed"] == {"decode": (1e-4, 5e-5), "prefill": (1e-4, 2e-4)}
-    assert timed_layers(forward(model), PIPELINES["O2"], Clock(Fake(0), 24)).found == []
+    assert reports(forward(model), PIPELINES["O2"], Clock(Fake(0), 24)).layers.found == []
 
 
 def test_static_scales_are_found_for_what_is_left(model: pl.TinyGPT) -> None:

@@ -229,6 +229,8 @@ def test_weights_are_stored_once_as_bf16(model: pl.TinyGPT) -> None:
     graph = PIPELINES["bf16"].run(pl.trace(model, pl.spec((1, "T"), "i32")))
     wide = [x for x in graph.params.values() if x.ndim == 2 and x.dtype == np.float32]
     assert [x.shape for x in wide] == [(24, 48)]
+    tables = [x for x in graph.params.values() if x.shape == model.wte.weight.array.shape]
+    assert [str(x.dtype) for x in tables] == ["bfloat16"]  # it is read by rows, and is the head
     plan = lower(graph, Target.host())
     assert {x.dtype for x in plan.params if x.ndim == 3} == {np.dtype(np.uint32)}
 
@@ -243,5 +245,5 @@ def test_activations_are_rounded_where_they_are_made(model: pl.TinyGPT) -> None:
 
 def test_the_pipeline_as_text() -> None:
     text = str(PIPELINES["bf16"])
-    assert ",bf16,fold," in text and Pipeline.parse(text) == PIPELINES["bf16"]
+    assert ",bf16,cse,fold," in text and Pipeline.parse(text) == PIPELINES["bf16"]
     assert Pipeline.parse('bf16{skip="h.*"}').passes == (Bf16(skip="h.*"),)

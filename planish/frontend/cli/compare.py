@@ -18,6 +18,7 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
+from planish.frontend.cli.recipes import named
 from planish.frontend.data import check_length
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.perplexity import perplexity
@@ -25,8 +26,8 @@ from planish.frontend.pretrained import load_model
 from planish.frontend.text import read_text
 from planish.frontend.trace import trace
 from planish.ir.errors import DataError
-from planish.passes.layers import Layers
 from planish.passes.pipelines import pipeline
+from planish.passes.reports import Reports, reports
 from planish.runtime.target import Target, thread_count
 
 PIECES = 64  # of the text, each as long as the context, from which perplexity is measured
@@ -42,10 +43,10 @@ PIECES = 64  # of the text, each as long as the context, from which perplexity i
 )
 @model_argument
 @click.option("--pipelines", default="O0,O1,O2", show_default=True, metavar="P,P",
-              help="Names of pipelines; lists of passes are separated by ';'.")  # fmt: skip
+              help="Names of pipelines, or a list of passes; ';' between lists.")  # fmt: skip
 @click.option("--text", type=File, help="Measure the perplexity on this text too.")
 @click.option("--layers", is_flag=True,
-              help="Show what quantization did to each weight, and why.")  # fmt: skip
+              help="Show what became of each weight, and why.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
               help="Time to spend on measuring.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -78,7 +79,7 @@ def command(model: Path, pipelines: str, text: Path | None, layers: bool, second
     if not as_json:
         print(table)
         for name, seen in found.items():
-            print(f"\n{name}\n{seen}" if seen.found else f"\n{name} quantizes nothing")
+            print(f"\n{name}\n{seen}")
         return
     facts = {
         "model": str(model),
@@ -86,25 +87,15 @@ def command(model: Path, pipelines: str, text: Path | None, layers: bool, second
         "threads": thread_count(threads),
         "cpu": Target.parse().cpu,
         "rows": table.records(),
-        **({"layers": {name: seen.records() for name, seen in found.items()}} if layers else {}),
     }
+    for kind in ("layers", "zeros", "stored") if layers else ():
+        facts[kind] = {name: seen.records()[kind] for name, seen in found.items()}
     print(json_text(facts))
 
 
-def layers_of(model: TinyGPT, tokens: np.ndarray, name: str) -> Layers:
+def layers_of(model: TinyGPT, tokens: np.ndarray, name: str) -> Reports:
     """What a pipeline makes of the weights."""
-    seen = Layers()
-    pipeline(name).run(trace(model, tokens), observe=(seen,))
-    return seen
-
-
-def named(pipelines: str, option: str = "--pipelines") -> list[str]:
-    """The pipelines of an option."""
-    mark = ";" if ";" in pipelines else ","
-    found = [name.strip() for name in pipelines.split(mark) if name.strip()]
-    if not found:
-        raise click.UsageError(f"{option} names none")
-    return found
+    return reports(trace(model, tokens), pipeline(name))
 
 
 def perplexity_on(tokens: np.ndarray, context: int) -> Callable[[Any], float]:

@@ -15,11 +15,11 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
-from planish.frontend.cli.compare import named
+from planish.frontend.cli.recipes import AUTO, named
 from planish.frontend.compress import compress
 from planish.frontend.judge import halves
 from planish.frontend.pretrained import load_model
-from planish.frontend.quantize import layer_report, stored
+from planish.frontend.quantize import stored, weight_reports
 from planish.frontend.sensitivity import sensitivity
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
@@ -40,7 +40,7 @@ from planish.runtime.target import Target, thread_count
 )
 @model_argument
 @click.option("--recipe", required=True, metavar="R,R",
-              help="Names of pipelines, or auto; between lists of passes stands ';'.")  # fmt: skip
+              help="Names of pipelines, or auto, or passes; ';' between lists.")  # fmt: skip
 @click.option("--text", type=File, required=True,
               help="Calibrate on its first half, judge on its second.")  # fmt: skip
 @click.option("--out", type=File, metavar="FILE.safetensors",
@@ -80,9 +80,9 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     tokens = tokenizer.encode(read_text(text))
     facts = {"model": str(model), "threads": thread_count(threads), "cpu": Target.parse().cpu}
     if by_layer:
-        found = sensitivity(made, tokens, recipes[0], threads=threads)
-        more = {"recipe": found.recipe, "exact": found.exact, "rows": found.records()}
-        print(json_text({**facts, **more}) if as_json else found)
+        one = sensitivity(made, tokens, recipes[0], threads=threads)
+        more = {"recipe": one.recipe, "exact": one.exact, "rows": one.records()}
+        print(json_text({**facts, **more}) if as_json else one)
         return
     table = compress(
         made, recipes, tokens, threads=threads, seconds=seconds, budget=budget, faster=faster or ""
@@ -92,14 +92,15 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     if out is not None:
         save_graph(stored(made, table.pipelines[-1]), out)
     seen = halves(made, tokens)[0]
-    reports = [layer_report(made, p, seen, threads=threads) for p in table.pipelines if layers]
+    found = [weight_reports(made, p, seen, threads=threads) for p in table.pipelines if layers]
     if as_json:
         more = {"rows": table.records(), "pipelines": list(map(str, table.pipelines))}
-        more |= {"layers": [x.records() for x in reports]} if layers else {}
+        told = [x.records() for x in found]
+        more |= {kind: [x[kind] for x in told] for kind in (told[0] if told else ())}
         print(json_text({**facts, **more}))
         return
     print(table)
-    for row, report in zip(table.rows, reports, strict=False):
-        print(f"\n{row.recipe}\n{report}" if report.found else f"\n{row.recipe} quantizes nothing")
-    if "auto" in recipes:
-        print(f"\nauto: {table.pipelines[recipes.index('auto')]}")
+    for row, report in zip(table.rows, found, strict=False):
+        print(f"\n{row.recipe}\n{report}")
+    if AUTO in recipes:
+        print(f"\nauto: {table.pipelines[recipes.index(AUTO)]}")

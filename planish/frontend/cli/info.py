@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
@@ -23,6 +24,9 @@ from planish.frontend.pretrained import load_model
 from planish.frontend.step import training_graph
 from planish.frontend.trace import spec, trace
 from planish.ir.graph import Graph
+from planish.ir.store import KEY as GRAPH
+from planish.ir.store import load_graph
+from planish.passes.measure import weight_bytes
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.runtime.lower import lower
 from planish.runtime.memory import plan_memory
@@ -41,7 +45,7 @@ VARIABLES = ("PLANISH_CACHE", "PLANISH_THREADS", "PLANISH_TARGET", "PLANISH_LEVE
               help="With --memory: that of training on N texts, too.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: Path | None, memory: bool, batch: int | None, as_json: bool) -> None:
-    """Say what this machine is like, or what is in MODEL.
+    """Say what this machine is like, or what is in MODEL, which may be a graph of compress --out.
 
     --memory: bytes of temporaries (arena; no plan can do with less than lower_bound), of weights as
     packed, of key-value caches; and what a process that generates has in memory at most.
@@ -84,6 +88,8 @@ def installed(package: str) -> str | None:
 def described(path: Path) -> dict[str, Any]:
     """What a file holds."""
     kind = kind_of(path)
+    if kind == "safetensors" and GRAPH in read_file(path).metadata:
+        return of_graph(path)
     model, tokenizer = load_model(path)
     losses = read_file(path).arrays.get("training/losses") if kind == "safetensors" else None
     return {
@@ -96,6 +102,22 @@ def described(path: Path) -> dict[str, Any]:
         "tokenizer": None if tokenizer is None else repr(tokenizer),
         "trained_steps": None if losses is None else len(losses),
     }
+
+
+def of_graph(path: Path) -> dict[str, Any]:
+    """What a stored graph takes and gives, and what its weights are."""
+    graph = load_graph(path)
+    dtypes = Counter(str(x.dtype) for x in graph.param_nodes.values())
+    return {
+        "graph": str(path),
+        "inputs": {x.attrs["name"] or f"input {i}": str(x.type)
+                   for i, x in enumerate(graph.inputs)},
+        "outputs": [str(x.type) for x in graph.outputs],
+        "nodes": len(graph.nodes),
+        "weights": dict(dtypes),
+        "weights_bytes": weight_bytes(graph),
+        "bytes": path.stat().st_size,
+    }  # fmt: skip
 
 
 def needed(path: Path, batch: int | None) -> dict[str, Any]:
