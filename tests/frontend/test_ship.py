@@ -339,28 +339,6 @@ def test_another_processor_is_one_clear_line(
     assert (done.returncode, done.stderr) == (4, why)
 
 
-def test_weights_may_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
-    path = saved(tmp_path, weights="file")
-    weights = tmp_path / "x.weights"
-    want = model().generate(PROMPT, max_new_tokens=30, temperature=0).tolist()
-    assert path.stat().st_size < saved(tmp_path, name="y.so").stat().st_size
-    assert Native(path, weights).generate(max_tokens=30, temperature=0.0) == (0, want)
-    assert pl.load(path).generate(PROMPT, max_new_tokens=30, temperature=0).tolist() == want
-    assert "name it" in Native(path).error
-    assert "No such file" in Native(path, tmp_path / "none").error
-    data = weights.read_bytes()
-    weights.write_bytes(data[:-1])
-    assert f"has {len(data) - 1} bytes" in Native(path, weights).error
-    weights.write_bytes(data[:40] + b"?" + data[41:])
-    native = Native(path, weights)
-    assert "the weights of another program" in native.error and native["status"](native.model) == 3
-    with pytest.raises(pl.ArtifactError, match="has the weights of another program"):
-        pl.load(path)
-    weights.unlink()
-    with pytest.raises(FileNotFoundError, match=r"x\.weights, the weights of"):
-        pl.load(path)
-
-
 def test_a_model_that_could_not_be_made_stays_so(tmp_path: Path) -> None:
     path = saved(tmp_path, weights="file")
     native, ids = Native(path), (ctypes.c_int32 * 8)()

@@ -120,4 +120,5 @@ def host_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "vocabulary": facts["vocabulary"],
         **own,
         "weights_file": facts["weights_file"],
+        "weights_checksum": f"{facts['weights_checksum']} (compared when C makes a model)",
     }

@@ -63,8 +63,9 @@ class Level(Record):
 class Tables(Record):
     """What is known of an artifact when it is made.
 
-    `initial` is what the state begins with where that is not zero: an offset in the weights, one in
-    the state, and bytes.
+    The artifact's data, of `size` bytes, begins at `head`, or is in a file of its own; weights are
+    from `weights_at` on, and `checksum` is theirs. `initial` is what the state begins with where
+    that is not zero: an offset in the weights, one in the state, and bytes.
     """
 
     levels: Ptr[Level]
@@ -76,6 +77,7 @@ class Tables(Record):
     inside: i64
     weights_at: i64
     size: i64
+    checksum: u64
     initial: Ptr[i64]
     initial_count: i64
 

@@ -29,6 +29,7 @@ from planish.ir.errors import ArtifactError
 from planish.ir.files import write_atomically
 from planish.ir.later import later
 from planish.runtime.artifact import ALIGN, Packed, beside, code_of, described
+from planish.runtime.checksum import checksum
 from planish.runtime.host import cpu, known, levels, libc, model, quota, records
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.image import Image
@@ -153,6 +154,11 @@ class Shipped:
             at += up(x.nbytes)
         return found
 
+    @cached_property
+    def checksum(self) -> int:
+        """What host code compares: SHA-256 takes longer than to begin with a text."""
+        return checksum(self.weights, ALIGN)
+
     # Facts and code
 
     def facts(self, weights_file: str | None) -> dict[str, Any]:
@@ -165,6 +171,7 @@ class Shipped:
             "context": self.context,
             "vocabulary": self.vocabulary,
             "weights_file": weights_file,
+            "weights_checksum": f"{self.checksum:016x}",
             "levels": [self._level_facts(name) for name in self.levels],
             **self.own_facts,
         }
@@ -247,7 +254,8 @@ class Shipped:
     def _tables(self, packed: Packed, inside: bool) -> str:
         numbers = {
             "state": self.state_bytes, "inside": int(inside), "weights_at": packed.start,
-            "size": packed.size, "context": self.context, "vocabulary": self.vocabulary,
+            "size": packed.size, "checksum": self.checksum,
+            "context": self.context, "vocabulary": self.vocabulary,
         }  # fmt: skip
         initial = [
             number
