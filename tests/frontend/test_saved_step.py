@@ -229,7 +229,7 @@ def test_a_forked_process_is_told(library: Path) -> None:
 
 def test_another_abi_is_refused(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "ABI", 9)
-    with pytest.raises(pl.ArtifactError, match=r"step\.so has ABI 2; this planish calls ABI 9"):
+    with pytest.raises(pl.ArtifactError, match=r"step\.so has ABI 3; this planish calls ABI 9"):
         pl.load(library)
 
 

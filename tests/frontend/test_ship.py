@@ -26,6 +26,7 @@ pytestmark = [
 ]
 CONTEXT = 40
 PROMPT = [3, 1, 4, 1, 5]
+FULL = "the context is full; slide goes on with its last half"
 OPTIONS = ("min_p", "repetition_penalty")
 
 # One text on each of `models` threads of this process, each with a model of its own
@@ -240,7 +241,7 @@ class Options(ctypes.Structure):
                 ("top_k", ctypes.c_int32), ("stop_count", ctypes.c_int32),
                 ("stop", ctypes.POINTER(ctypes.c_int32)), ("seed", ctypes.c_uint64),
                 ("max_tokens", ctypes.c_int64), ("min_p", ctypes.c_float),
-                ("repetition_penalty", ctypes.c_float)]  # fmt: skip
+                ("repetition_penalty", ctypes.c_float), ("slide", ctypes.c_int32)]  # fmt: skip
 
 
 class Native:
@@ -323,7 +324,7 @@ def test_prefill_and_decode_step_by_step(library: Path) -> None:
         found = [token.value]
         while (code := native["decode"](native.model, where)) == 0:
             found.append(token.value)
-        assert (code, native.error, found) == (5, "the context is full", want)
+        assert (code, native.error, found) == (5, FULL, want)
     native["free"](native.model)
 
 

@@ -234,7 +234,12 @@ def set_aside(model: Model, tables: Tables) -> bool:
     slots = up(8 * level.count)
     for n in range(level.count):
         slots += up(8 * level.programs[n].count)
-    work = up(tables.state) + up(level.arena) + up(level.scratch) * model.threads
+    work = (
+        up(tables.state)
+        + up(4 * tables.context)
+        + up(level.arena)
+        + up(level.scratch) * model.threads
+    )
     size = 32 * LINE + up(size_of(Worker) * model.threads) + slots + work + PAGE
     model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
     if i64(model.block) == -1:
@@ -252,6 +257,7 @@ def set_aside(model: Model, tables: Tables) -> bool:
     model.scratch = taken(at, up(level.scratch) * model.threads)
     model.arena = taken(at, level.arena)
     model.state = taken(at, tables.state)
+    model.text = Ptr[i32](taken(at, 4 * tables.context))
     model.slots = Ptr[Ptr[Ptr[u8]]](taken(at, 8 * level.count))
     model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
     model.pool = taken(at, 4 * LINE)

@@ -20,7 +20,7 @@ from planish.runtime.host.language import (
 )
 from planish.runtime.host.libc import snprintf
 
-ABI = 2
+ABI = 3
 OK = 0
 ARGUMENT = 1
 NO_MEMORY = 2
@@ -61,13 +61,14 @@ class Level(Record):
 
 
 class Tables(Record):
-    """What is known of an artifact when it is made.
+    """What is known of an artifact when it is made, by planish of a `version`.
 
     The artifact's data, of `size` bytes, begins at `head`, or is in a file of its own; weights are
     from `weights_at` on, and `checksum` is theirs. `initial` is what the state begins with where
     that is not zero: an offset in the weights, one in the state, and bytes.
     """
 
+    version: Text
     levels: Ptr[Level]
     level_count: i64
     context: i64
@@ -110,7 +111,8 @@ class Model(Record):
     """A model that can be run, or `status` and `message`: why it cannot.
 
     `read` are tokens that were read, or steps that were made, whose `losses` there may be `room`
-    for.
+    for. `text` are the tokens of a text that `seed` began; `slide`: it may go on where the context
+    is full, as it did `windows` times.
     """
 
     status: i32
@@ -133,6 +135,10 @@ class Model(Record):
     arena: Ptr[u8]
     scratch: Ptr[u8]
     read: i64
+    text: Ptr[i32]
+    seed: u64
+    slide: i32
+    windows: i64
     losses: Ptr[f64]
     room: i64
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from planish import __version__
 from planish.ir.dims import upper
 from planish.ir.errors import ArtifactError
 from planish.ir.files import write_atomically
@@ -166,6 +167,7 @@ class Shipped:
         return {
             **self.more,
             "kind": self.kind,
+            "planish": __version__,
             "abi": records.ABI,
             "prefix": self.prefix,
             "context": self.context,
@@ -262,7 +264,8 @@ class Shipped:
             for at, x in self.begun.items()
             for number in (self._offsets[self._number(x)], at, x.nbytes)
         ]
-        return tables_text([self._kind(x) for x in self.levels], self.artifact, initial, numbers)
+        kinds = [self._kind(x) for x in self.levels]
+        return tables_text(kinds, self.artifact, initial, numbers, __version__)
 
     def _kind(self, level: str) -> Kind:
         """A level as host code sees it."""

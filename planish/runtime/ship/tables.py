@@ -74,8 +74,9 @@ class Constants:
 
 
 def tables_text(
-    kinds: Sequence[Kind], head: str, initial: Sequence[int], numbers: Mapping[str, int]
-) -> str:
+    kinds: Sequence[Kind], head: str, initial: Sequence[int], numbers: Mapping[str, int],
+    version: str,
+) -> str:  # fmt: skip
     """The function `planish_tables`, and what it returns.
 
     `head` is the symbol of the artifact's data, `numbers` are the other fields.
@@ -84,6 +85,7 @@ def tables_text(
     made.lines.append(f"@{head} = external constant i8")
     levels = [_level(made, f"level.{number}", kind) for number, kind in enumerate(kinds)]
     values = {
+        "version": made.text("version", version),
         "levels": made.records("levels", Level, levels), "level_count": len(levels),
         "initial": made.numbers("initial", initial), "initial_count": len(initial) // 3,
         "head": head, **numbers,
