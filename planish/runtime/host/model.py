@@ -34,6 +34,7 @@ from planish.runtime.host.libc import (
     calloc,
     close,
     free,
+    getpid,
     lseek,
     madvise,
     memcmp,
@@ -61,6 +62,7 @@ from planish.runtime.host.records import (
     Program,
     Tables,
     Worker,
+    is_left,
     planish_run,
     planish_stop,
     planish_tables,
@@ -85,12 +87,14 @@ def planish_create(weights: Text, threads: i32) -> Model:
     its control group's quota); 0 means all of those.
     A model is used by one thread at a time; several models run side by side, each with threads of
     its own and memory of its own but for weights that never change, which they share. Free it with
-    planish_free. A forked child makes models of its own.
+    planish_free. A forked process makes models of its own: calls with one of its parent's, whose
+    threads it has not, fail (PLANISH_FAULT); planish_free gives its memory back.
     """
     model = Model(calloc(1, size_of(Model) + MESSAGE))
     if model == null:
         return model
     model.message = Ptr[u8](model) + size_of(Model)
+    model.process = getpid()
     tables = planish_tables()
     if threads < 0 or threads > MOST_THREADS:
         snprintf(
@@ -122,10 +126,10 @@ def planish_free(model: Model) -> None:
     """End the threads of a model and give its memory back; NULL is none."""
     if model == null:
         return
-    if model.started > 0:
+    if model.started > 0 and not is_left(model):
         planish_stop(model.pool)
-    for n in range(model.started):
-        pthread_join(model.workers[n].thread, null)
+        for n in range(model.started):
+            pthread_join(model.workers[n].thread, null)
     if model.block != null:
         munmap(model.block, model.block_size)
     if model.file != null:

@@ -18,7 +18,7 @@ from planish.runtime.host.language import (
     u8,
     u64,
 )
-from planish.runtime.host.libc import snprintf
+from planish.runtime.host.libc import getpid, snprintf
 
 ABI = 3
 OK = 0
@@ -110,13 +110,14 @@ class Worker(Record):
 class Model(Record):
     """A model that can be run, or `status` and `message`: why it cannot.
 
-    `read` are tokens that were read, or steps that were made, whose `losses` there may be `room`
-    for. `text` are the tokens of a text that `seed` began; `slide`: it may go on where the context
-    is full, as it did `windows` times.
+    `process` is the one that made it, and has its threads. `read` are tokens that were read, or
+    steps that were made, whose `losses` there may be `room` for. `text` are the tokens of a text
+    that `seed` began; `slide`: it may go on where the context is full, as it did `windows` times.
     """
 
     status: i32
     message: Ptr[u8]
+    process: i32
     threads: i64
     started: i64
     level: Level
@@ -149,9 +150,19 @@ def can_run(model: Model) -> bool:
         return False
     if model.started + 1 < model.threads:
         return False
+    if is_left(model):
+        model.status = FAULT
+        form = text("a forked process has none of the model's threads: make a model there")
+        snprintf(model.message, MESSAGE, form)
+        return False
     model.status = OK
     model.message[0] = 0
     return True
+
+
+def is_left(model: Model) -> bool:
+    """Whether this is a forked process, in which threads of the model would be waited for."""
+    return model.started > 0 and model.process != getpid()
 
 
 def failed(model: Model) -> i32:
