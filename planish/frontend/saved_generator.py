@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -53,6 +54,10 @@ class SavedGenerator(Writer):
 
     def _plan(self) -> NoReturn:
         raise ArtifactError(f"{self.path} holds code, not the graph that it was compiled from")
+
+    def save(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> NoReturn:
+        """ArtifactError: what was saved is a file already, which can be copied."""
+        raise ArtifactError(f"{self.path} is a library already: copy that file instead")
 
     def generate(
         self, ids: Any, max_new_tokens: int = 50, temperature: float = 1.0,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from planish.runtime.program import Program
 
 linker = later("planish.runtime.linker")
+records = later("planish.runtime.host.records")
 tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
@@ -97,8 +98,14 @@ class Artifact(NamedTuple):
     def level(self) -> Level:
         """The best level that this processor runs, or the one that PLANISH_LEVEL names.
 
-        TargetError says what the processor lacks.
+        TargetError says what the processor lacks; ArtifactError refuses code that is called in
+        another way.
         """
+        ours = records.ABI if "kind" in self.facts else VERSION
+        if (abi := self.facts["abi"]) != ours:
+            raise ArtifactError(
+                f"{self.path} has ABI {abi!r:.20}; this planish calls ABI {ours}: compile it again"
+            )
         wanted = level_wanted()
         known = [x for x in self.levels if wanted in (None, x.name)]
         if not known:
