@@ -201,6 +201,11 @@ def level_wanted() -> str | None:
     return os.environ.get("PLANISH_LEVEL") or None
 
 
+def perf_wanted() -> bool:
+    """Whether somebody wants names of code for `perf`: PLANISH_PERF=1."""
+    return os.environ.get("PLANISH_PERF", "") not in ("", "0")
+
+
 def compiler_wanted() -> str:
     """The C compiler that somebody wants to link with, and its options: CC."""
     return os.environ.get("CC", "")

@@ -70,7 +70,9 @@ class Constants:
     def told(self, function: str, record: type[Record], values: Mapping[str, Any]) -> None:
         """A record, and the function that returns where it is."""
         name = self._add(function, f"%{record.__name__} {_values(record, values)}")
-        self.lines.append(f"define internal ptr @{function}() nounwind {{\n  ret ptr @{name}\n}}")
+        self.lines.append(
+            f"define internal ptr @{function}() nounwind uwtable {{\n  ret ptr @{name}\n}}"
+        )
 
 
 def tables_text(
