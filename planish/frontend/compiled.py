@@ -75,6 +75,11 @@ class Compiled(Program):
         makes the same bytes. LinkError where there is no linker to be found.
         """
         target = Path(path)
+        if target.suffix == BUNDLE:
+            raise ArtifactError(
+                f"{target}: a bundle is made of a graph, for several processors: "
+                f"pl.save_bundle(pl.trace(model, ...), {target.name!r})"
+            )
         if target.suffix not in KINDS:
             raise ArtifactError(f"{target}: programs are saved as {', '.join(KINDS)}")
         if not target.parent.is_dir():

@@ -36,7 +36,7 @@ from planish.ir.types import DTYPES
 from planish.runtime import objects
 from planish.runtime.image import MALFORMED, Image
 from planish.runtime.memory import plan_memory
-from planish.runtime.target import Target, level_wanted, missing_here
+from planish.runtime.target import Target, common_here, level_wanted, missing_here
 
 if TYPE_CHECKING:
     from planish.runtime.program import Program
@@ -115,7 +115,7 @@ class Artifact(NamedTuple):
         if found is None:
             raise TargetError(
                 f"{self.path} is for processors with {', '.join(known[0].missing)}, which this one "
-                "lacks; compile it again with target='x86-64-v3', say"
+                f"lacks; compile it again with target='{common_here()}', say"
             )
         return found
 

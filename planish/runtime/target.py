@@ -184,6 +184,14 @@ def missing_here(features: Iterable[str]) -> list[str]:
     return sorted(set(features) - flags - _UNSAID - {platform.machine()})
 
 
+def common_here() -> str:
+    """A target of many processors that this one belongs to; found without LLVM."""
+    arch = machine_arch()
+    if arch != "x86_64":
+        return arch
+    return "x86-64-v2" if missing_here(("avx2", "bmi2", "fma")) else "x86-64-v3"
+
+
 def _machine_text() -> str:
     """What the system says of the first processor, but for its speed at the moment."""
     first = _read(Path("/proc/cpuinfo")).split("\n\n")[0]

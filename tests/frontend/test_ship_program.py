@@ -176,6 +176,16 @@ def test_it_needs_the_c_library_only_and_says_what_it_is(program: Path) -> None:
     assert read_shared(program).facts["vocabulary"] == 28
 
 
+def test_a_nano_of_int8_is_small(tmp_path: Path) -> None:
+    """With all of its weights; the one that README trains has 65 characters."""
+    letters = "".join(map(chr, range(32, 96))) + "\n"
+    nano = pl.TinyGPT(65, embed_dim=128, num_layers=4, num_heads=4, max_seq_len=64)
+    words = pl.CharTokenizer.from_text(letters)
+    for target in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
+        pl.Generator(nano, "int8", target=target).save(tmp_path / "nano", words)
+        assert nano.count_parameters() < (tmp_path / "nano").stat().st_size < 1_500_000
+
+
 @pytest.mark.usefixtures("uncached")
 def test_the_same_program_has_the_same_bytes(program: Path, tmp_path: Path) -> None:
     pl.Generator(model(), options=OPTIONS).save(tmp_path / "tiny", TOKENIZER)
