@@ -23,7 +23,7 @@ from planish.runtime.host.generator import (
     planish_generate,
     planish_places,
 )
-from planish.runtime.host.known import planish_context, planish_level
+from planish.runtime.host.known import planish_level
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -61,6 +61,7 @@ from planish.runtime.host.model import (
     planish_status,
 )
 from planish.runtime.host.records import ARGUMENT, ROOM, Model, planish_tables
+from planish.runtime.host.texts import planish_context
 from planish.runtime.host.tokenizer import decode_token
 from planish.runtime.host.vocab import Vocab
 from planish.runtime.host.words import planish_encode

@@ -15,6 +15,7 @@ from planish.runtime.host import (
     letters,
     merging,
     shell,
+    texts,
     tokenizer,
     vocab,
     words,
@@ -35,7 +36,7 @@ class ShippedGenerator(Shipped):
     """
 
     kind = "generator"
-    sources: ClassVar[Modules] = (keys, generator, letters, merging, vocab, tokenizer, words)
+    sources: ClassVar[Modules] = (texts, keys, generator, letters, merging, vocab, tokenizer, words)
     piece: int
     words: bytes = b""
 

@@ -70,8 +70,8 @@ class Shipped:
     sources: ClassVar[Modules]  # of host code, beside those of `COMMON`
     levels: Mapping[str, Mapping[str, Program]]
     more: Mapping[str, Any]
-    context: int
-    vocabulary: int
+    context: int = 0  # of texts
+    vocabulary: int = 0
     prefix: str = PREFIX
 
     # What a kind of artifact says of itself
