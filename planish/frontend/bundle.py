@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.checkpoint import File, read_file, write_file
-from planish.frontend.compiled import Compiled, Origin
+from planish.frontend.compiled import BUNDLE, Compiled, Origin
 from planish.frontend.strict import strict_json
 from planish.ir.errors import ArtifactError, DataError
 from planish.ir.graph import Graph
@@ -61,8 +61,10 @@ def save_bundle(
 ) -> None:  # fmt: skip
     """Write a graph with programs for some targets, of which later ones are preferred.
 
-    The same graph makes the same bytes. The file is replaced in one step.
+    The same graph makes the same bytes. The file, a .bundle, is replaced in one step.
     """
+    if (file := Path(path)).suffix != BUNDLE:
+        raise ArtifactError(f"{file}: bundles are saved as {BUNDLE}, by which pl.load knows them")
     machines = [Target.parse(x) for x in targets]
     if not machines:
         raise DataError("a bundle is for one target at least")

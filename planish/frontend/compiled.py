@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from planish.frontend.tree import flatten, is_tree, restore
-from planish.ir.errors import ArtifactError
+from planish.ir.errors import ArtifactError, DataError
 from planish.ir.later import later
-from planish.runtime.artifact import Artifact, Shared, save_shared
+from planish.runtime.artifact import PREFIX, Artifact, Shared, save_shared
 from planish.runtime.program import Program
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from planish.runtime.roof import Roof
 
 pool = later("planish.runtime.pool")
+ship = later("planish.frontend.ship_function")
 roofs = later("planish.runtime.roofs")
-KINDS = (".so",)
+KINDS = (".so", ".o", ".h")
 BUNDLE = ".bundle"  # files of `planish.frontend.bundle`
 
 
@@ -68,18 +69,38 @@ class Compiled(Program):
         roof = roof or roofs.machine_roof(self.threads)
         return super().profile(*given, repeat=repeat, roof=roof)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], weights: str = "embed", prefix: str | None = None
+    ) -> None:
         """Write the program, with its weights, as a shared library (.so), replaced in one step.
 
         `pl.load` runs it in any Python that has NumPy and planish, without LLVM. The same program
         makes the same bytes. LinkError where there is no linker to be found.
+
+        With a `prefix`, "f_" say, the library has functions for C, whose names begin so, and a
+        header beside it says how `f_call` is called; so have an object file (.o) and the header by
+        itself (.h), whose prefix is "planish_" unless told. `weights` are then inside ("embed") or
+        in NAME.weights beside it ("file"). Every symbolic dimension has a maximum, by which memory
+        is set aside.
         """
         target = Path(path)
+        if target.suffix == BUNDLE:
+            raise ArtifactError(
+                f"{target}: a bundle is made of a graph, for several processors: "
+                f"pl.save_bundle(pl.trace(model, ...), {target.name!r})"
+            )
         if target.suffix not in KINDS:
             raise ArtifactError(f"{target}: programs are saved as {', '.join(KINDS)}")
+        more = {"treedef": self.origin.treedef, **self.origin.facts}
+        if prefix is not None or target.suffix != KINDS[0]:
+            ship.save_function(self, target, weights, prefix or PREFIX, more)
+            return
+        if weights != "embed":
+            raise DataError(
+                f"{target}: weights lie beside a library for C; give it a prefix, such as 'f_'"
+            )
         if not target.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {target.parent}")
-        more = {"treedef": self.origin.treedef, **self.origin.facts}
         save_shared(self, target, pool.pool_object(self.target), more)
 
 
@@ -90,11 +111,30 @@ def program_of(found: Artifact, threads: int | None = None) -> Compiled:
         raise ArtifactError(f"{found.path} holds code, not the graph that it was compiled from")
 
     level = found.level()
-    program = Compiled.of(level.images[""], found.weights, plan, threads, Shared(found, level))
+    library = Shared(found, level)
+    if found.is_program:
+        program = Compiled.of(level.images[""], found.weights, plan, threads, library)
+    else:
+        (name,) = level.images
+        params, code = found.params(level, name), Named(library, found, name)
+        program = Compiled.of(level.images[name], params, plan, threads, code)
     keys = found.facts.get("treedef")
     form = None if keys is None else tuple(keys)
     program.origin = Origin.of(found.facts, form)
     return program
+
+
+class Named:
+    """The functions of one program of several in a library, or of one that C calls, too."""
+
+    def __init__(self, library: Shared, found: Artifact, name: str) -> None:
+        self._library, self._prefix = library, found.facts["prefix"]
+        self._main = library.level.facts["programs"][name]["main"]
+
+    def address(self, name: str) -> int:
+        """Where the function is that a program by itself calls so."""
+        plain = name.removeprefix(PREFIX)
+        return self._library.address(self._main if plain == "main" else self._prefix + plain)
 
 
 def flat_arguments(arrays: Sequence[Any], count: int) -> list[Any]:

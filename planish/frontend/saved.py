@@ -32,7 +32,7 @@ def load(
     if file.suffix == BUNDLE:
         return bundle.load_bundle(file, threads)
     found = read_shared(file)
-    if found.is_program:
+    if found.is_program or found.facts["kind"] == "function":
         return program_of(found, threads)
     if found.facts["kind"] == "step":
         return saved_step.SavedStep(found, threads)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from planish.frontend.compiled import Compiled, Origin
+from planish.frontend.compiled import Compiled, Named, Origin
 from planish.frontend.sampling import Sampling
 from planish.frontend.writer import Stream, Writer, written
 from planish.ir.errors import ArtifactError
@@ -34,7 +35,7 @@ class SavedGenerator(Writer):
         self._tokenizer_text: str | None = facts["tokenizer"]
         library = Shared(found, self.level)
         for name, image in self.level.images.items():
-            code = _Named(library, facts["prefix"], self.level.facts["programs"][name]["main"])
+            code = Named(library, found, name)
             params = found.params(self.level, name)
             program = Compiled.of(image, params, self._plan, threads, code)
             program.origin = Origin.of(facts)
@@ -54,6 +55,10 @@ class SavedGenerator(Writer):
     def _plan(self) -> NoReturn:
         raise ArtifactError(f"{self.path} holds code, not the graph that it was compiled from")
 
+    def save(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> NoReturn:
+        """ArtifactError: what was saved is a file already, which can be copied."""
+        raise ArtifactError(f"{self.path} is a library already: copy that file instead")
+
     def generate(
         self, ids: Any, max_new_tokens: int = 50, temperature: float = 1.0,
         top_k: int | None = None, top_p: float | None = None,
@@ -66,15 +71,3 @@ class SavedGenerator(Writer):
         return written(
             self, ids, max_new_tokens, settings, seed, True, stream, stop, sliding_window
         )
-
-
-class _Named:
-    """The functions of one program of several in a library."""
-
-    def __init__(self, library: Shared, prefix: str, main: str) -> None:
-        self._library, self._prefix, self._main = library, prefix, main
-
-    def address(self, name: str) -> int:
-        """Where the function is that a program by itself calls so."""
-        plain = name.removeprefix("planish_")
-        return self._library.address(self._main if plain == "main" else self._prefix + plain)

@@ -51,8 +51,6 @@ class _Model:
     """A model of the library, as long as somebody refers to it."""
 
     def __init__(self, found: Artifact, level: Level, threads: int) -> None:
-        if (abi := found.facts["abi"]) != records.ABI:
-            raise ArtifactError(f"{found.path} has ABI {abi}; this planish calls ABI {records.ABI}")
         library, prefix = Shared(found, level), found.facts["prefix"]
         self._functions = {
             name: ctypes.CFUNCTYPE(*kinds)(library.address(prefix + name))

@@ -36,12 +36,13 @@ from planish.ir.types import DTYPES
 from planish.runtime import objects
 from planish.runtime.image import MALFORMED, Image
 from planish.runtime.memory import plan_memory
-from planish.runtime.target import Target, level_wanted, missing_here
+from planish.runtime.target import Target, common_here, level_wanted, missing_here
 
 if TYPE_CHECKING:
     from planish.runtime.program import Program
 
 linker = later("planish.runtime.linker")
+records = later("planish.runtime.host.records")
 tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
@@ -97,8 +98,14 @@ class Artifact(NamedTuple):
     def level(self) -> Level:
         """The best level that this processor runs, or the one that PLANISH_LEVEL names.
 
-        TargetError says what the processor lacks.
+        TargetError says what the processor lacks; ArtifactError refuses code that is called in
+        another way.
         """
+        ours = records.ABI if "kind" in self.facts else VERSION
+        if (abi := self.facts["abi"]) != ours:
+            raise ArtifactError(
+                f"{self.path} has ABI {abi!r:.20}; this planish calls ABI {ours}: compile it again"
+            )
         wanted = level_wanted()
         known = [x for x in self.levels if wanted in (None, x.name)]
         if not known:
@@ -108,7 +115,7 @@ class Artifact(NamedTuple):
         if found is None:
             raise TargetError(
                 f"{self.path} is for processors with {', '.join(known[0].missing)}, which this one "
-                "lacks; compile it again with target='x86-64-v3', say"
+                f"lacks; compile it again with target='{common_here()}', say"
             )
         return found
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from planish.runtime.objects import (
     UNDEFINED,
     WRITE,
 )
-from planish.runtime.target import Target
+from planish.runtime.target import Target, perf_wanted
 
 llvm = later("planish.runtime.llvm")
 
@@ -50,6 +51,7 @@ R_64, R_PC32, R_PLT32 = 1, 2, 4
 STUB = b"\xff\x25\x00\x00\x00\x00"  # jmp [rip], followed by the address
 STUB_BYTES = 16
 READ, EXECUTE = 1, 4  # of mprotect
+PERF_MAP = "/tmp/perf-{}.map"  # where perf looks
 
 
 def loaded(codes: Iterable[bytes], target: Target) -> Any:
@@ -76,6 +78,7 @@ class _Symbol:
     name: str
     section: int
     value: int
+    size: int
     is_global: bool
 
 
@@ -94,6 +97,8 @@ class Code:
             raise ArtifactError(f"damaged machine code: {error}") from error
         self._memory, base = linked
         self._addresses = {name: base + at for name, at in layout.defined.items()}
+        if perf_wanted():
+            _tell_perf(base, parsed)
 
     def address(self, name: str) -> int:
         """Where the function `name` is."""
@@ -205,7 +210,7 @@ def _section(data: bytes, at: int, layout: _Layout) -> _Section:
 
 def _symbols(table: _Section, sections: list[_Section]) -> Iterator[_Symbol]:
     names = sections[table.link].data
-    for name, info, _, section, value, _ in SYMBOL.iter_unpack(table.data):
+    for name, info, _, section, value, size in SYMBOL.iter_unpack(table.data):
         text = names[name : names.index(b"\0", name)].decode("ascii")
         is_global = info >> 4 != LOCAL
         if section < SPECIAL and section >= len(sections):
@@ -214,7 +219,23 @@ def _symbols(table: _Section, sections: list[_Section]) -> Iterator[_Symbol]:
             section, text, is_global = UNDEFINED, "", False
         elif section and sections[section].at >= 0 and value > len(sections[section].data):
             raise ArtifactError("damaged machine code: a symbol outside its section")
-        yield _Symbol(text, section, value, is_global)
+        yield _Symbol(text, section, value, size, is_global)
+
+
+def _tell_perf(base: int, objects: Iterable[tuple[list[_Section], list[_Symbol]]]) -> None:
+    """Add functions to the file where `perf report` looks for names of code without a file.
+
+    Format: tools/perf/Documentation/jit-interface.txt of Linux, lines of start, size and name.
+    """
+    lines = [
+        f"{base + sections[x.section].at + x.value:x} {x.size:x} {x.name}\n"
+        for sections, symbols in objects
+        for x in symbols
+        if x.size and x.section != UNDEFINED and sections[x.section].at >= 0
+    ]
+    own = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with open(os.open(PERF_MAP.format(os.getpid()), own, 0o600), "w") as file:
+        file.writelines(lines)
 
 
 def _protect(base: int, size: int) -> None:

@@ -31,9 +31,12 @@ FLAGS: dict[str, dict[str, list[str]]] = {
         "object": ["-nostdlib", "-r"],
         "program": ["-Wl,-z,noexecstack"],
     },
-    "ld": {"library": ["-shared", "-Bsymbolic", "-z", "noexecstack"], "object": ["-r"]},
+    "ld": {
+        "library": ["-shared", "-Bsymbolic", "--eh-frame-hdr", "-z", "noexecstack"],
+        "object": ["-r"],
+    },
     "zig": {
-        "library": ["ld.lld", "-shared", "-Bsymbolic", "-z", "noexecstack"],
+        "library": ["ld.lld", "-shared", "-Bsymbolic", "--eh-frame-hdr", "-z", "noexecstack"],
         "object": ["ld.lld", "-r"],
         "program": ["cc", "-target", "{}-linux-gnu", "-Wl,-z,noexecstack"],
     },

@@ -189,6 +189,14 @@ def missing_here(features: Iterable[str]) -> list[str]:
     return sorted(set(features) - flags - _UNSAID - {platform.machine()})
 
 
+def common_here() -> str:
+    """A target of many processors that this one belongs to; found without LLVM."""
+    arch = machine_arch()
+    if arch != "x86_64":
+        return arch
+    return "x86-64-v2" if missing_here(("avx2", "bmi2", "fma")) else "x86-64-v3"
+
+
 def _machine_text() -> str:
     """What the system says of the first processor, but for its speed at the moment."""
     first = _read(Path("/proc/cpuinfo")).split("\n\n")[0]
@@ -204,6 +212,11 @@ def kept_in_cache(parts: Sequence[str], make: Callable[[], bytes]) -> bytes:
 def level_wanted() -> str | None:
     """The level of artifacts for several that somebody asks for: PLANISH_LEVEL."""
     return os.environ.get("PLANISH_LEVEL") or None
+
+
+def perf_wanted() -> bool:
+    """Whether somebody wants names of code for `perf`: PLANISH_PERF=1."""
+    return os.environ.get("PLANISH_PERF", "") not in ("", "0")
 
 
 def compiler_wanted() -> str:

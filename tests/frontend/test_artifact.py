@@ -211,8 +211,16 @@ def test_another_processor_is_one_clear_line(saved: Path, monkeypatch: pytest.Mo
         return "flags : fpu sse sse2 cx8 fxsr mmx"
 
     monkeypatch.setattr(target, "_machine_text", old_machine)
-    with pytest.raises(pl.TargetError, match=r"is for processors with .*which this one lacks"):
-        pl.load(saved)
+    for arch, ours in (("x86_64", "x86-64-v2"), ("riscv64", "riscv64")):
+        monkeypatch.setattr(target, "machine_arch", lambda arch=arch: arch)
+        why = rf"is for processors with .*which this one lacks; .*target='{ours}', say"
+        with pytest.raises(pl.TargetError, match=why):
+            pl.load(saved)
+
+
+@pytest.mark.isa("avx2", "bmi2", "fma")
+def test_a_target_of_this_processor_is_named() -> None:
+    assert target.common_here() == "x86-64-v3"
 
 
 def test_features_of_this_machine_are_known_without_llvm() -> None:

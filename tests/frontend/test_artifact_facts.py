@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import shutil
 import sys
@@ -21,6 +22,8 @@ from planish.frontend.cli.entry import commands, run
 from planish.passes.layers import Layer, Layers, report_text, reporter
 from planish.passes.pipelines import PIPELINES
 from planish.passes.speed import Speed
+from planish.runtime.artifact import HEAD, VERSION, read_shared
+from planish.runtime.host import records
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 
@@ -138,6 +141,48 @@ def test_c_is_told_the_same(tmp_path: Path) -> None:
 
 
 # Programs that were loaded
+
+
+def step(path: Path, pipeline: str) -> None:
+    pl.Trainer(small_model(), batch=2, pipeline=pipeline).save_step(path, target=TARGET)
+
+
+def with_abi(path: Path, abi: str) -> Path:
+    """A library like this one of another ABI, with the right checksum."""
+    found, data = read_shared(path), bytearray(path.read_bytes())
+    at = data.index(found.head)
+    magic, version, length, _ = HEAD.unpack(found.head)
+    old = bytes(data[at + HEAD.size : at + HEAD.size + length])
+    text = old.replace(f'"abi":{found.facts["abi"]}'.encode(), f'"abi":{abi}'.encode())
+    assert len(text) == len(old) and text != old
+    whole = hashlib.sha256(b"".join([text, *(x.tobytes() for x in found.weights)]))
+    data[at : at + HEAD.size + length] = HEAD.pack(magic, version, length, whole.digest()) + text
+    other = path.with_name("other.so")
+    other.write_bytes(data)
+    return other
+
+
+@pytest.mark.parametrize(("save", "ours"), [
+    (program, VERSION), (generator, records.ABI), (step, records.ABI),
+])  # fmt: skip
+def test_another_abi_is_refused_before_anything_runs(
+    save: Callable, ours: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.so"
+    save(path, "train" if save is step else "O2")
+    pl.load(path)
+    other = with_abi(path, "7")
+    why = rf"other\.so has ABI 7; this planish calls ABI {ours}: compile it again"
+    with pytest.raises(pl.ArtifactError, match=why):
+        pl.load(other)
+    assert json.loads(inspected(other, "--json"))["abi"] == 7
+
+
+def test_a_saved_generator_is_copied_not_saved_again(tmp_path: Path) -> None:
+    generator(tmp_path / "a.so", "O2")
+    with pytest.raises(pl.ArtifactError, match=r"a\.so is a library already: copy that file"):
+        pl.load(tmp_path / "a.so").save(tmp_path / "again.so", TOKENIZER, weights="file")
+    assert not (tmp_path / "again.so").exists()
 
 
 def test_a_library_is_copied_not_saved_again(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_mistakes_are_named(path: Path, tmp_path: Path) -> None:
         pl.save_bundle(graph_of(), tmp_path / "x.bundle", targets=[])
     with pytest.raises(pl.TargetError, match="unknown target 'z80'"):
         pl.save_bundle(graph_of(), tmp_path / "x.bundle", targets=["z80"])
+    for name in ("x.so", "x"):
+        why = rf"{name}: bundles are saved as \.bundle, by which pl\.load knows them"
+        with pytest.raises(pl.ArtifactError, match=why):
+            pl.save_bundle(graph_of(), tmp_path / name, targets=TARGETS)
+    why = r"made of a graph, .*: pl\.save_bundle\(pl\.trace\(model, \.\.\.\), 'p\.bundle'\)"
+    with pytest.raises(pl.ArtifactError, match=why):
+        pl.compile(graph_of()).save(tmp_path / "p.bundle")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match=r"no such file: .*none\.bundle"):
         pl.load(tmp_path / "none.bundle")
     pl.save_graph(graph_of(), tmp_path / "x.safetensors")

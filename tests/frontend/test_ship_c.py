@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,49 @@ def test_programs_look_for_a_library_by_its_name_alone(tmp_path: Path) -> None:
     want = model().generate(PROMPT, max_new_tokens=30, temperature=0).tolist()
     assert done.stdout.split() == [str(x) for x in want], done.stderr
     assert re.search(rb"libx, it's\.so\0", (tmp_path / "lib" / path.name).read_bytes())
+
+
+def in_child(job: Callable[[], bool]) -> int:
+    """The exit code of a forked process: 0 where the job says that all is well."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that waits for ever is no test that waits for ever
+        try:
+            os._exit(0 if job() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_process_is_told_that_it_has_no_threads(library: Path) -> None:
+    want = model().generate(PROMPT, 30, temperature=0).tolist()
+    native, settings = Native(library, threads=2), {"max_tokens": 30, "temperature": 0.0}
+    if native["threads"](native.model) < 2:
+        pytest.skip("one core, so no threads beside the one that calls")
+    native["threads"].restype = ctypes.c_int64
+    assert native.generate(**settings) == (0, want)
+
+    def left() -> bool:
+        refused = native.generate(**settings) == (7, []) and native["decode"](native.model, None)
+        why = "a forked process has none of the model's threads: make a model there"
+        told = refused == native["status"](native.model) == 7 and native.error == why
+        native["free"](native.model)
+        return told
+
+    def own() -> bool:
+        mine = Native(library, threads=2)
+        done = mine.generate(**settings)
+        mine["free"](mine.model)
+        return done == (0, want)
+
+    assert in_child(left) == 0
+    assert in_child(own) == 0
+    assert native.generate(**settings) == (0, want), "the parent has lost nothing"
+    native["free"](native.model)
+
+
+def test_a_forked_process_runs_a_model_of_one_thread(library: Path) -> None:
+    want = model().generate(PROMPT, 30, temperature=0).tolist()
+    native = Native(library, threads=1)
+    assert in_child(lambda: native.generate(max_tokens=30, temperature=0.0) == (0, want)) == 0
+    native["free"](native.model)

@@ -14,6 +14,7 @@ import pytest
 
 import planish as pl
 from planish.runtime.artifact import read_shared
+from planish.runtime.host import records
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 from tests.frontend.test_llama2c import STORY
@@ -64,6 +65,18 @@ def test_it_writes_what_python_writes(
         assert ran(program, *given, input=b"the fox") == (0, want, "")
 
 
+def test_values_may_be_joined_to_options(program: Path) -> None:
+    given = ["the fox", "--temperature=0.8", "--top-k=5", "--seed=1", "-n", "30"]
+    want = pl.generate_text(model(), TOKENIZER, "the fox", 30, temperature=0.8, top_k=5, seed=1)
+    assert ran(program, *given) == (0, f"the fox{want}\n", "")
+    assert ran(program, "--tokens=0", "--", "--the=") == ran(program, "-n", "0", "--", "--the=")
+
+
+def test_its_version(program: Path) -> None:
+    told = f"{program}: planish {pl.__version__}, ABI {records.ABI}, code for {Target.host().cpu}\n"
+    assert ran(program, "--version") == (0, told, "")
+
+
 def test_its_length_is_what_fits(program: Path) -> None:
     code, out, _ = ran(program, "the", "--temperature", "0")
     assert code == 0 and len(out) == CONTEXT + 1
@@ -103,8 +116,22 @@ MISTAKES = [
     (["the", "fox"], "one prompt, please; the second is fox"),
     (["é"], "character 'é' (U+00E9) at position 0 is not in the vocabulary of 28 characters"),
     ([""], "the prompt is empty; give at least 1 token to begin with"),
-    (["the", "-n", "38"], "3 tokens of prompt and 38 new ones exceed the context of 40"),
-    (["t" * 41], "the prompt has 41 tokens, the context of 40 has no room for a new one"),
+    (
+        ["the", "-n", "38"],
+        "3 tokens of prompt and 38 new ones exceed the context of 40; slide (--slide) goes on with "
+        "the last half of it",
+    ),
+    (
+        ["t" * 41],
+        "the prompt has 41 tokens, the context of 40 has no room for a new one; slide (--slide) "
+        "reads its end",
+    ),
+    (["the", "-n=3"], "unknown option, or one without its value: -n=3"),
+    (["the", "--stats=yes"], "there is no value for --stats"),
+    (["the", "--slide="], "there is no value for --slide"),
+    (["the", "--top-k=0"], "--top-k is a whole number of at least 1, got 0"),
+    (["the", "--top-k="], "--top-k is a whole number of at least 1, got "),
+    (["the", "--wrong=3"], "unknown option, see --help: --wrong"),
 ]
 
 
@@ -147,6 +174,16 @@ def test_it_needs_the_c_library_only_and_says_what_it_is(program: Path) -> None:
     assert names <= {"linux-vdso", "libc", "libm", "libpthread", "ld-linux-x86-64",
                      "ld-linux-aarch64"}  # fmt: skip
     assert read_shared(program).facts["vocabulary"] == 28
+
+
+def test_a_nano_of_int8_is_small(tmp_path: Path) -> None:
+    """With all of its weights; the one that README trains has 65 characters."""
+    letters = "".join(map(chr, range(32, 96))) + "\n"
+    nano = pl.TinyGPT(65, embed_dim=128, num_layers=4, num_heads=4, max_seq_len=64)
+    words = pl.CharTokenizer.from_text(letters)
+    for target in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
+        pl.Generator(nano, "int8", target=target).save(tmp_path / "nano", words)
+        assert nano.count_parameters() < (tmp_path / "nano").stat().st_size < 1_500_000
 
 
 @pytest.mark.usefixtures("uncached")

@@ -104,8 +104,10 @@ def program_facts(image: Image) -> dict[str, Any]:
 
 
 def host_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What only artifacts have that C calls: generators, and steps of training."""
-    if facts["kind"] == "step":
+    """What only artifacts have that C calls: generators, steps of training, functions."""
+    if facts["kind"] == "function":
+        own = {name: facts[name] for name in ("function", "inputs", "outputs", "sizes")}
+    elif facts["kind"] == "step":
         own = {name: facts[name] for name in ("rows", "steps", "training")}
     else:
         tokenizer = facts["tokenizer"]
@@ -113,11 +115,12 @@ def host_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
             "options": facts.get("options", []),
             "tokenizer": None if tokenizer is None else repr(tokenizer_from_json(tokenizer)),
         }
+    texts = facts["kind"] != "function"
     return {
         "program": facts["kind"],
         "prefix": facts["prefix"],
-        "context": facts["context"],
-        "vocabulary": facts["vocabulary"],
+        **({"context": facts["context"], "vocabulary": facts["vocabulary"]} if texts else {}),
         **own,
         "weights_file": facts["weights_file"],
+        "weights_checksum": f"{facts['weights_checksum']} (compared when C makes a model)",
     }

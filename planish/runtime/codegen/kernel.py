@@ -79,7 +79,7 @@ def kernel_function(
     rest = ["i64 %thread", "i64 %threads", "ptr noalias %scratch", "ptr noalias %status"]
     signature = ", ".join(params + sizes + rest)
     # Without builtins LLVM makes no calls of memset and memcpy out of loops.
-    head = f'define void @{symbol}({signature}) noinline nounwind "no-builtins" {{'
+    head = f'define void @{symbol}({signature}) noinline nounwind uwtable "no-builtins" {{'
     return "\n".join([head, "entry:", *writer.body(), "  ret void", "}"])
 
 

@@ -115,7 +115,7 @@ class Modules:
         main.end_call()
         # There is nothing to optimise in a list of calls, and the list is long.
         signature = "ptr %call, i64 %thread, i64 %threads"
-        head = f"define void @planish_main({signature}) noinline optnone nounwind {{"
+        head = f"define void @planish_main({signature}) noinline optnone nounwind uwtable {{"
         body = [head, "entry:", *main.writer.body(), "}"]
         return "\n".join([*body, *declarations.values(), sync_text(self.target)])
 

@@ -102,7 +102,7 @@ def _wake_futex(number: int) -> str:
 _SLEEP_YIELD = "call i32 @sched_yield()"
 
 _WAIT = """
-define internal void @planish.wait(ptr %word, i32 %old) noinline nounwind {{
+define internal void @planish.wait(ptr %word, i32 %old) noinline nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
   %start = {now}
@@ -150,7 +150,7 @@ done:
 """
 
 _WAKE = """
-define internal void @planish.wake(ptr %word) nounwind {{
+define internal void @planish.wake(ptr %word) nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
   %count = load atomic i32, ptr %sleepers seq_cst, align 4
@@ -165,7 +165,7 @@ done:
 """
 
 _BARRIER = """
-define internal void @planish.barrier(ptr %memory, i64 %threads) noinline nounwind {
+define internal void @planish.barrier(ptr %memory, i64 %threads) noinline nounwind uwtable {
 entry:
   %alone = icmp eq i64 %threads, 1
   br i1 %alone, label %done, label %meet
@@ -194,7 +194,7 @@ done:
 # profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
 _TICK = """
 define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
-    noinline nounwind {{
+    noinline nounwind uwtable {{
 entry:
   %wanted = icmp ne ptr %profile, null
   br i1 %wanted, label %meet, label %done, !prof !0
@@ -222,7 +222,8 @@ done:
 
 # Each module that has kernels has its own.
 FAIL = """
-define internal void @planish.fail(ptr %status, i64 %site, i64 %index, i64 %bound) cold noinline {
+define internal void @planish.fail(ptr %status, i64 %site, i64 %index, i64 %bound)
+    cold noinline nounwind uwtable {
 entry:
   %pair = cmpxchg ptr %status, i64 0, i64 1 acq_rel monotonic
   %first = extractvalue { i64, i1 } %pair, 1
@@ -244,7 +245,7 @@ done:
 # Pool memory, in cache lines: 0 generation (a word to wait for), 1 done (likewise),
 # 2 job, argument, threads, stop.
 _POOL = """
-define void @planish_worker(ptr %pool, i64 %thread) nounwind {
+define void @planish_worker(ptr %pool, i64 %thread) nounwind uwtable {
 entry:
   %done = getelementptr i8, ptr %pool, i64 64
   %job = getelementptr i8, ptr %pool, i64 128
@@ -271,7 +272,7 @@ leave:
   ret void
 }
 
-define void @planish_run(ptr %pool, ptr %f, ptr %x, i64 %n) nounwind {
+define void @planish_run(ptr %pool, ptr %f, ptr %x, i64 %n) nounwind uwtable {
 entry:
   %done = getelementptr i8, ptr %pool, i64 64
   %job = getelementptr i8, ptr %pool, i64 128
@@ -298,7 +299,7 @@ leave:
   ret void
 }
 
-define void @planish_stop(ptr %pool) nounwind {
+define void @planish_stop(ptr %pool) nounwind uwtable {
 entry:
   %stop = getelementptr i8, ptr %pool, i64 152
   store i64 1, ptr %stop, align 8

@@ -157,7 +157,7 @@ def _function(
     body.end()
     linkage = "" if "export" in marks else "internal "
     signature = ", ".join(f"{k.text} %{p}" for k, p in zip(kind.params, params, strict=True))
-    head = f"define {linkage}{kind.result.text} @{symbol}({signature}) nounwind {{"
+    head = f"define {linkage}{kind.result.text} @{symbol}({signature}) nounwind uwtable {{"
     return "\n".join([head, "entry:", *body.writer.body(), "}"])
 
 

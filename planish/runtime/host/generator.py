@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from planish.runtime.host.keys import set_key
+from planish.runtime.host.keys import fold_in, set_key
 from planish.runtime.host.language import (
     Const,
     Memory,
@@ -25,7 +25,7 @@ from planish.runtime.host.language import (
     u32,
     u64,
 )
-from planish.runtime.host.libc import snprintf
+from planish.runtime.host.libc import memcpy, memset, snprintf
 from planish.runtime.host.model import run
 from planish.runtime.host.records import (
     ARGUMENT,
@@ -46,6 +46,14 @@ DECODE = 1
 SMALLEST = 1.1754943508222875e-38  # the least normal number
 WITHOUT = "this program has no %s: it is for generators that were made with that option"
 DEFAULT = 50  # new tokens
+EXCEEDED = (
+    "%ld tokens of prompt and %ld new ones exceed the context of %ld; "
+    "slide (--slide) goes on with the last half of it"
+)
+FULL = (
+    "the prompt has %ld tokens, the context of %ld has no room for a new one; "
+    "slide (--slide) reads its end"
+)
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
 
 
@@ -58,7 +66,9 @@ class Options(Record):
     likeliest; 0 means all. repetition_penalty r: above 1, tokens that the text has already are less
     likely: their logits are divided by r if positive, else multiplied; 0 and 1 change nothing.
     seed: the same seed draws the same tokens. max_tokens: at most so many.
-    stop, stop_count: tokens that end a text; they are still told.
+    stop, stop_count: tokens that end a text; they are still told. slide: 0, or 1 for texts longer
+    than the context: of a prompt that is too long its end is read, and where the context is full
+    its last half is the prompt from which the text goes on.
     """
 
     temperature: f32
@@ -70,6 +80,7 @@ class Options(Record):
     max_tokens: i64
     min_p: f32
     repetition_penalty: f32
+    slide: i32
 
 
 class Places(Record):
@@ -103,7 +114,7 @@ def planish_places() -> Places: ...
 def planish_defaults(options: Options) -> None:
     """Set options to: temperature 1, all tokens, no penalty, seed 0, 50 new tokens, no stop.
 
-    NULL: nothing is set.
+    The context is not exceeded (slide 0). NULL: nothing is set.
     """
     if options == null:
         return
@@ -116,6 +127,7 @@ def planish_defaults(options: Options) -> None:
     options.max_tokens = DEFAULT
     options.min_p = 0.0
     options.repetition_penalty = 0.0
+    options.slide = 0
 
 
 @export
@@ -141,7 +153,9 @@ def planish_decode(model: Model, next: Ptr[i32]) -> i32:
     if model.read == 0:
         return refused(model, ARGUMENT, text("there is no text yet: planish_prefill begins one"))
     if model.read + 1 >= planish_tables().context:
-        return refused(model, ROOM, text("the context is full"))
+        if model.slide != 0:
+            return renewed(model, next)
+        return refused(model, ROOM, text("the context is full; slide goes on with its last half"))
     if not run(model, DECODE):
         return model.status
     model.read += 1
@@ -170,8 +184,8 @@ def planish_generate(
     if options != null and options.stop_count > 0 and options.stop == null:
         return refused(model, ARGUMENT, text("there are tokens to stop at, but stop is NULL"))
     context = planish_tables().context
-    if wanted > context - count:
-        form = text("%ld tokens of prompt and %ld new ones exceed the context of %ld")
+    if wanted > context - count and model.slide == 0:
+        form = text(EXCEEDED)
         snprintf(model.message, MESSAGE, form, count, wanted, context)
         return refused(model, ROOM, null)
     for n in range(wanted):
@@ -206,8 +220,9 @@ def prepared(model: Model, tokens: Const[i32], count: i64, options: Options) -> 
     if tokens == null or count < 1:
         refused(model, ARGUMENT, text("the prompt is empty; give at least 1 token to begin with"))
         return False
-    if count >= tables.context:
-        form = text("the prompt has %ld tokens, the context of %ld has no room for a new one")
+    slides = options != null and options.slide != 0
+    if count >= tables.context and (not slides or tables.context < 2):
+        form = text(FULL)
         snprintf(model.message, MESSAGE, form, count, tables.context)
         refused(model, ROOM, null)
         return False
@@ -256,6 +271,8 @@ def set_draw(model: Model, given: Options) -> None:
     """Set how tokens are drawn."""
     places = planish_places()
     state = model.state
+    model.seed = given.seed
+    model.slide = given.slide
     most = i32(planish_tables().vocabulary)
     set_key(given.seed, 0, Ptr[u32](state + places.keys))
     Ptr[f32](state + places.temperature)[0] = given.temperature
@@ -268,29 +285,49 @@ def set_draw(model: Model, given: Options) -> None:
         Ptr[f32](state + places.repetition_penalty)[0] = penalty if penalty > 0.0 else 1.0
 
 
-def mark(model: Model, tokens: Const[i32], count: i64) -> None:
+def mark(model: Model, count: i64) -> None:
     """Note which tokens a prompt has, where a penalty asks for it; decode notes later ones."""
     places = planish_places()
     if places.seen < 0:
         return
-    seen = model.state + places.seen
-    for n in range(planish_tables().vocabulary):
-        seen[n] = 0
     for n in range(count):
-        seen[i64(tokens[n])] = 1
+        model.state[places.seen + i64(model.text[n])] = 1
 
 
 def read_prompt(model: Model, tokens: Const[i32], count: i64, next: Ptr[i32]) -> i32:
-    """Read a prompt by pieces, and draw the token after it."""
+    """Read a prompt, the end of one that is too long, and draw the token after it."""
+    tables = planish_tables()
     places = planish_places()
-    pos = Ptr[i32](model.state + places.pos)
-    pos[0] = 0
+    kept = count if count < tables.context else tables.context // 2
+    memcpy(Ptr[u8](model.text), Ptr[u8](tokens + (count - kept)), 4 * kept)
+    model.windows = 0
+    if places.seen >= 0:
+        memset(model.state + places.seen, 0, tables.vocabulary)
+    return read_text(model, kept, next)
+
+
+def renewed(model: Model, next: Ptr[i32]) -> i32:
+    """Read the last half of a full context anew, and draw the token after it with a new key."""
+    context = planish_tables().context
+    half = context // 2
+    memcpy(Ptr[u8](model.text), Ptr[u8](model.text + (context - half)), 4 * half)
+    model.windows += 1
+    keys = Ptr[u32](model.state + planish_places().keys)
+    set_key(model.seed, 0, keys)
+    fold_in(keys[0], keys[1], u32(-model.windows), keys)
+    return read_text(model, half, next)
+
+
+def read_text(model: Model, count: i64, next: Ptr[i32]) -> i32:
+    """Read so many tokens of the text by pieces, and draw the token after them."""
+    places = planish_places()
+    Ptr[i32](model.state + places.pos)[0] = 0
     model.read = 0
-    mark(model, tokens, count)
+    mark(model, count)
     at = 0
     while at < count:
         size = count - at if count - at < places.piece else places.piece
-        model.slots[PREFILL][places.prompt] = Ptr[u8](tokens + at)
+        model.slots[PREFILL][places.prompt] = Ptr[u8](model.text + at)
         model.length[0] = size
         if not run(model, PREFILL):
             return model.status
@@ -307,6 +344,7 @@ def drawn(model: Model, next: Ptr[i32]) -> i32:
         model.read = 0
         form = text("NaN logits: no token can be drawn; the model's weights are broken")
         return refused(model, NAN, form)
+    model.text[model.read] = token
     if next != null:
         next[0] = token
     return OK

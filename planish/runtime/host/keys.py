@@ -38,7 +38,10 @@ def threefry(key0: u32, key1: u32, high: u32, low: u32) -> u32:
 
 def set_key(seed: u64, row: u32, out: Ptr[u32]) -> None:
     """The key of a row: fold_in(key(seed), row)."""
-    high = u32(seed >> 32)
-    low = u32(seed)
+    fold_in(u32(seed >> 32), u32(seed), row, out)
+
+
+def fold_in(high: u32, low: u32, data: u32, out: Ptr[u32]) -> None:
+    """A new key from a key and a number."""
     for word in range(2):
-        out[word] = threefry(high, low, u32(FOLD + i64(word)), row)
+        out[word] = threefry(high, low, u32(FOLD + i64(word)), data)

@@ -13,18 +13,6 @@ def planish_abi_version() -> i32:
 
 
 @export
-def planish_vocab_size(model: Model) -> i64:
-    """Tokens are 0 <= token < this."""
-    return planish_tables().vocabulary
-
-
-@export
-def planish_context(model: Model) -> i64:
-    """How many tokens a text can have, the prompt included; of training, how many a row has."""
-    return planish_tables().context
-
-
-@export
 def planish_threads(model: Model) -> i64:
     """How many threads share the work."""
     return model.threads if model != null else 0

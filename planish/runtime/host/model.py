@@ -19,6 +19,7 @@ from planish.runtime.host.language import (
     size_of,
     text,
     u8,
+    u64,
 )
 from planish.runtime.host.levels import best_level, is_known, wanted_level
 from planish.runtime.host.libc import (
@@ -33,6 +34,7 @@ from planish.runtime.host.libc import (
     calloc,
     close,
     free,
+    getpid,
     lseek,
     madvise,
     memcmp,
@@ -51,7 +53,6 @@ from planish.runtime.host.records import (
     CPU,
     FAULT,
     FILE,
-    HEAD,
     MESSAGE,
     NO_MEMORY,
     OK,
@@ -61,6 +62,7 @@ from planish.runtime.host.records import (
     Program,
     Tables,
     Worker,
+    is_left,
     planish_run,
     planish_stop,
     planish_tables,
@@ -70,23 +72,29 @@ from planish.runtime.host.records import (
 LINE = 64
 PAGE = 1 << 21  # a huge page
 MOST_THREADS = 1024
+WORD = 8  # bytes
+LANES = 512  # of a checksum, see `planish.runtime.checksum`
+FACTOR = 0x9E3779B185EBCA87
 
 
 @export
 def planish_create(weights: Text, threads: i32) -> Model:
     """Make a model. Ask planish_status whether that worked; NULL only where there is no memory.
 
-    weights: the file of weights, for artifacts whose weights are not inside; else NULL.
+    weights: the file of weights, for artifacts whose weights are not inside; else NULL. Their
+    checksum is compared, inside or not: PLANISH_FILE where a byte of them has changed.
     threads: how many share the work, at most the cores that this process may use (its affinity,
     its control group's quota); 0 means all of those.
     A model is used by one thread at a time; several models run side by side, each with threads of
     its own and memory of its own but for weights that never change, which they share. Free it with
-    planish_free. A forked child makes models of its own.
+    planish_free. A forked process makes models of its own: calls with one of its parent's, whose
+    threads it has not, fail (PLANISH_FAULT); planish_free gives its memory back.
     """
     model = Model(calloc(1, size_of(Model) + MESSAGE))
     if model == null:
         return model
     model.message = Ptr[u8](model) + size_of(Model)
+    model.process = getpid()
     tables = planish_tables()
     if threads < 0 or threads > MOST_THREADS:
         snprintf(
@@ -118,10 +126,10 @@ def planish_free(model: Model) -> None:
     """End the threads of a model and give its memory back; NULL is none."""
     if model == null:
         return
-    if model.started > 0:
+    if model.started > 0 and not is_left(model):
         planish_stop(model.pool)
-    for n in range(model.started):
-        pthread_join(model.workers[n].thread, null)
+        for n in range(model.started):
+            pthread_join(model.workers[n].thread, null)
     if model.block != null:
         munmap(model.block, model.block_size)
     if model.file != null:
@@ -145,10 +153,44 @@ def fits(model: Model, tables: Tables) -> bool:
 
 
 def find_weights(model: Model, tables: Tables, path: Text) -> bool:
-    """The weights: in the artifact, or mapped from a file that belongs to it."""
-    if tables.inside != 0:
-        model.weights = tables.head + tables.weights_at
+    """The weights: in the artifact, or mapped from a file that belongs to it; whole in any case."""
+    data = tables.head
+    if tables.inside == 0:
+        if not map_weights(model, tables, path):
+            return False
+        data = model.file
+    model.weights = data + tables.weights_at
+    count = (tables.size - tables.weights_at) // WORD
+    if checksum(Ptr[u64](model.weights), count) == tables.checksum:
         return True
+    name = path if tables.inside == 0 else text("this program")
+    form = text("%.300s is damaged: the weights do not match their checksum")
+    snprintf(model.message, MESSAGE, form, name)
+    model.status = FILE
+    return False
+
+
+def checksum(words: Ptr[u64], count: i64) -> u64:
+    """What `planish.runtime.checksum` says of weights, at about the speed of reading them."""
+    lanes = local(u64, LANES)
+    for at in range(0, count, LANES):
+        left = count - at
+        for n in range(left if left < LANES else i64(LANES)):
+            lanes[n] = stirred(lanes[n], words[at + n])
+    found: u64 = 0
+    for n in range(LANES):
+        found = stirred(found, lanes[n])
+    return found
+
+
+def stirred(sum: u64, word: u64) -> u64:
+    """A checksum with one more word: another for every other word, and for every other sum."""
+    both = sum ^ word
+    return (both << 29 | both >> 35) * FACTOR
+
+
+def map_weights(model: Model, tables: Tables, path: Text) -> bool:
+    """Map the file of weights, which begins as the artifact's own data does."""
     model.status = FILE
     if path == null:
         snprintf(model.message, MESSAGE, text("the weights are in a file of their own: name it"))
@@ -170,11 +212,10 @@ def find_weights(model: Model, tables: Tables, path: Text) -> bool:
         model.file = null
         snprintf(model.message, MESSAGE, text("cannot map %.300s"), path)
         return False
-    if memcmp(model.file, tables.head, HEAD) != 0:
+    if memcmp(model.file, tables.head, tables.weights_at) != 0:
         form = text("%.300s has the weights of another program")
         snprintf(model.message, MESSAGE, form, path)
         return False
-    model.weights = model.file + tables.weights_at
     model.status = OK
     return True
 
@@ -197,7 +238,12 @@ def set_aside(model: Model, tables: Tables) -> bool:
     slots = up(8 * level.count)
     for n in range(level.count):
         slots += up(8 * level.programs[n].count)
-    work = up(tables.state) + up(level.arena) + up(level.scratch) * model.threads
+    work = (
+        up(tables.state)
+        + up(4 * tables.context)
+        + up(level.arena)
+        + up(level.scratch) * model.threads
+    )
     size = 32 * LINE + up(size_of(Worker) * model.threads) + slots + work + PAGE
     model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
     if i64(model.block) == -1:
@@ -215,6 +261,7 @@ def set_aside(model: Model, tables: Tables) -> bool:
     model.scratch = taken(at, up(level.scratch) * model.threads)
     model.arena = taken(at, level.arena)
     model.state = taken(at, tables.state)
+    model.text = Ptr[i32](taken(at, 4 * tables.context))
     model.slots = Ptr[Ptr[Ptr[u8]]](taken(at, 8 * level.count))
     model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
     model.pool = taken(at, 4 * LINE)

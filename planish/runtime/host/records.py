@@ -18,9 +18,9 @@ from planish.runtime.host.language import (
     u8,
     u64,
 )
-from planish.runtime.host.libc import snprintf
+from planish.runtime.host.libc import getpid, snprintf
 
-ABI = 2
+ABI = 3
 OK = 0
 ARGUMENT = 1
 NO_MEMORY = 2
@@ -61,12 +61,14 @@ class Level(Record):
 
 
 class Tables(Record):
-    """What is known of an artifact when it is made.
+    """What is known of an artifact when it is made, by planish of a `version`.
 
-    `initial` is what the state begins with where that is not zero: an offset in the weights, one in
-    the state, and bytes.
+    The artifact's data, of `size` bytes, begins at `head`, or is in a file of its own; weights are
+    from `weights_at` on, and `checksum` is theirs. `initial` is what the state begins with where
+    that is not zero: an offset in the weights, one in the state, and bytes.
     """
 
+    version: Text
     levels: Ptr[Level]
     level_count: i64
     context: i64
@@ -76,6 +78,7 @@ class Tables(Record):
     inside: i64
     weights_at: i64
     size: i64
+    checksum: u64
     initial: Ptr[i64]
     initial_count: i64
 
@@ -107,12 +110,14 @@ class Worker(Record):
 class Model(Record):
     """A model that can be run, or `status` and `message`: why it cannot.
 
-    `read` are tokens that were read, or steps that were made, whose `losses` there may be `room`
-    for.
+    `process` is the one that made it, and has its threads. `read` are tokens that were read, or
+    steps that were made, whose `losses` there may be `room` for. `text` are the tokens of a text
+    that `seed` began; `slide`: it may go on where the context is full, as it did `windows` times.
     """
 
     status: i32
     message: Ptr[u8]
+    process: i32
     threads: i64
     started: i64
     level: Level
@@ -131,6 +136,10 @@ class Model(Record):
     arena: Ptr[u8]
     scratch: Ptr[u8]
     read: i64
+    text: Ptr[i32]
+    seed: u64
+    slide: i32
+    windows: i64
     losses: Ptr[f64]
     room: i64
 
@@ -141,9 +150,19 @@ def can_run(model: Model) -> bool:
         return False
     if model.started + 1 < model.threads:
         return False
+    if is_left(model):
+        model.status = FAULT
+        form = text("a forked process has none of the model's threads: make a model there")
+        snprintf(model.message, MESSAGE, form)
+        return False
     model.status = OK
     model.message[0] = 0
     return True
+
+
+def is_left(model: Model) -> bool:
+    """Whether this is a forked process, in which threads of the model would be waited for."""
+    return model.started > 0 and model.process != getpid()
 
 
 def failed(model: Model) -> i32:

@@ -7,14 +7,23 @@ Exit codes: 0 done, 1 failed, 2 the user's mistake. Errors are one line on stand
 
 from __future__ import annotations
 
+from planish.runtime.host.arguments import (
+    LINE_SIZE,
+    MISTAKE,
+    Given,
+    asked,
+    complain,
+    parsed,
+    put_out,
+    say,
+)
 from planish.runtime.host.generator import (
-    SMALLEST,
     Options,
     planish_defaults,
     planish_generate,
     planish_places,
 )
-from planish.runtime.host.known import planish_context, planish_level
+from planish.runtime.host.known import planish_level
 from planish.runtime.host.language import (
     Memory,
     Ptr,
@@ -22,7 +31,6 @@ from planish.runtime.host.language import (
     Text,
     address,
     export,
-    f32,
     f64,
     i32,
     i64,
@@ -34,7 +42,6 @@ from planish.runtime.host.language import (
 )
 from planish.runtime.host.libc import (
     MONOTONIC,
-    TOO_LARGE,
     __errno_location,
     calloc,
     clock_gettime,
@@ -44,13 +51,8 @@ from planish.runtime.host.libc import (
     read,
     readlink,
     snprintf,
-    strcmp,
     strerror,
     strlen,
-    strtod,
-    strtoll,
-    strtoull,
-    write,
 )
 from planish.runtime.host.model import (
     planish_create,
@@ -58,42 +60,16 @@ from planish.runtime.host.model import (
     planish_free,
     planish_status,
 )
-from planish.runtime.host.records import ARGUMENT, LARGEST, ROOM, Model, planish_tables
+from planish.runtime.host.records import ARGUMENT, ROOM, Model, planish_tables
+from planish.runtime.host.texts import planish_context
 from planish.runtime.host.tokenizer import decode_token
 from planish.runtime.host.vocab import Vocab
 from planish.runtime.host.words import planish_encode
 
-LINE_SIZE = 1024
 MANY = 200  # new tokens where nobody says how many, if so many fit
 PROMPT_BYTES = 1 << 20
 PATH = 4096
 FAILED = 1
-MISTAKE = 2
-USAGE = """usage: %s [PROMPT] [options]
-Writes on from PROMPT, or from standard input.
-  -n N             new tokens (default: what fits, at most 200)
-  --temperature T  below 1 bolder in what is likely; 0 always takes the likeliest (default: 1)
-  --top-k K        choose among the K likeliest tokens
-  --top-p P        choose among the likeliest tokens that have probability P
-  --min-p P        choose among tokens at least P times as likely as the likeliest
-  --repetition-penalty R
-                   above 1: what the text has already becomes less likely
-  --seed S         the same seed writes the same text
-  --threads N      threads to use (default: all that it may use)
-  --weights FILE   the file of weights, where they are not inside
-  --stats          tell the speed, and which processor the code is for, on standard error
-"""
-
-
-class Given(Record):
-    """What the command line says."""
-
-    prompt: Text
-    count: i64
-    threads: i64
-    weights: Text
-    stats: i64
-    seeded: i64
 
 
 class Writing(Record):
@@ -106,35 +82,11 @@ class Writing(Record):
     first: f64
 
 
-def put_out(file: i32, data: Text, size: i64) -> bool:
-    """Write all of it."""
-    at = 0
-    while at < size:
-        done = write(file, data + at, size - at)
-        if done <= 0:
-            return False
-        at += done
-    return True
-
-
-def say(line: Text) -> None:
-    """Tell a line on standard error."""
-    put_out(2, line, strlen(line))
-
-
 def now() -> f64:
     """Seconds."""
     time = local(i64, 2)
     clock_gettime(MONOTONIC, time)
     return f64(time[0]) + f64(time[1]) * 1e-9
-
-
-def complain(what: Text, about: Text) -> i32:
-    """Say what is wrong with the command line."""
-    line = local(u8, LINE_SIZE)
-    snprintf(line, LINE_SIZE, text("error: %s%.300s\n"), what, about)
-    say(line)
-    return MISTAKE
 
 
 def broken(what: Text) -> i32:
@@ -144,90 +96,6 @@ def broken(what: Text) -> i32:
     snprintf(line, LINE_SIZE, text("error: %s: %s\n"), what, why)
     say(line)
     return FAILED
-
-
-def whole(given: Text, low: i64, high: i64, out: Ptr[i64]) -> bool:
-    """A whole number of a range."""
-    end = local(Ptr[u8], 1)
-    out[0] = strtoll(given, end, 10)
-    return given[0] != 0 and end[0][0] == 0 and low <= out[0] <= high
-
-
-def real(given: Text, out: Ptr[f32]) -> bool:
-    """A number; whether it is a good one is said later."""
-    end = local(Ptr[u8], 1)
-    out[0] = f32(strtod(given, end))
-    return given[0] != 0 and end[0][0] == 0
-
-
-def set_option(name: Text, value: Text, given: Given, options: Options) -> i32:
-    """An option with its value: 0, or the exit code."""
-    number = local(i64, 1)
-    if strcmp(name, text("-n")) == 0 or strcmp(name, text("--tokens")) == 0:
-        if not whole(value, 0, 1 << 30, number):
-            return complain(text("-n is a whole number of at least 0, got "), value)
-        given.count = number[0]
-    elif strcmp(name, text("--temperature")) == 0:
-        known = real(value, address(options.temperature))
-        if not known or not 0.0 <= options.temperature <= LARGEST:
-            return complain(text("--temperature is a finite number of at least 0, got "), value)
-    elif strcmp(name, text("--top-p")) == 0:
-        if not real(value, address(options.top_p)) or not 0.0 < options.top_p <= 1.0:
-            return complain(text("--top-p is a number of 0 < P <= 1, got "), value)
-    elif strcmp(name, text("--min-p")) == 0:
-        if not real(value, address(options.min_p)) or not 0.0 <= options.min_p <= 1.0:
-            return complain(text("--min-p is a number of 0 <= P <= 1, got "), value)
-    elif strcmp(name, text("--repetition-penalty")) == 0:
-        known = real(value, address(options.repetition_penalty))
-        if not known or not SMALLEST <= options.repetition_penalty <= LARGEST:
-            return complain(text("--repetition-penalty is a finite number above 0, got "), value)
-    elif strcmp(name, text("--top-k")) == 0:
-        if not whole(value, 1, 0x7FFFFFFF, number):
-            return complain(text("--top-k is a whole number of at least 1, got "), value)
-        options.top_k = i32(number[0])
-    elif strcmp(name, text("--threads")) == 0:
-        if not whole(value, 1, 1024, number):
-            return complain(text("--threads is a whole number of 1 to 1024, got "), value)
-        given.threads = number[0]
-    elif strcmp(name, text("--seed")) == 0:
-        end = local(Ptr[u8], 1)
-        __errno_location()[0] = 0
-        options.seed = strtoull(value, end, 10)
-        given.seeded = 1
-        if __errno_location()[0] == TOO_LARGE:
-            return complain(text("--seed is below 2**64, got "), value)
-        if not ord("0") <= value[0] <= ord("9") or end[0][0] != 0:
-            return complain(text("--seed is a whole number of at least 0, got "), value)
-    elif strcmp(name, text("--weights")) == 0:
-        given.weights = value
-    else:
-        return complain(text("unknown option, see --help: "), name)
-    return 0
-
-
-def parsed(count: i64, arguments: Ptr[Text], given: Given, options: Options) -> i32:
-    """Read the command line: 0, or the exit code."""
-    plain = False
-    at = 1
-    while at < count:
-        word = arguments[at]
-        at += 1
-        if plain or word[0] != ord("-") or word[1] == 0:
-            if given.prompt != null:
-                return complain(text("one prompt, please; the second is "), word)
-            given.prompt = word
-        elif strcmp(word, text("--")) == 0:
-            plain = True
-        elif strcmp(word, text("--stats")) == 0:
-            given.stats = 1
-        else:
-            if at == count:
-                return complain(text("unknown option, or one without its value: "), word)
-            code = set_option(word, arguments[at], given, options)
-            if code != 0:
-                return code
-            at += 1
-    return 0
 
 
 def standard_input(given: Given) -> i32:
@@ -305,11 +173,12 @@ def written(model: Model, given: Given, options: Options, began: f64) -> i32:
     most: i64 = MANY
     options.max_tokens = given.count
     if given.count < 0:
-        options.max_tokens = left if 0 < left < most else most
+        options.max_tokens = left if 0 < left < most and options.slide == 0 else most
     state = local(Writing, 1)[0]
     state.vocab = Vocab(planish_places().words)
     state.before = tokens[count - 1] if count > 1 else i32(-1)
-    if count > 0 and options.max_tokens <= left and not put_out(1, given.prompt, length):
+    fits = options.max_tokens <= left or options.slide != 0
+    if count > 0 and fits and not put_out(1, given.prompt, length):
         state.failed = 1
     code = planish_generate(model, tokens, count, options, note, Memory(state), null)
     if state.count > 0 or code == 0:
@@ -343,12 +212,8 @@ def main(count: i32, arguments: Ptr[Text]) -> i32:
     options = local(Options, 1)[0]
     planish_defaults(options)
     given.count = -1
-    for n in range(1, i64(count)):
-        if strcmp(arguments[n], text("--help")) == 0:
-            usage = local(u8, 2 * LINE_SIZE)
-            snprintf(usage, 2 * LINE_SIZE, text(USAGE), arguments[0])
-            put_out(1, usage, strlen(usage))
-            return 0
+    if asked(i64(count), arguments):
+        return 0
     code = parsed(i64(count), arguments, given, options)
     if code == 0 and given.prompt == null:
         code = standard_input(given)

@@ -8,7 +8,18 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from planish.ir.errors import ArtifactError
-from planish.runtime.host import generator, keys, letters, merging, shell, tokenizer, vocab, words
+from planish.runtime.host import (
+    arguments,
+    generator,
+    keys,
+    letters,
+    merging,
+    shell,
+    texts,
+    tokenizer,
+    vocab,
+    words,
+)
 from planish.runtime.program import Program
 from planish.runtime.ship.shipped import STATE, Modules, Shipped, placed, slot_bytes
 from planish.runtime.ship.tables import Constants
@@ -25,7 +36,7 @@ class ShippedGenerator(Shipped):
     """
 
     kind = "generator"
-    sources: ClassVar[Modules] = (keys, generator, letters, merging, vocab, tokenizer, words)
+    sources: ClassVar[Modules] = (texts, keys, generator, letters, merging, vocab, tokenizer, words)
     piece: int
     words: bytes = b""
 
@@ -82,4 +93,4 @@ class ShippedGenerator(Shipped):
 class ShippedProgram(ShippedGenerator):
     """A generator as a program for the shell."""
 
-    sources: ClassVar[Modules] = (*ShippedGenerator.sources, shell)
+    sources: ClassVar[Modules] = (*ShippedGenerator.sources, arguments, shell)

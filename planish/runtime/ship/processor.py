@@ -78,7 +78,7 @@ _CPUID = (
 )
 # A leaf beyond the largest one, or xgetbv where the system has not allowed it, says nothing: 0.
 _X86 = f"""
-define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) noinline nounwind {{
+define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) noinline nounwind uwtable {{
 entry:
   %own = icmp eq i32 %leaf, {XGETBV}
   br i1 %own, label %allowed, label %ask
@@ -117,7 +117,7 @@ nothing:
 """
 _LISTED = """
 declare i64 @getauxval(i64)
-define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) nounwind {
+define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) nounwind uwtable {
   %which = zext i32 %leaf to i64
   %word = call i64 @getauxval(i64 %which)
   %low = trunc i64 %word to i32
@@ -125,7 +125,7 @@ define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) nounwind 
 }
 """
 _OTHER = """
-define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) nounwind {
+define internal i32 @planish_probe(i32 %leaf, i32 %sub, i32 %register) nounwind uwtable {
   ret i32 0
 }
 """

@@ -24,11 +24,13 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from planish import __version__
 from planish.ir.dims import upper
 from planish.ir.errors import ArtifactError
 from planish.ir.files import write_atomically
 from planish.ir.later import later
 from planish.runtime.artifact import ALIGN, Packed, beside, code_of, described
+from planish.runtime.checksum import checksum
 from planish.runtime.host import cpu, known, levels, libc, model, quota, records
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.image import Image
@@ -68,8 +70,8 @@ class Shipped:
     sources: ClassVar[Modules]  # of host code, beside those of `COMMON`
     levels: Mapping[str, Mapping[str, Program]]
     more: Mapping[str, Any]
-    context: int
-    vocabulary: int
+    context: int = 0  # of texts
+    vocabulary: int = 0
     prefix: str = PREFIX
 
     # What a kind of artifact says of itself
@@ -153,6 +155,11 @@ class Shipped:
             at += up(x.nbytes)
         return found
 
+    @cached_property
+    def checksum(self) -> int:
+        """What host code compares: SHA-256 takes longer than to begin with a text."""
+        return checksum(self.weights, ALIGN)
+
     # Facts and code
 
     def facts(self, weights_file: str | None) -> dict[str, Any]:
@@ -160,11 +167,13 @@ class Shipped:
         return {
             **self.more,
             "kind": self.kind,
+            "planish": __version__,
             "abi": records.ABI,
             "prefix": self.prefix,
             "context": self.context,
             "vocabulary": self.vocabulary,
             "weights_file": weights_file,
+            "weights_checksum": f"{self.checksum:016x}",
             "levels": [self._level_facts(name) for name in self.levels],
             **self.own_facts,
         }
@@ -247,14 +256,16 @@ class Shipped:
     def _tables(self, packed: Packed, inside: bool) -> str:
         numbers = {
             "state": self.state_bytes, "inside": int(inside), "weights_at": packed.start,
-            "size": packed.size, "context": self.context, "vocabulary": self.vocabulary,
+            "size": packed.size, "checksum": self.checksum,
+            "context": self.context, "vocabulary": self.vocabulary,
         }  # fmt: skip
         initial = [
             number
             for at, x in self.begun.items()
             for number in (self._offsets[self._number(x)], at, x.nbytes)
         ]
-        return tables_text([self._kind(x) for x in self.levels], self.artifact, initial, numbers)
+        kinds = [self._kind(x) for x in self.levels]
+        return tables_text(kinds, self.artifact, initial, numbers, __version__)
 
     def _kind(self, level: str) -> Kind:
         """A level as host code sees it."""

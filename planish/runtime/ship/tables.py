@@ -70,12 +70,15 @@ class Constants:
     def told(self, function: str, record: type[Record], values: Mapping[str, Any]) -> None:
         """A record, and the function that returns where it is."""
         name = self._add(function, f"%{record.__name__} {_values(record, values)}")
-        self.lines.append(f"define internal ptr @{function}() nounwind {{\n  ret ptr @{name}\n}}")
+        self.lines.append(
+            f"define internal ptr @{function}() nounwind uwtable {{\n  ret ptr @{name}\n}}"
+        )
 
 
 def tables_text(
-    kinds: Sequence[Kind], head: str, initial: Sequence[int], numbers: Mapping[str, int]
-) -> str:
+    kinds: Sequence[Kind], head: str, initial: Sequence[int], numbers: Mapping[str, int],
+    version: str,
+) -> str:  # fmt: skip
     """The function `planish_tables`, and what it returns.
 
     `head` is the symbol of the artifact's data, `numbers` are the other fields.
@@ -84,6 +87,7 @@ def tables_text(
     made.lines.append(f"@{head} = external constant i8")
     levels = [_level(made, f"level.{number}", kind) for number, kind in enumerate(kinds)]
     values = {
+        "version": made.text("version", version),
         "levels": made.records("levels", Level, levels), "level_count": len(levels),
         "initial": made.numbers("initial", initial), "initial_count": len(initial) // 3,
         "head": head, **numbers,

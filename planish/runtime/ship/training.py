@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.runtime.host import training
+from planish.runtime.host import texts, training
 from planish.runtime.program import Program
 from planish.runtime.ship.shipped import STATE, Modules, Shipped, placed, slot_bytes, up
 from planish.runtime.ship.tables import Constants
@@ -30,7 +30,7 @@ class ShippedStep(Shipped):
     """
 
     kind = "step"
-    sources: ClassVar[Modules] = (training,)
+    sources: ClassVar[Modules] = (texts, training)
     arrays: Mapping[str, np.ndarray]
     losses: np.ndarray
     batch: int
