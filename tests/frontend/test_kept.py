@@ -17,12 +17,13 @@ import pytest
 import planish as pl
 import planish.numpy as pnp
 from planish.frontend import kept
+from planish.frontend.cli.entry import run
 from planish.frontend.generate import Generator
 from planish.ir.graph import Graph
 from planish.ir.text import graph_text
 from planish.passes.pipelines import PIPELINES, pipeline
 from planish.runtime import build
-from planish.runtime.cache import CacheWarning
+from planish.runtime.cache import LIMIT, CacheWarning
 from planish.runtime.image import Image
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENS as TEXT
@@ -248,3 +249,27 @@ def test_images_come_back_as_they_were() -> None:
         for size in (0, 4, 8, 100, len(data) - 1):
             with pytest.raises(pl.ArtifactError, match="not a compiled program"):
                 Image.from_bytes(data[:size])
+
+
+def test_the_command_line_tells_what_is_kept_and_removes_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*words: str) -> str:
+        assert run(["cache", *words]) == 0
+        return capsys.readouterr().out
+
+    pl.compile(graph_of())
+    (folder / "mine.txt").write_text("not of planish")
+    kept_now = [x for x in folder.iterdir() if x.name != "mine.txt"]
+    facts = json.loads(told("info", "--json"))
+    assert facts == {"folder": str(folder), "entries": len(kept_now), "limit": LIMIT,
+                     "bytes": sum(x.stat().st_size for x in kept_now)}  # fmt: skip
+    assert facts["entries"] >= 1 and facts["bytes"] > 1000
+    assert str(folder) in told("info")
+    assert told("clear") == f"{len(kept_now)} removed\n"
+    assert [x.name for x in folder.iterdir()] == ["mine.txt"]
+    assert told("clear") == "0 removed\n"
+    monkeypatch.setenv("PLANISH_CACHE", "off")
+    facts = json.loads(told("info", "--json"))
+    assert (facts["folder"], facts["entries"], facts["bytes"]) == (None, 0, 0)
+    assert told("clear") == "0 removed\n"
