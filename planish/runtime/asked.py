@@ -56,4 +56,4 @@ def asked(triple: str, cpu: str, names: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     arch = sys.argv[1].split("-", 1)[0]
     ours = sorted({x for which, listed in CPUS.values() if which == arch for x in listed.split()})
-    print(*asked(*sys.argv[1:3], ours))
+    print(*asked(sys.argv[1], sys.argv[2], ours))
