@@ -341,7 +341,7 @@ def test_bad_files_are_refused(
         pl.load_model(path)
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_row_64_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     model_of(40).save_gguf(path, "q4_0")
     whole = path.read_bytes()

@@ -181,7 +181,9 @@ def test_the_key_is_of_all_that_matters() -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "swap"])
-def test_damaged_entries_are_compiled_anew(damage: str, folder: Path, built: list[Any]) -> None:
+def test_row_31_damaged_entries_are_compiled_anew(
+    damage: str, folder: Path, built: list[Any]
+) -> None:
     want = pl.compile(graph_of())(TOKENS)
     pl.compile(graph_of(), pipeline="O1")
     first, second = sorted(folder.iterdir(), key=lambda x: x.stat().st_mtime_ns)
@@ -229,7 +231,7 @@ def start(folder: Path, threads: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_many_processes_and_threads_compile_the_same_at_once(tmp_path: Path) -> None:
+def test_row_34_many_processes_and_threads_compile_the_same_at_once(tmp_path: Path) -> None:
     running = [start(tmp_path / "cache", 8) for _ in range(4)]
     found = [json.loads(x.communicate(timeout=300)[0]) for x in running]
     assert all(x[:3] == found[0][:3] and x[1] == 8 for x in found)
