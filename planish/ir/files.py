@@ -1,9 +1,10 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and reading small ones that may be none."""
 
 from __future__ import annotations
 
 import glob
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,25 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+from planish.ir.errors import ArtifactError
+
+SMALL = 256 << 20  # bytes: the largest vocabularies that are published have a tenth of it
+
+
+def read_small(path: Path, most: int = SMALL) -> bytes:
+    """All bytes of a regular file; ArtifactError for pipes, devices, and more than `most` bytes."""
+    with open(path, "rb", opener=_at_once) as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise ArtifactError(f"{path}: not a file")
+        if facts.st_size > most:
+            raise ArtifactError(f"{path}: {facts.st_size:,} bytes; at most {most:,} are read")
+        return file.read(facts.st_size)
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # or a pipe waits for its writer
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -133,7 +133,10 @@ class Lowering(Operands):
             body, operands = body_of((node,), (node,), node.op.name)
         group = classify(body)
         if group.kind is None:
-            raise UnsupportedError(f"no kernel for {label(node)}: {group.reason}")
+            raise UnsupportedError(
+                f"no kernel for {label(node)}: {group.reason}; groups that the pass fuse makes "
+                "have one, and so has every op by itself"
+            )
         types = body.output_types
         over = self.overwritten(node, body, operands, group)
         outs = tuple(self.result(node, k, x, over) for k, x in enumerate(types))

@@ -2,8 +2,8 @@
 
 A `Target` says for which processor code is made. `Target.parse("host")` is this machine;
 `"x86-64-v3"`, `"znver4"`, `"aarch64:neoverse-n1"` and the other names of `CPUS` are processors
-known by name, with exactly the features listed here, so that `require_host` can say whether code
-may run before it runs.
+known by name, with exactly the features listed there, so that `require_host` can say whether code
+may run before it runs; of other names LLVM is asked which of these features the processor has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from planish.runtime.cpus import CPUS
 if TYPE_CHECKING:
     from planish.runtime.cores import Core
 
+asked = later("planish.runtime.asked")
 cores = later("planish.runtime.cores")
 metadata = later("importlib.metadata")
 platformdirs = later("platformdirs")
@@ -64,11 +65,11 @@ class Target:
         if name == "host":
             return _host()
         arch, _, cpu = name.rpartition(":")
-        if cpu not in CPUS or (arch and arch != CPUS[cpu][0]):
-            raise TargetError(f"unknown target {name!r}; known are host, {', '.join(CPUS)}")
-        arch, features = CPUS[cpu]
         vendor = _host().triple.split("-", 1)[1]
-        model = "generic-rv64" if arch == "riscv64" else "generic" if cpu == arch else cpu
+        if cpu not in CPUS or (arch and arch != CPUS[cpu][0]):
+            return _asked(name, (arch,) if arch else tuple(_ANY), cpu, vendor)
+        arch, features = CPUS[cpu]
+        model = _ANY[arch] if arch in (cpu, "riscv64") else cpu
         return Target(cpu, f"{arch}-{vendor}", model, frozenset(features.split()))
 
     @property
@@ -145,6 +146,29 @@ class Target:
             raise TargetError(f"code for {self} ({self.arch}) cannot run on {host.arch}")
         if missing := sorted(self.features - host.features):
             raise TargetError(f"code for {self} needs {', '.join(missing)}, which {host.cpu} lacks")
+
+
+# architecture -> LLVM's name of any of its processors
+_ANY = {"x86_64": "x86-64", "aarch64": "generic", "riscv64": "generic-rv64"}
+
+
+@cache
+def _asked(name: str, arches: Sequence[str], cpu: str, vendor: str) -> Target:
+    """A target that LLVM knows: code for it uses those of our features that it has, no others."""
+    for arch in filter(_ANY.__contains__, arches):
+        triple = f"{arch}-{vendor}"
+        parts = "asked", triple, cpu, metadata.version("llvmlite"), repr(CPUS)
+        made = kept_in_cache(parts, partial(_features_text, triple, cpu))
+        if (features := json.loads(made)) is not None:
+            return Target(cpu, triple, _ANY[arch], frozenset(features))
+    raise TargetError(
+        f"unknown target {name!r}; known are host, {', '.join(CPUS)}, and names of LLVM such as "
+        "alderlake and aarch64:cortex-a76"
+    )
+
+
+def _features_text(triple: str, cpu: str) -> bytes:
+    return json.dumps(asked.features_of(triple, cpu)).encode()
 
 
 @cache

@@ -168,7 +168,7 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
 # Bad files
 
 
-def test_truncation_at_any_place_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_row_64_truncation_at_any_place_is_refused(saved: Path, tmp_path: Path) -> None:
     data, path = saved.read_bytes(), tmp_path / "cut.so"
     for size in [*range(0, 300, 7), *range(300, len(data), len(data) // 200)]:
         path.write_bytes(data[:size])
@@ -199,14 +199,16 @@ def changed(saved: Path, path: Path, old: bytes, new: bytes) -> Path:
     return path
 
 
-def test_another_version_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_row_26_another_version_is_refused(saved: Path, tmp_path: Path) -> None:
     old, new = (artifact.MAGIC + struct.pack("<Q", x) for x in (artifact.VERSION, 99))
     path = changed(saved, tmp_path / "new.so", old, new)
     with pytest.raises(pl.ArtifactError, match="version 99; this planish runs version 2"):
         pl.load(path)
 
 
-def test_another_processor_is_one_clear_line(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_26_another_processor_is_one_clear_line(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def old_machine() -> str:
         return "flags : fpu sse sse2 cx8 fxsr mmx"
 
@@ -246,7 +248,7 @@ def tool(path: Path, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_no_linker_is_named_and_programs_run_without(tools: Path) -> None:
+def test_row_27_no_linker_is_named_and_programs_run_without(tools: Path) -> None:
     built = program()
     assert built(TOKENS).shape == (1, 6, small_model().config["vocab_size"])
     with pytest.raises(OSError, match="neither cc, ld nor ziglang; install one with `pip install"):
@@ -254,7 +256,7 @@ def test_no_linker_is_named_and_programs_run_without(tools: Path) -> None:
     assert not list(tools.iterdir())
 
 
-def test_what_a_linker_says_is_told(tools: Path) -> None:
+def test_row_28_what_a_linker_says_is_told(tools: Path) -> None:
     tool(tools / "cc", "import sys; sys.exit('cannot find -lx ' + 'y' * 9999)")
     with pytest.raises(pl.LinkError, match="cc failed with code 1: cannot find -lx y") as told:
         program().save(tools / "x.so")

@@ -104,7 +104,7 @@ def rewritten(path: Path, change: Any) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
 
 
-def test_a_file_cut_or_flipped_anywhere_is_refused(saved: Path) -> None:
+def test_row_64_a_file_cut_or_flipped_anywhere_is_refused(saved: Path) -> None:
     whole = saved.read_bytes()
     rng = np.random.default_rng(0)
     for at in {0, 1, 7, 8, 9, len(whole) - 1, *rng.integers(0, len(whole), 60).tolist()}:
@@ -126,7 +126,7 @@ class Boom:
         return (pytest.fail, ("unpickled",))
 
 
-def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
+def test_row_70_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Boom()))
@@ -143,7 +143,7 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [2**31, 2**63, 2**64 - 1, 100_000_001])
-def test_a_huge_header_allocates_nothing(tmp_path: Path, length: int) -> None:
+def test_row_65_a_huge_header_allocates_nothing(tmp_path: Path, length: int) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b"{}" * 8)
     with pytest.raises(ArtifactError, match="header too large"):
@@ -171,7 +171,7 @@ ARRAY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         {"a": {**ARRAY, "dtype": "U64", "shape": [1]}},
     ],
 )
-def test_bad_headers_are_refused(tmp_path: Path, header: Any) -> None:
+def test_row_66_row_67_row_68_row_69_bad_headers_are_refused(tmp_path: Path, header: Any) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\2\0\0\0\0\0\0\0{}" + b"\0" * 8)
     rewritten(path, lambda _: header)
@@ -233,13 +233,13 @@ def metadata_change(**options: str) -> Any:
         (metadata_change(tokenizer='{"type": "bpe"}'), "not a tokenizer"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(saved: Path, change: Any, message: str) -> None:
+def test_row_78_row_79_what_does_not_fit_is_refused(saved: Path, change: Any, message: str) -> None:
     resealed(saved, change)
     with pytest.raises(ArtifactError, match=rf"(?s)model\.safetensors: .*{message}"):
         load_model(saved)
 
 
-def test_all_mistakes_are_listed(saved: Path) -> None:
+def test_row_74_all_mistakes_are_listed(saved: Path) -> None:
     def change(arrays: dict, metadata: dict) -> None:
         del arrays["wpe.weight"], arrays["ln_f.bias"]
         arrays["ln_f.weight"] = np.zeros(3, np.float32)
@@ -266,7 +266,7 @@ def test_all_mistakes_are_listed(saved: Path) -> None:
         ({"dtype": "f64"}, "is float32.* in the file, float64"),
     ],
 )
-def test_another_training_is_refused_and_nothing_changes(
+def test_row_78_another_training_is_refused_and_nothing_changes(
     tmp_path: Path, options: dict, message: str
 ) -> None:
     path = tmp_path / "training.safetensors"
@@ -283,7 +283,7 @@ def test_another_training_is_refused_and_nothing_changes(
         np.testing.assert_array_equal(other.arrays[name], array)
 
 
-def test_a_damaged_training_is_refused(tmp_path: Path, saved: Path) -> None:
+def test_row_78_a_damaged_training_is_refused(tmp_path: Path, saved: Path) -> None:
     trainer = small_trainer()
     with pytest.raises(ArtifactError, match="holds no training that could be resumed"):
         trainer.resume(saved)
@@ -301,7 +301,9 @@ def test_a_damaged_training_is_refused(tmp_path: Path, saved: Path) -> None:
 # writing
 
 
-def test_a_full_disk_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_77_a_full_disk_leaves_the_old_file(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = saved.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -322,7 +324,7 @@ pl.save(pl.TinyGPT(9, 8, 1, 2, 8), sys.argv[1])
 """
 
 
-def test_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(saved: Path) -> None:
+def test_row_76_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(saved: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, saved], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 import planish as pl
 from planish.frontend.cli.entry import run
-from planish.frontend.formats.gguf_blocks import NAMED
+from planish.frontend.formats.gguf_blocks import KINDS, NAMED, Kind
 from planish.frontend.formats.gguf_file import read_gguf, write_gguf
 from planish.frontend.text import CharTokenizer
 from planish.frontend.tokenizers.bpe import BytePairTokenizer
@@ -129,6 +130,19 @@ def test_blocks_have_the_bytes_of_the_gguf_package(name: str) -> None:
     np.testing.assert_array_equal(found, theirs)
 
 
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_any_bytes_are_the_numbers_of_the_gguf_package(kind: Kind) -> None:
+    gguf = pytest.importorskip("gguf", reason="the package gguf, the judge, is not installed")
+    theirs = gguf.GGMLQuantizationType[kind.name.upper()]
+    assert (theirs, gguf.GGML_QUANT_SIZES[theirs]) == (kind.code, (kind.block, kind.size))
+    rng = np.random.default_rng(kind.code)
+    raw = rng.integers(0, 256, (6, 4 * kind.size), np.uint8)
+    with np.errstate(all="ignore"):  # some scales are infinite, or none
+        wanted = gguf.quants.dequantize(raw, theirs)
+        found = kind.decode(raw.reshape(-1), (6, 4 * kind.block))
+    np.testing.assert_array_equal(found.astype(np.float32), wanted)
+
+
 # llama.cpp
 
 
@@ -144,6 +158,30 @@ def test_llama_cpp_runs_ours(tmp_path: Path, family: str) -> None:
     assert (
         np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
     )  # their GELU is a table in f16
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"])
+def test_we_read_what_llama_cpp_quantizes(tmp_path: Path, name: str) -> None:
+    """Its tool puts q6_k and others beside what it is asked for; numbers are those of gguf."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    gguf = pytest.importorskip("gguf", reason="the package gguf, the judge, is not installed")
+    model = pl.TinyGPT(len(TOKENIZER), 256, 1, 4, 32, dropout=0.0, **{**LLAMA, "hidden_dim": 256})
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    model.save_gguf(ours, "f32", TOKENIZER)
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
+    paths = str(ours).encode(), str(theirs).encode()
+    assert llama_cpp.llama_model_quantize(*paths, ctypes.byref(options)) == 0
+    found, judge = read_gguf(theirs).tensors, gguf.GGUFReader(theirs).tensors
+    kinds = {x.kind.name for x in found.values()}
+    assert {"f32", name[:4].lower()} <= kinds and "f16" not in kinds
+    for tensor in judge:
+        wanted = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        np.testing.assert_array_equal(found[tensor.name].read(), wanted)
+    loaded, tokenizer = pl.load_model(theirs)
+    wanted = logits(model)
+    assert tokenizer == TOKENIZER
+    assert np.abs(logits(loaded) - wanted).max() < 0.2 * np.abs(wanted).max()
 
 
 def test_we_read_what_the_gguf_package_writes(tmp_path: Path) -> None:
@@ -190,8 +228,8 @@ def test_models_that_llama_cpp_would_run_otherwise(
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="dtype is one of f32, f16, q4_0, q8_0, bf16, got 'f8'"):
-        model_of().save_gguf(tmp_path / "m.gguf", "f8")
+    with pytest.raises(DataError, match="dtype is one of f32, f16, q4_0, q8_0, bf16, got 'q6_k'"):
+        model_of().save_gguf(tmp_path / "m.gguf", "q6_k")
     with pytest.raises(DataError, match="has no form in GGUF"):
         model_of(2).save_gguf(tmp_path / "m.gguf", "f16", CharTokenizer("ab"))
     for number in (np.nan, 1e5):
@@ -303,7 +341,7 @@ def test_bad_files_are_refused(
         pl.load_model(path)
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_row_64_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     model_of(40).save_gguf(path, "q4_0")
     whole = path.read_bytes()

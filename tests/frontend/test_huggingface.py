@@ -202,7 +202,7 @@ def test_a_tokenizer_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ({"model_type": None}, "model_type is None"),
     ],
 )
-def test_options_of_gpt2_that_are_refused(tmp_path: Path, options: dict, words: str) -> None:
+def test_row_75_options_of_gpt2_that_are_refused(tmp_path: Path, options: dict, words: str) -> None:
     folder = write_folder(tmp_path / "m", {**GPT2, **options}, gpt2_arrays(GPT2))
     with pytest.raises(UnsupportedError, match=rf"config\.json: .*{words}"):
         pl.TinyGPT.from_pretrained(folder)
@@ -223,7 +223,9 @@ def test_options_of_gpt2_that_are_refused(tmp_path: Path, options: dict, words: 
         ({"sliding_window": 4096}, "does not know: sliding_window=4096"),
     ],
 )
-def test_options_of_llama_that_are_refused(tmp_path: Path, options: dict, words: str) -> None:
+def test_row_75_options_of_llama_that_are_refused(
+    tmp_path: Path, options: dict, words: str
+) -> None:
     folder = write_folder(tmp_path / "m", {**LLAMA, **options}, llama_arrays(LLAMA))
     with pytest.raises(UnsupportedError, match=rf"config\.json: .*{words}"):
         pl.TinyGPT.from_pretrained(folder)
@@ -256,7 +258,7 @@ def test_configurations_that_do_not_fit(tmp_path: Path, options: dict, words: st
         pl.TinyGPT.from_pretrained(folder)
 
 
-def test_all_mistakes_are_listed(tmp_path: Path) -> None:
+def test_row_74_all_mistakes_are_listed(tmp_path: Path) -> None:
     arrays = gpt2_arrays(GPT2)
     del arrays["transformer.ln_f.bias"], arrays["transformer.h.1.ln_1.weight"]
     arrays["transformer.more"] = np.zeros(2, np.float32)
@@ -290,7 +292,7 @@ def test_a_tied_head_that_is_another(tmp_path: Path) -> None:
          "missing: transformer.wte.weight in model-00002"),
     ],
 )  # fmt: skip
-def test_an_index_names_files_beside_it(tmp_path: Path, change: dict, words: str) -> None:
+def test_row_71_an_index_names_files_beside_it(tmp_path: Path, change: dict, words: str) -> None:
     folder = write_folder(tmp_path / "m", GPT2, gpt2_arrays(GPT2), shards=2)
     safetensors.numpy.save_file(gpt2_arrays(GPT2), tmp_path / "x.safetensors")
     index = json.loads((folder / INDEX).read_text("utf-8"))

@@ -17,12 +17,13 @@ import pytest
 import planish as pl
 import planish.numpy as pnp
 from planish.frontend import kept
+from planish.frontend.cli.entry import run
 from planish.frontend.generate import Generator
 from planish.ir.graph import Graph
 from planish.ir.text import graph_text
 from planish.passes.pipelines import PIPELINES, pipeline
 from planish.runtime import build
-from planish.runtime.cache import CacheWarning
+from planish.runtime.cache import LIMIT, CacheWarning
 from planish.runtime.image import Image
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENS as TEXT
@@ -207,7 +208,9 @@ def test_the_key_is_of_all_that_matters() -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "swap"])
-def test_damaged_entries_are_compiled_anew(damage: str, folder: Path, built: list[Any]) -> None:
+def test_row_31_damaged_entries_are_compiled_anew(
+    damage: str, folder: Path, built: list[Any]
+) -> None:
     want = pl.compile(graph_of())(TOKENS)
     pl.compile(graph_of(), pipeline="O1")
     first, second = sorted(folder.iterdir(), key=lambda x: x.stat().st_mtime_ns)
@@ -255,7 +258,7 @@ def start(folder: Path, threads: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_many_processes_and_threads_compile_the_same_at_once(tmp_path: Path) -> None:
+def test_row_34_many_processes_and_threads_compile_the_same_at_once(tmp_path: Path) -> None:
     running = [start(tmp_path / "cache", 8) for _ in range(4)]
     found = [json.loads(x.communicate(timeout=300)[0]) for x in running]
     assert all(x[:3] == found[0][:3] and x[1] == 8 for x in found)
@@ -275,3 +278,27 @@ def test_images_come_back_as_they_were() -> None:
         for size in (0, 4, 8, 100, len(data) - 1):
             with pytest.raises(pl.ArtifactError, match="not a compiled program"):
                 Image.from_bytes(data[:size])
+
+
+def test_the_command_line_tells_what_is_kept_and_removes_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*words: str) -> str:
+        assert run(["cache", *words]) == 0
+        return capsys.readouterr().out
+
+    pl.compile(graph_of())
+    (folder / "mine.txt").write_text("not of planish")
+    kept_now = [x for x in folder.iterdir() if x.name != "mine.txt"]
+    facts = json.loads(told("info", "--json"))
+    assert facts == {"folder": str(folder), "entries": len(kept_now), "limit": LIMIT,
+                     "bytes": sum(x.stat().st_size for x in kept_now)}  # fmt: skip
+    assert facts["entries"] >= 1 and facts["bytes"] > 1000
+    assert str(folder) in told("info")
+    assert told("clear") == f"{len(kept_now)} removed\n"
+    assert [x.name for x in folder.iterdir()] == ["mine.txt"]
+    assert told("clear") == "0 removed\n"
+    monkeypatch.setenv("PLANISH_CACHE", "off")
+    facts = json.loads(told("info", "--json"))
+    assert (facts["folder"], facts["entries"], facts["bytes"]) == (None, 0, 0)
+    assert told("clear") == "0 removed\n"

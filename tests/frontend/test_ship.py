@@ -328,7 +328,7 @@ def test_prefill_and_decode_step_by_step(library: Path) -> None:
     native["free"](native.model)
 
 
-def test_another_processor_is_one_clear_line(
+def test_row_25_another_processor_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     word = ("imaginary", 0x7FFFFFFF, 0, 0, 1)

@@ -99,7 +99,7 @@ def test_nan_in_an_activation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_no_calibration_is_refused(bits: int) -> None:
+def test_row_37_no_calibration_is_refused(bits: int) -> None:
     """BAD_INPUT 37."""
     with pytest.raises(DataError, match=r"no calibration for fc\.weight.*mode=dynamic needs none"):
         pl.quantize(dense(normal(4, 64)), mode="static", bits=bits)

@@ -106,7 +106,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_gradient_is_refused(name: str) -> None:
+def test_row_39_what_has_no_gradient_is_refused(name: str) -> None:
     call, words = REFUSED[name]
     with pytest.raises(TypeError) as caught:
         call()

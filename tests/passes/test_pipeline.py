@@ -78,7 +78,7 @@ def test_pipelines_add_and_compare():
         ("cse;fold", "cannot read ';fold'"),
     ],
 )
-def test_bad_pipelines_are_refused_with_choices(text: str, message: str):
+def test_row_24_bad_pipelines_are_refused_with_choices(text: str, message: str):
     with pytest.raises(ParseError) as caught:
         Pipeline.parse(text)
     assert message in str(caught.value) and isinstance(caught.value, ValueError)

@@ -42,7 +42,7 @@ def pruned(w: np.ndarray, **options: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.5, np.nan, np.inf, True, "0.5", None])
-def test_a_ratio_that_is_no_share_is_refused(ratio: object) -> None:
+def test_row_38_a_ratio_that_is_no_share_is_refused(ratio: object) -> None:
     """BAD_INPUT 38: before anything is changed."""
     with pytest.raises(DataError, match="prune: ratio is a share between 0 and 1"):
         Prune(ratio)  # type: ignore[arg-type]

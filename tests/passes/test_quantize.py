@@ -33,7 +33,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_no_number_is_refused_by_name(bad: float) -> None:
+def test_row_37_a_weight_that_is_no_number_is_refused_by_name(bad: float) -> None:
     """BAD_INPUT 37."""
     w = normal(4, 6)
     w[1, 2] = bad
@@ -53,7 +53,7 @@ def test_a_weight_that_is_no_number_is_refused_by_name(bad: float) -> None:
         ({"mode": "fast"}, "mode is one of dynamic, static, weights, got 'fast'"),
     ],
 )
-def test_options_are_checked(options: dict, message: str) -> None:
+def test_row_24_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Quantize(**options)
 
@@ -64,7 +64,7 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "weights"])
-def test_rows_and_channels_of_zeros_have_a_scale_of_1(mode: str) -> None:
+def test_row_37_rows_and_channels_of_zeros_have_a_scale_of_1(mode: str) -> None:
     """BAD_INPUT 37: no 0 / 0."""
     w, x = normal(4, 6), normal(3, 6)
     w[1], x[2] = 0, 0

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import planish as pl
 from planish.runtime import cache as module
 from planish.runtime.cache import Cache, CacheWarning, digest
 
@@ -49,7 +53,7 @@ def test_no_folder_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 47, 48, 51])
-def test_an_entry_that_was_cut_is_not_used(tmp_path: Path, size: int) -> None:
+def test_row_31_an_entry_that_was_cut_is_not_used(tmp_path: Path, size: int) -> None:
     cache = Cache(tmp_path)
     cache.put(KEY, b"data")
     path = only(tmp_path)
@@ -61,7 +65,7 @@ def test_an_entry_that_was_cut_is_not_used(tmp_path: Path, size: int) -> None:
     assert cache.get(KEY) == b"again"
 
 
-def test_entries_that_were_flipped_or_swapped_are_not_used(tmp_path: Path) -> None:
+def test_row_31_entries_that_were_flipped_or_swapped_are_not_used(tmp_path: Path) -> None:
     cache, other = Cache(tmp_path), digest("other")
     cache.put(KEY, b"data")
     cache.put(other, b"else")
@@ -78,7 +82,7 @@ def test_entries_that_were_flipped_or_swapped_are_not_used(tmp_path: Path) -> No
         assert Cache(tmp_path).get(KEY) is None
 
 
-def test_links_pickles_and_pipes_are_not_followed(tmp_path: Path) -> None:
+def test_row_32_links_pickles_and_pipes_are_not_followed(tmp_path: Path) -> None:
     folder, outside = tmp_path / "cache", tmp_path / "outside"
     cache = Cache(folder)
     cache.put(KEY, b"data")
@@ -99,7 +103,7 @@ def test_links_pickles_and_pipes_are_not_followed(tmp_path: Path) -> None:
         assert Cache(folder).get(KEY) is None
 
 
-def test_a_folder_open_to_others_is_not_used(tmp_path: Path) -> None:
+def test_row_33_a_folder_open_to_others_is_not_used(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     cache.put(KEY, b"data")
     tmp_path.chmod(0o777)
@@ -109,7 +113,7 @@ def test_a_folder_open_to_others_is_not_used(tmp_path: Path) -> None:
     assert only(tmp_path).name.startswith(KEY)
 
 
-def test_what_is_no_folder_is_not_used(tmp_path: Path) -> None:
+def test_row_29_what_is_no_folder_is_not_used(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
     for folder in (file, file / "below"):
@@ -120,7 +124,28 @@ def test_what_is_no_folder_is_not_used(tmp_path: Path) -> None:
     assert file.read_text() == "x"
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that root cannot write to")
+def test_row_29_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("/proc/planish", "/proc/self/planish/below"):
+        monkeypatch.setenv("PLANISH_CACHE", place)
+        with pytest.warns(CacheWarning, match="programs are compiled anew") as told:
+            program = pl.compile(lambda x: x + 1, pl.spec(3))
+        assert len(told) == 1
+        np.testing.assert_array_equal(program(np.ones(3, np.float32)), [2, 2, 2])
+
+
+def test_row_29_a_home_that_is_missing(tmp_path: Path) -> None:
+    """It is made, or there is one warning."""
+    code = "import planish as pl; print(pl.compile(lambda x: x + 1, pl.spec(1)).kernels)"
+    kept = {n: x for n, x in os.environ.items() if not n.startswith(("PLANISH_CACHE", "XDG_"))}
+    for home, words in ((str(tmp_path / "none"), ""), ("/proc/none", "compiled anew")):
+        done = subprocess.run([sys.executable, "-c", code], env={**kept, "HOME": home},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert done.stdout and done.stderr.count("CacheWarning: ") == bool(words)
+        assert words in done.stderr
+
+
+def test_row_30_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -157,7 +157,9 @@ def test_code_in_a_cycle_is_collected() -> None:
 
 
 @pytest.mark.parametrize("text", ["define", TEXT.replace("ret i64 %x", "ret i64 %y")])
-def test_a_module_that_llvm_refuses_is_kept_in_a_file(text: str, tmp_path, monkeypatch) -> None:
+def test_row_35_a_module_that_llvm_refuses_is_kept_in_a_file(
+    text: str, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(CompileError, match="a fault of planish") as caught:
         compile_text(text, Target.host())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.formats.assemble import Part, Stored, assemble, parted
-from planish.frontend.formats.gguf_blocks import NAMED, Kind
+from planish.frontend.formats.gguf_blocks import NAMED, WRITTEN, Kind
 from planish.frontend.formats.gguf_file import GGUF, write_gguf
 from planish.frontend.formats.gguf_words import tokenizer_facts
 from planish.frontend.formats.hf_config import family_of
@@ -50,8 +50,8 @@ def save_gguf(
     model: Any, path: Path, dtype: str = "f16", tokenizer: Tokenizer | None = None
 ) -> dict[str, str]:
     """Write a model; returns how each tensor is stored."""
-    if dtype not in NAMED:
-        raise DataError(f"dtype is one of {', '.join(NAMED)}, got {dtype!r}")
+    if dtype not in WRITTEN:
+        raise DataError(f"dtype is one of {', '.join(WRITTEN)}, got {dtype!r}")
     facts = {**_facts(model, dtype), **tokenizer_facts(tokenizer, model.config["vocab_size"])}
     plan, tensors = _plan(model), {}
     width = model.config["embed_dim"] // model.config["num_heads"]

@@ -4,6 +4,7 @@
     q4_0   f16 d, 16 bytes        x = d (q - 8); byte j has q of place j below, of j + 16 above
 
 Rounding is that of ggml's reference, so that a file of ours has the bytes that theirs has.
+Kinds that are read and not written are in `gguf_packed.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from planish.frontend.formats.gguf_packed import (
+    SUPER,
+    decode_q4_1,
+    decode_q4_k,
+    decode_q5_0,
+    decode_q5_1,
+    decode_q5_k,
+    decode_q6_k,
+    halves,
+)
+from planish.ir.errors import UnsupportedError
+
 BLOCK = 32
+Decode = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class Kind:
     block: int
     size: int
     encode: Callable[[np.ndarray], bytes]
-    decode: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    decode: Decode
 
 
 def _plain(name: str, code: int, dtype: type) -> Kind:
@@ -62,8 +76,7 @@ def _encode_q8(array: np.ndarray) -> bytes:
 
 def _decode_q8(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     blocks = raw.reshape(-1, 2 + BLOCK)
-    d = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
-    return (blocks[:, 2:].view(np.int8) * d).reshape(shape)
+    return (blocks[:, 2:].view(np.int8) * halves(blocks[:, :2])).reshape(shape)
 
 
 def _encode_q4(array: np.ndarray) -> bytes:
@@ -77,9 +90,15 @@ def _encode_q4(array: np.ndarray) -> bytes:
 
 def _decode_q4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     blocks = raw.reshape(-1, 2 + BLOCK // 2)
-    d = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
     q = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1).astype(np.int8) - 8
-    return (q * d).reshape(shape)
+    return (q * halves(blocks[:, :2])).reshape(shape)
+
+
+def _read_only(name: str, code: int, block: int, size: int, decode: Decode) -> Kind:
+    def encode(array: np.ndarray) -> bytes:
+        raise UnsupportedError(f"{name} is read, not written")
+
+    return Kind(name, code, block, size, encode, decode)
 
 
 # ggml's number of a kind -> the kind
@@ -90,6 +109,13 @@ KINDS = {
         Kind("q4_0", 2, BLOCK, 2 + BLOCK // 2, _encode_q4, _decode_q4),
         Kind("q8_0", 8, BLOCK, 2 + BLOCK, _encode_q8, _decode_q8),
         _plain("bf16", 30, ml_dtypes.bfloat16),
+        _read_only("q4_1", 3, BLOCK, 20, decode_q4_1),
+        _read_only("q5_0", 6, BLOCK, 22, decode_q5_0),
+        _read_only("q5_1", 7, BLOCK, 24, decode_q5_1),
+        _read_only("q4_k", 12, SUPER, 144, decode_q4_k),
+        _read_only("q5_k", 13, SUPER, 176, decode_q5_k),
+        _read_only("q6_k", 14, SUPER, 210, decode_q6_k),
     )
 }  # fmt: skip
 NAMED = {kind.name: kind for kind in KINDS.values()}
+WRITTEN = ("f32", "f16", "q4_0", "q8_0", "bf16")

@@ -24,7 +24,7 @@ from planish.frontend.strict import strict_json
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import save_tokenizer
 from planish.ir.errors import ArtifactError
-from planish.ir.files import write_atomically
+from planish.ir.files import read_small, write_atomically
 from planish.ir.store import file_bytes
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -129,7 +129,7 @@ def _text(path: Path) -> str:
     if not path.is_file():
         raise ArtifactError(f"{path.parent}: this folder has no {path.name}, so no model in it")
     try:
-        return path.read_text("utf-8")
+        return read_small(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path}: not text: {error}") from error
 

@@ -16,19 +16,27 @@ from planish.frontend.formats.llama2c import is_llama2c, load_llama2c
 from planish.frontend.formats.nanogpt import is_nanogpt, load_nanogpt
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import tokenizer_in_folder
-from planish.ir.errors import ArtifactError
+from planish.ir.errors import ArtifactError, UnsupportedError
 
 HEAD = 64  # bytes that are looked at
 
 
 def kind_of(path: Path) -> str:
-    """Hugging Face (a folder), safetensors, GGUF or llama2.c; ArtifactError for anything else."""
+    """Hugging Face (a folder), safetensors, GGUF or llama2.c; ArtifactError for anything else.
+
+    UnsupportedError for ONNX, which is not even opened.
+    """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir():
         return "Hugging Face"
     if not path.is_file():
         raise ArtifactError(f"{path}: not a file")
+    if path.suffix.lower() == ".onnx":
+        raise UnsupportedError(
+            f"{path}: ONNX is not read; export the model to a Hugging Face folder, safetensors or "
+            "GGUF"
+        )
     if path.suffix == ".safetensors":
         return "safetensors"
     with open(path, "rb") as file:

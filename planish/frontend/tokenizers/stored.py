@@ -15,7 +15,7 @@ from planish.frontend.tokenizers.bpe import BytePairTokenizer, parsed_merges, vo
 from planish.frontend.tokenizers.library import LibraryTokenizer
 from planish.frontend.tokenizers.llama2c import ScoreTokenizer, read_llama2c
 from planish.ir.errors import ArtifactError, DataError, PlanishError
-from planish.ir.files import write_atomically
+from planish.ir.files import read_small, write_atomically
 
 # The "type" in the JSON -> what makes a tokenizer of its facts
 TYPES: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
@@ -53,6 +53,7 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
     JSON of planish; GPT-2's vocab.json with merges.txt beside it, or encoder.json with vocab.bpe
     (either file may be named); tokenizer.json (extra `planish[bpe]`); llama2.c's tokenizer file.
+    ArtifactError for what is none of these, is no regular file, or has more than 256 MiB.
     """
     source = Path(path)
     if source.is_dir():
@@ -64,7 +65,7 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     beside = {merges: vocab for vocab, merges in PAIRS.items()}.get(source.name)
     if beside is not None:
         return _pair(source.with_name(beside), source)
-    data = source.read_bytes()
+    data = read_small(source)
     if data.lstrip()[:1] != b"{":
         return read_llama2c(source, data)
     facts = strict_json(source, _utf8(source, data))
@@ -98,8 +99,8 @@ def _pair(vocab: Path, merges: Path) -> BytePairTokenizer:
     for path in (vocab, merges):
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}, the other half of this tokenizer")
-    table = strict_json(vocab, _utf8(vocab, vocab.read_bytes()))
-    lines = _utf8(merges, merges.read_bytes()).split("\n")
+    table = strict_json(vocab, _utf8(vocab, read_small(vocab)))
+    lines = _utf8(merges, read_small(merges)).split("\n")
     lines = [x.removesuffix("\r") for x in lines]
     if lines[0].startswith("#version"):
         lines = lines[1:]
