@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from planish.runtime.memo import Memo
 from planish.runtime.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,3 +47,5 @@ def data_dir() -> Path:
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what compiling twice makes: it really does."""
     monkeypatch.setenv("PLANISH_CACHE", "off")
+    for name in ("llvm.OBJECTS", "codegen.steps.FUNCTIONS"):
+        monkeypatch.setattr(f"planish.runtime.{name}", Memo(0))

@@ -17,6 +17,7 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import PIPELINES
+from planish.runtime.packing import Panels
 
 MEMORY = 2**30  # bytes of probabilities that are kept, at most: those of some pieces
 
@@ -41,6 +42,7 @@ class Judge:
         count = whole_number("pieces", count, 1)
         count = min(count, len(tokens) // context, max(1, MEMORY // (4 * context * vocab)))
         self.graph: Graph = forward(model)
+        self._kernels: dict[tuple, Any] = {}  # of recipes, which have most in common
         self.pieces, self.threads = tokens[: count * context].reshape(count, context), threads
         found = self._log_probabilities(PIPELINES["O2"])
         self._exact = [x.astype(np.float32) for x in found]
@@ -61,7 +63,8 @@ class Judge:
 
     def _log_probabilities(self, recipe: Pipeline) -> Iterator[np.ndarray]:
         """Of every token at every place of each piece."""
-        program = compiled(self.graph, recipe, threads=self.threads, cache=False)
+        panels = Panels(self._kernels)
+        program = compiled(self.graph, recipe, None, self.threads, panels, cache=False)
         return (log_softmax(program(piece[None])[0]) for piece in self.pieces)
 
 

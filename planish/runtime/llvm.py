@@ -21,8 +21,10 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from planish.ir.errors import CompileError
+from planish.runtime.cache import digest
 from planish.runtime.crew import Crew
 from planish.runtime.gate import Gate
+from planish.runtime.memo import Memo
 from planish.runtime.target import Target, available_cores
 
 # No fork happens while a thread is in LLVM or llvmlite frees something: a child would inherit
@@ -31,6 +33,8 @@ _LLVM = Gate(llvm.ffi.lib._lock)
 
 # Bytes that LLVM may need: for itself, and for each byte of text
 _LEAST, _EACH = 64 << 20, 64
+
+OBJECTS: Memo[bytes] = Memo(32 << 20, len)  # of modules, by target and text
 
 _OURS = re.compile(r"planish[._]|k\d+_")  # symbols that a module defines itself
 
@@ -191,24 +195,30 @@ class _Module:
 
 def compile_text(text: str, target: Target) -> bytes:
     """The object file of an LLVM module given as text."""
-    _need(len(text))
-    with _Module(text, target) as module:
-        module.compile()
-        return module.code()
+    (code,) = compile_texts([text], target)
+    return code
 
 
 def compile_texts(texts: Iterable[str], target: Target) -> tuple[bytes, ...]:
     """The object files of modules, which are compiled while `texts` makes the next one."""
-    threads = available_cores()
+    threads, keys = available_cores(), []
+    codes: dict[tuple[Target, str], bytes] = {}
+    modules: dict[tuple[Target, str], _Module] = {}
     with ExitStack() as stack:
-        modules = []
         with Crew(threads) as crew:  # it ends its work before the modules end
             for text in texts:
-                _need(len(text), threads)
-                modules.append(stack.enter_context(_Module(text, target)))
-                crew.add(modules[-1].compile)
+                key = (target, digest(text))
+                keys.append(key)
+                known = OBJECTS.get(key)
+                if known is not None:
+                    codes[key] = known
+                elif key not in modules:
+                    _need(len(text), threads)
+                    modules[key] = stack.enter_context(_Module(text, target))
+                    crew.add(modules[key].compile)
             crew.finish()
-        return tuple(module.code() for module in modules)
+        codes.update((key, OBJECTS.put(key, module.code())) for key, module in modules.items())
+    return tuple(codes[key] for key in keys)
 
 
 def optimised_text(text: str, target: Target) -> str:

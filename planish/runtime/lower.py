@@ -97,8 +97,11 @@ def lower(graph: Graph, target: Target, panels: Panels | None = None) -> Plan:
     """
     order = [n for n in run_order(graph) if n.op.kind not in ("leaf", "get")]
     last = {source(x): node for node in order if not is_alias(node) for x in node.inputs}
-    with (panels or Panels()).packing() as packing:
+    panels = panels or Panels()
+    with panels.packing() as packing:
         work = Lowering(graph, target, packing, last=last)
+        if panels.kernels is not None:
+            work.made = panels.kernels
         for node in order:
             work.add(node)
         work.finish_outputs()

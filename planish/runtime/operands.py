@@ -67,7 +67,7 @@ class Operands(Draft):
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
-        key = (graph_text(replace(body, name="body")), *rest)
+        key = (self.target, graph_text(replace(body, name="body")), *rest)
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]

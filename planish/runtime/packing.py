@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +41,13 @@ Given = Mapping[Node, np.ndarray]  # the leaves that a weight is made of; the la
 
 
 class Panels:
-    """Weights as panels. Programs that are lowered with the same `Panels` have them once."""
+    """Weights as panels. Programs that are lowered with the same `Panels` have them once.
 
-    def __init__(self) -> None:
+    Those that have the same `kernels`, too, share what equal nodes were lowered to.
+    """
+
+    def __init__(self, kernels: dict[tuple, Any] | None = None) -> None:
+        self.kernels = kernels
         self._room = Room()
         self._made: dict[Key, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
         self._lock = ProcessLock()

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from planish.ir.loop_text import kernel_text
 from planish.ir.loops import Const, Expr, Kernel, Var
+from planish.runtime.cache import digest
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import FAIL, sync_text
 from planish.runtime.codegen.text import Writer
+from planish.runtime.memo import Memo
 from planish.runtime.plan import Plan, Step
 from planish.runtime.schedule import Schedule, Storage, overlap, schedule
 from planish.runtime.sizes import PARALLEL_WORK, work
@@ -33,6 +35,9 @@ CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barri
 # work among cores more evenly, and each takes 1 ms more.
 MODULE_TEXT = 32_000
 
+# Functions of kernels, and what they declare, by all that they depend on; limited by characters
+FUNCTIONS: Memo[tuple[str, dict[str, str]]] = Memo(32 << 20, lambda found: len(found[0]))
+
 
 def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
     """The place of each slot in the pointer table."""
@@ -44,8 +49,12 @@ def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
 
 @dataclass(frozen=True, slots=True)
 class _Native:
-    """The function of a kernel, its dimensions, and how much work it is."""
+    """The function of a kernel, its dimensions, and how much work it is.
 
+    `text` is the kernel's but for its name.
+    """
+
+    text: str
     symbol: str
     kernel: Kernel
     dims: tuple[str, ...]
@@ -55,8 +64,14 @@ class _Native:
 
     def function(self, target: Target, declarations: dict[str, str]) -> str:
         """Its LLVM text."""
-        given = self.dims, self.symbol, target, declarations, self.aliased, self.alone
-        return kernel_function(self.kernel, *given)
+        key = (target, digest(self.text), self.symbol, self.dims, self.aliased, self.alone)
+        known = FUNCTIONS.get(key)
+        if known is None:
+            needs: dict[str, str] = {}
+            given = self.dims, self.symbol, target, needs, self.aliased, self.alone
+            known = FUNCTIONS.put(key, (kernel_function(self.kernel, *given), needs))
+        declarations.update(known[1])
+        return known[0]
 
 
 class Modules:
@@ -87,7 +102,7 @@ class Modules:
             plain = re.sub(r"\W+", "_", kernel.name, flags=re.ASCII)
             symbol, dims = f"k{len(self._known)}_{plain}", kernel.dims
             amount = work(kernel, dims)
-            self._known[key] = _Native(symbol, kernel, dims, aliased, alone, amount)
+            self._known[key] = _Native(key[0], symbol, kernel, dims, aliased, alone, amount)
         return self._known[key]
 
     def texts(self) -> Iterator[str]:
