@@ -2,13 +2,15 @@
 
 One row of A makes no use of what is in registers: its product takes as long as reading B. A core
 that reads one panel waits at the end of each page, and for the sum before; with more of them it has
-more lines under way, and sums that do not wait for each other. Zen 1, two threads, C loops of 8
-vectors of sums, GB/s of B:
+more lines under way, and sums that do not wait for each other. Zen 1, two threads, 2026-11-26, us:
 
-    B, a thread        one panel   two panels
-    384 KB (L2)              140          149
-    1,600 KB (L3)            115          145
-    20 MB (memory)            28           31
+    python benchmarks/tune.py --shapes 1x384x512,1x1536x512,1x1024x10240
+                              --tiles 2x4x1,2x4x2,2x4x4 --threads 2 --seconds 2
+
+    B, a thread        one panel   two panels   four
+    384 KB (L2)             21.0         15.8   15.3
+    1.5 MB (L3)             59.2         37.7   36.8
+    20 MB (memory)         1,550        1,480  1,476
 
 Of the projections to q, k and v a thread computes those of its heads, where attention is by heads
 too: it reads what it has written itself, and need not wait for the others.
