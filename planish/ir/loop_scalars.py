@@ -114,35 +114,13 @@ def dot_bytes(total: Value, a: Value, b: Value, kind: type[np.number]) -> Value:
     return total
 
 
-def dot_half_bytes(total: Value, a: Value, b: Value) -> Value:
-    """Words of two halves of 16 bits: to each, wrapping, the sum of two products of a's unsigned
-    by b's signed bytes, which saturates as those of vpmaddubsw do."""
-    x, y = (parts_of(w, kind).astype(np.int32) for w, kind in ((a, np.uint8), (b, np.int8)))
-    sums = (x * y).reshape(*x.shape[:-1], 2, 2).sum(-1)
-    found = parts_of(total, np.int16) + np.clip(sums, -(1 << 15), (1 << 15) - 1).astype(np.int16)
-    return found.astype("<i2").view("<u4")[..., 0][()]
-
-
-def dot_halves(total: Value, a: Value, b: Value) -> Value:
-    """total + the sum of two products of signed halves of 16 bits."""
-    x, y = (parts_of(w, np.int16).astype(np.int32) for w in (a, b))
-    return total + (x * y).sum(-1, dtype=np.int32)
-
-
 def dot_signs(total: Value, a: Value, b: Value) -> Value:
     """total + the sum of the products of signed bytes, formed from those of magnitudes of a by b
-    with the signs of a: so |b| is at most 127, and two products at most 2 * 128 * 127 = 32,512,
-    which 16 bits hold. A b of -128 has no sign to change, and what it gives is wrong."""
-    x, y = parts_of(a, np.int8), parts_of(b, np.int8)
-    sides = np.abs(x), np.where(x < 0, -y, y)
-    words = (np.ascontiguousarray(v).view("<u4")[..., 0] for v in sides)
-    return dot_halves(total, dot_half_bytes(np.uint32(0), *words), np.uint32(0x00010001))
-
-
-def parts_of(words: Value, kind: type[np.number]) -> np.ndarray:
-    """The bytes or halves of words, the lowest first, along a new last axis."""
-    found = np.asarray(words).astype("<u4")[..., None].view(np.dtype(kind).newbyteorder("<"))
-    return found.astype(kind, copy=False)
+    with the signs of a: two of them are at most 2 * 128 * 127 = 32,512, which 16 bits hold. A b of
+    -128 has no sign to change, and what it gives is wrong: so |b| is at most 127."""
+    x, y = (np.asarray(words).astype("<u4")[..., None].view(np.int8) for words in (a, b))
+    sizes = np.abs(x).view(np.uint8).astype(np.int32)
+    return total + (sizes * np.where(x < 0, -y, y)).sum(-1, dtype=np.int32)
 
 
 def high_product(a: Value, b: Value) -> Value:
@@ -177,7 +155,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
     "umulhi": high_product, "popcount": popcount, "select": select, "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, kind=np.uint8), "dpbssd": partial(dot_bytes, kind=np.int8),
-    "dpsign": dot_signs, "dpbusw": dot_half_bytes, "dpwssd": dot_halves,
+    "dpsign": dot_signs,
 }  # fmt: skip
 
 # What the functions of planish.ir.math approximate.

@@ -41,10 +41,8 @@ KINDS = ("serial", "parallel", "vector", "unroll", "matrix", "turn")
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
 _INTEGERS = {"shl", "shr", "umulhi", "popcount", "guard", "threefry"}
-DOTS = {  # of words, and what they add to
-    "dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32,
-    "dpsign": t.i32, "dpbusw": t.u32, "dpwssd": t.i32,
-}  # fmt: skip
+# Of words, and what they add to
+DOTS = {"dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32, "dpsign": t.i32}
 _ANY_NUMBER = {
     "add", "sub", "mul", "floor_div", "mod", "neg", "fma", "min", "max", "abs", "sign",
 }  # fmt: skip

@@ -3,9 +3,7 @@
     dpbf16          vdpbf16ps; else two fma
     dpbusd, dpbssd  vpdpbusd, usdot (a unsigned); sdot (signed); vpmaddwd of every other byte
                     (vpmaddubsw would saturate); else four products
-    dpsign          vpabsb, vpsignb, vpmaddubsw, vpmaddwd by ones
-    dpbusw          vpmaddubsw
-    dpwssd          vpmaddwd
+    dpsign          vpabsb, vpsignb, vpmaddubsw, vpmaddwd by ones; else four products
 
 All give the same bits as `planish.ir.loop_scalars` says, subnormal numbers of vdpbf16ps excepted.
 
@@ -16,12 +14,7 @@ instructions, all but additions wait for the same one (Zen 1: for two cycles; Ha
     dpbssd  2 vpmaddwd, 2 vpaddd
     dpsign  vpsignb, vpmaddubsw, vpmaddwd, vpaddd
 
-Zen 1, C loops, 192 x 384 x 384, one thread, 10^9 operations a second (floats: 39.6, and more than
-that no two multiplications for 32 products can give):
-
-    vectors x rows   2x4   2x6   1x8   4x2   4x3   2x2
-    dpbssd          33.4  32.4  23.8  28.5  27.0  26.2
-    dpsign          38.0  36.9  38.6  34.6  34.7  38.4
+See `planish.runtime.cores` for what it gains.
 """
 
 from __future__ import annotations
@@ -38,7 +31,7 @@ if TYPE_CHECKING:
     from planish.runtime.codegen.scalar import Scalars
 
 DOT_LANES = 16  # of vdpbf16ps on whole registers
-ONES = 0x00010001  # two halves of 1, by which dpwssd adds halves
+ONES = 0x00010001  # two halves of 1, by which vpmaddwd adds halves
 _BYTES = (16, 8, 4)  # lanes of i32 in registers of 512, 256, 128 bits
 _HALFWISE = {16: "avx512.pmaddw.d.512", 8: "avx2.pmadd.wd", 4: "sse2.pmadd.wd"}
 _BYTEWISE = {16: "avx512.pmaddubs.w.512", 8: "avx2.pmadd.ub.sw", 4: "ssse3.pmadd.ub.sw.128"}
@@ -71,10 +64,7 @@ def dot_bytes(s: Scalars, total: Value, a: Value, b: Value, signed: bool) -> Val
         return _pieces(s, partial(_summed, s, name, f"<{4 * lanes} x i8>"), lanes, total, a, b)
     if lanes := _x86_lanes(s, total.lanes, _HALFWISE):
         return _pieces(s, partial(_by_halves, s, signed), lanes, total, a, b)
-    for i in range(4):
-        x, y = _byte(s, a, i, signed), _byte(s, b, i, True)
-        total = s.binary("add", total, s.binary("mul", x, y))
-    return total
+    return _four_products(s, total, a, b, signed)
 
 
 def dot_signs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
@@ -83,41 +73,17 @@ def dot_signs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
     bytes_of_a = s.writer.op(f"bitcast {a.typed} to {kind}")
     name = f"llvm.abs.{mangled(kind)}"
     size = s.writer.call(name, kind, (kind, bytes_of_a), ("i1", "false"))
-    magnitudes = _as_words(s, kind, size, a)
-    nothing = s.const(0, a)
-    return dot_halves(s, total, dot_half_bytes(s, nothing, magnitudes, _signed(s, b, a)))
-
-
-def dot_half_bytes(s: Scalars, total: Value, a: Value, b: Value) -> Value:
-    """To each half its two products of unsigned by signed bytes, whose sum saturates."""
+    words = _as_words(s, kind, size, a), _signed(s, b, a)
     if lanes := _x86_lanes(s, total.lanes, _BYTEWISE):
-        return _pieces(s, partial(_half_bytes, s), lanes, total, a, b)
-    x, y = _widened(s, a, "i8", "zext"), _widened(s, b, "i8", "sext")
-    wide = vector_type("i32", 2 * max(1, a.lanes))
-    sums = _added_pairs(s, x, y, 4 * max(1, a.lanes))
-    for name, limit in (("smin", 32767), ("smax", -32768)):
-        ends = splat_literal(str(limit), "i32", 2 * max(1, a.lanes))
-        sums = s.writer.call(f"llvm.{name}.{mangled(wide)}", wide, (wide, sums), (wide, ends))
-    kind = vector_type("i16", 2 * max(1, a.lanes))
-    return _plus_halves(s, total, kind, s.writer.op(f"trunc {wide} {sums} to {kind}"))
+        return _pieces(s, partial(_by_pairs, s), lanes, total, *words)
+    return _four_products(s, total, *words, signed=False)
 
 
-def dot_halves(s: Scalars, total: Value, a: Value, b: Value | None = None) -> Value:
-    """The sum of two products of signed halves; without `b`, of the halves themselves."""
-    b = s.const(ONES, a) if b is None else b
-    if lanes := _x86_lanes(s, total.lanes, _HALFWISE):
-        name, kind = f"llvm.x86.{_HALFWISE[lanes]}", vector_type("i16", 2 * lanes)
-
-        def act(part: Value, *words: Value) -> Value:
-            given = [(kind, s.writer.op(f"bitcast {x.typed} to {kind}")) for x in words]
-            found = Value(s.writer.call(name, part.type, *given), t.i32, part.lanes)
-            return s.binary("add", part, found)
-
-        return _pieces(s, act, lanes, total, a, b)
-    x, y = _widened(s, a, "i16", "sext"), _widened(s, b, "i16", "sext")
-    sums = _added_pairs(s, x, y, 2 * max(1, a.lanes))
-    kind = vector_type("i32", max(1, a.lanes))
-    return s.binary("add", total, _as_words(s, kind, sums, total))
+def _four_products(s: Scalars, total: Value, a: Value, b: Value, signed: bool) -> Value:
+    for i in range(4):
+        x, y = _byte(s, a, i, signed), _byte(s, b, i, True)
+        total = s.binary("add", total, s.binary("mul", x, y))
+    return total
 
 
 def _instruction(s: Scalars, lanes: int, signed: bool) -> tuple[str, int] | None:
@@ -176,8 +142,24 @@ def _with_part(s: Scalars, x: Value, part: Value, start: int) -> Value:
 def _by_halves(s: Scalars, signed: bool, total: Value, a: Value, b: Value) -> Value:
     """Even and odd bytes as 16 bits each, multiplied and added in pairs: exact."""
     for odd in (False, True):
-        total = dot_halves(s, total, _half_words(s, a, odd, signed), _half_words(s, b, odd, True))
+        total = _halves(s, total, _half_words(s, a, odd, signed), _half_words(s, b, odd, True))
     return total
+
+
+def _by_pairs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """vpmaddubsw makes halves, which vpmaddwd adds."""
+    given, kind = vector_type("i8", 4 * total.lanes), vector_type("i16", 2 * total.lanes)
+    words = [(given, s.writer.op(f"bitcast {x.typed} to {given}")) for x in (a, b)]
+    sums = s.writer.call(f"llvm.x86.{_BYTEWISE[total.lanes]}", kind, *words)
+    return _halves(s, total, _as_words(s, kind, sums, a), s.const(ONES, a))
+
+
+def _halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """vpmaddwd: the sum of two products of signed halves."""
+    name, kind = f"llvm.x86.{_HALFWISE[total.lanes]}", vector_type("i16", 2 * total.lanes)
+    given = [(kind, s.writer.op(f"bitcast {x.typed} to {kind}")) for x in (a, b)]
+    found = Value(s.writer.call(name, total.type, *given), t.i32, total.lanes)
+    return s.binary("add", total, found)
 
 
 def _half_words(s: Scalars, words: Value, odd: bool, signed: bool) -> Value:
@@ -188,22 +170,6 @@ def _half_words(s: Scalars, words: Value, odd: bool, signed: bool) -> Value:
     if not odd:
         found = s.writer.op(f"shl {kind} {found}, {eight}")
     return _as_words(s, kind, s.writer.op(f"{op} {kind} {found}, {eight}"), words)
-
-
-def _half_bytes(s: Scalars, total: Value, a: Value, b: Value) -> Value:
-    """vpmaddubsw, and an addition of halves."""
-    given = vector_type("i8", 4 * total.lanes)
-    words = [(given, s.writer.op(f"bitcast {x.typed} to {given}")) for x in (a, b)]
-    kind = vector_type("i16", 2 * total.lanes)
-    return _plus_halves(
-        s, total, kind, s.writer.call(f"llvm.x86.{_BYTEWISE[total.lanes]}", kind, *words)
-    )
-
-
-def _plus_halves(s: Scalars, total: Value, kind: str, more: str) -> Value:
-    """A word of halves and others, as `kind`, added without carry from one to the next."""
-    halves = s.writer.op(f"bitcast {total.typed} to {kind}")
-    return _as_words(s, kind, s.writer.op(f"add {kind} {halves}, {more}"), total)
 
 
 def _signed(s: Scalars, x: Value, y: Value) -> Value:
@@ -225,26 +191,6 @@ def _with_signs(s: Scalars, x: Value, y: Value) -> Value:
     kind = vector_type("i8", 4 * x.lanes)
     given = [(kind, s.writer.op(f"bitcast {v.typed} to {kind}")) for v in (x, y)]
     return _as_words(s, kind, s.writer.call(f"llvm.x86.{_SIGNS[x.lanes]}", kind, *given), x)
-
-
-def _widened(s: Scalars, words: Value, part: str, opcode: str) -> str:
-    """The bytes or halves of words as i32."""
-    count = {"i8": 4, "i16": 2}[part] * max(1, words.lanes)
-    kind = vector_type(part, count)
-    found = s.writer.op(f"bitcast {words.typed} to {kind}")
-    return s.writer.op(f"{opcode} {kind} {found} to {vector_type('i32', count)}")
-
-
-def _added_pairs(s: Scalars, x: str, y: str, count: int) -> str:
-    """Products of so many lanes of i32, each added to its neighbour."""
-    kind = vector_type("i32", count)
-    products = s.writer.op(f"mul {kind} {x}, {y}")
-    sides = []
-    for first in (0, 1):
-        places = ", ".join(f"i32 {i}" for i in range(first, count, 2))
-        mask = f"<{count // 2} x i32> <{places}>"
-        sides.append(s.writer.op(f"shufflevector {kind} {products}, {kind} poison, {mask}"))
-    return s.writer.op(f"add {vector_type('i32', count // 2)} {sides[0]}, {sides[1]}")
 
 
 def _as_words(s: Scalars, kind: str, ref: str, like: Value) -> Value:
