@@ -5,15 +5,9 @@ A vector is 64 bytes of a weight: 16 floats, or words of four bytes. To multiply
     hypot(bytes read / bytes a cycle, cycles of instructions)
 
 as reading and computing overlap, but not wholly. Without zeros fewer bytes are read, and there are
-more instructions. Measured with two threads, and what that says:
-
-    float32, Zen 1, from memory, ns    with zeros    kept 0.5   0.3   0.1     C, vpshufb
-                                              6.7         5.5   4.4   3.7
-    its cycles of 2.4 GHz, by this               16          12    10     9
-    bytes, Zen 1, from memory, ns               9.1         9.1   8.8   8.7     products by pairs
-    its cycles                                   20          22    21    20
-    bytes, Sapphire Rapids, cycles at 3 GHz     7.8         6.4   5.1   4.2     vpexpandb
-    by this                                     8.1         6.2   5.0   4.1
+more instructions: `CYCLES` and `PAIRS` were fitted to loops of two threads on Zen 1 (floats, bytes)
+and Sapphire Rapids (bytes), and are within a tenth of those. What comes of it for whole models
+stands in docs/pruning.md, with its commands.
 """
 
 from __future__ import annotations

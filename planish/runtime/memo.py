@@ -40,9 +40,3 @@ class Memo(Generic[T]):
             while self._used > self.limit:
                 self._used -= self.size(self._found.popitem(last=False)[1])
         return value
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._found.clear()
-            self._used = 0

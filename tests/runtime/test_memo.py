@@ -24,7 +24,6 @@ def test_the_last_ones_are_kept() -> None:
     assert [memo.get(x) for x in "abc"] == ["xx", None, "zz"]
     memo.put("d", "longer than all")
     assert [memo.get(x) for x in "acd"] == [None, None, None]
-    memo.clear()
     assert memo.put("e", "12345") == "12345" == memo.get("e")
 
 

@@ -25,7 +25,6 @@ from planish.frontend.formats.gguf_packed import (
     decode_q6_k,
     halves,
 )
-from planish.ir.errors import UnsupportedError
 
 BLOCK = 32
 Decode = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
@@ -39,7 +38,7 @@ class Kind:
     code: int
     block: int
     size: int
-    encode: Callable[[np.ndarray], bytes]
+    encode: Callable[[np.ndarray], bytes] | None  # None: read only
     decode: Decode
 
 
@@ -94,13 +93,6 @@ def _decode_q4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return (q * halves(blocks[:, :2])).reshape(shape)
 
 
-def _read_only(name: str, code: int, block: int, size: int, decode: Decode) -> Kind:
-    def encode(array: np.ndarray) -> bytes:
-        raise UnsupportedError(f"{name} is read, not written")
-
-    return Kind(name, code, block, size, encode, decode)
-
-
 # ggml's number of a kind -> the kind
 KINDS = {
     kind.code: kind
@@ -109,13 +101,13 @@ KINDS = {
         Kind("q4_0", 2, BLOCK, 2 + BLOCK // 2, _encode_q4, _decode_q4),
         Kind("q8_0", 8, BLOCK, 2 + BLOCK, _encode_q8, _decode_q8),
         _plain("bf16", 30, ml_dtypes.bfloat16),
-        _read_only("q4_1", 3, BLOCK, 20, decode_q4_1),
-        _read_only("q5_0", 6, BLOCK, 22, decode_q5_0),
-        _read_only("q5_1", 7, BLOCK, 24, decode_q5_1),
-        _read_only("q4_k", 12, SUPER, 144, decode_q4_k),
-        _read_only("q5_k", 13, SUPER, 176, decode_q5_k),
-        _read_only("q6_k", 14, SUPER, 210, decode_q6_k),
+        Kind("q4_1", 3, BLOCK, 20, None, decode_q4_1),
+        Kind("q5_0", 6, BLOCK, 22, None, decode_q5_0),
+        Kind("q5_1", 7, BLOCK, 24, None, decode_q5_1),
+        Kind("q4_k", 12, SUPER, 144, None, decode_q4_k),
+        Kind("q5_k", 13, SUPER, 176, None, decode_q5_k),
+        Kind("q6_k", 14, SUPER, 210, None, decode_q6_k),
     )
 }  # fmt: skip
 NAMED = {kind.name: kind for kind in KINDS.values()}
-WRITTEN = ("f32", "f16", "q4_0", "q8_0", "bf16")
+WRITTEN = {name: kind.encode for name, kind in NAMED.items() if kind.encode}

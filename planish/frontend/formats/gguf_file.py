@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.frontend.formats.gguf_blocks import KINDS, Kind
+from planish.frontend.formats.gguf_blocks import KINDS, WRITTEN, Kind
 from planish.ir.errors import ArtifactError, UnsupportedError
 from planish.ir.files import write_atomically
 from planish.ir.mapped import mapped
@@ -201,7 +201,7 @@ def write_gguf(
         sizes = array.shape[::-1]
         head.append(_string(name) + struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes))
         head.append(struct.pack("<IQ", kind.code, at))
-        raw = kind.encode(array)
+        raw = WRITTEN[kind.name](array)
         data.append(raw + bytes(-len(raw) % ALIGNMENT))
         at += len(data[-1])
     begin = b"".join(head)
