@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from turns import processor
 from workloads import CONFIGS, Config
 
 import planish as pl
@@ -215,13 +216,6 @@ def rows(made: Made, rounds: int, name: str) -> list[tuple[str, str, str]]:
         ("load: planish, until the first token", f"{ours:.0f} ms",
          f"{LOAD_MS + reading:.0f} ms, of which {reading:.0f} read the weights"),
     ]  # fmt: skip
-
-
-def processor() -> str:
-    """What this machine calls its processor."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor()
 
 
 def main() -> None:

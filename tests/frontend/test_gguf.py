@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 import planish as pl
 from planish.frontend.cli.entry import run
-from planish.frontend.formats.gguf_blocks import KINDS, NAMED, Kind
+from planish.frontend.formats.gguf_blocks import KINDS, NAMED, WRITTEN, Kind
 from planish.frontend.formats.gguf_file import read_gguf, write_gguf
 from planish.frontend.text import CharTokenizer
 from planish.frontend.tokenizers.bpe import BytePairTokenizer
