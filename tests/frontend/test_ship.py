@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ int main(int argc, char **argv) {
 """
 
 
+@cache
 def model() -> pl.TinyGPT:
     return small_model(max_seq_len=CONTEXT)
 

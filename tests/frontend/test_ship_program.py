@@ -7,6 +7,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ CONTEXT = 40
 OPTIONS = ("min_p", "repetition_penalty")
 
 
+@cache
 def model() -> pl.TinyGPT:
     return small_model(max_seq_len=CONTEXT)
 
