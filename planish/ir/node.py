@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Attrs(Mapping[str, Any]):
     __slots__ = ("_hash", "_items")
 
     def __init__(self, items: Mapping[str, Any]):
-        self._items = dict(sorted(items.items()))
+        self._items = dict(sorted(items.items()) if len(items) > 1 else items)
         try:
             self._hash = hash(tuple(self._items.items()))
         except TypeError as error:
@@ -61,13 +61,23 @@ class Attrs(Mapping[str, Any]):
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        # repr tells 1, 1.0, True, 0.0 and -0.0 apart, which == does not; nan equals itself
         if not isinstance(other, Attrs) or self is other:
             return self is other
-        return self._hash == other._hash and repr(self._items) == repr(other._items)
+        if self._hash != other._hash or len(self._items) != len(other._items):
+            return False
+        return all(map(_same, self._items.items(), other._items.items()))
 
     def __repr__(self) -> str:
         return repr(self._items)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, and of one type: 1, 1.0, True, 0.0 and -0.0 are told apart; nan equals itself."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is tuple:
+        return len(a) == len(b) and all(map(_same, a, b))
+    return repr(a) == repr(b) if type(a) is float else a == b
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -97,7 +107,9 @@ class Node:
 
     def at(self, loc: Loc | None) -> Node:
         """The same node, said to come from `loc`; itself where it has a location."""
-        return self if loc is None or self.loc is not None else replace(self, loc=loc)
+        if loc is None or self.loc is not None:
+            return self
+        return Node(self.op, self.inputs, self.attrs, self.type, loc)
 
     def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
         """The same op on other inputs; itself where nothing changed."""
@@ -174,7 +186,7 @@ class Op:
         self.check_arity(len(operands))
         inputs, canonical = self.prepare(operands, attrs)
         kept = Attrs(canonical)
-        return Node(self, inputs, kept, self.type_of(tuple(x.type for x in inputs), kept))
+        return Node(self, inputs, kept, self.type_of(tuple([x.type for x in inputs]), kept))
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         """Operands as nodes, attributes in canonical form."""
@@ -204,16 +216,16 @@ class Op:
 
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
-        self.check_arity(len(types))
-        if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
-            raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
         # a fused op's attributes hold graphs, which hold weights: they must not be kept
         if isinstance(attrs, Attrs) and self.kind not in ("get", "fused"):
             return _inferred(self, types, attrs)
         return self.checked_type(types, attrs)
 
     def checked_type(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
-        """`infer`, with attribute names and values checked."""
+        """`infer`, with arity, types, attribute names and values checked."""
+        self.check_arity(len(types))
+        if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
+            raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
         unknown = [n for n in attrs if n not in self.attr_names]
         missing = [n for n in self.required_attrs if n not in attrs]
         if unknown or missing:
