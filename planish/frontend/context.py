@@ -84,9 +84,8 @@ def current() -> Trace | None:
 def here(scope: str = "") -> Loc:
     """The line that runs now of the user's model: the first frame that is not planish or NumPy."""
     frame = sys._getframe(1)
-    while _is_machinery(frame.f_code.co_filename) and frame.f_back is not None:
-        frame = frame.f_back
-    code = frame.f_code
+    while _is_machinery((code := frame.f_code).co_filename) and (back := frame.f_back):
+        frame = back
     return Loc(code.co_filename, frame.f_lineno, code.co_name, scope)
 
 

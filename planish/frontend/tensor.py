@@ -174,9 +174,10 @@ def apply(name: str, *operands: Any, **attrs: Any) -> Any:
     With a tensor, a parameter inside a trace or a symbolic size among the operands, the result is a
     Tensor; so it is for ops without operands inside a trace. Else it is a NumPy array.
     """
-    op = OPS[name]
-    attrs = {key: _plain(value) for key, value in attrs.items()}
-    trace = current()
+    op, trace = OPS[name], current()
+    for key, value in attrs.items():
+        if type(value) not in _PLAIN:
+            attrs[key] = _plain(value)
     for x in operands:
         if isinstance(x, Tensor) and x.trace is not trace:
             check_trace(x, trace)
@@ -185,7 +186,8 @@ def apply(name: str, *operands: Any, **attrs: Any) -> Any:
     if operands and not any(map(_is_traced, operands)) and not _has_size(attrs):
         return _eager(op, operands, attrs)
     nodes = _lifted(trace, op, operands)
-    return Tensor(_located(op(*nodes, **attrs), here(trace.scope), nodes), trace)
+    loc = None if name in _NOWHERE else here(trace.scope)
+    return Tensor(_located(op.applied(nodes, attrs, loc), loc, nodes), trace)
 
 
 def check_trace(x: Tensor, trace: Trace | None) -> None:
@@ -214,16 +216,14 @@ def _has_size(attrs: dict[str, Any]) -> bool:
 
 def _plain(value: Any) -> Any:
     """An attribute as the IR keeps it."""
-    if type(value) in _PLAIN:
-        return value
     if isinstance(value, SymbolicSize):
         return value.size
     if isinstance(value, (tuple, list)):
-        return tuple([_plain(item) for item in value])
+        return tuple([x if type(x) in _PLAIN else _plain(x) for x in value])
     return value.item() if isinstance(value, np.generic) else value
 
 
-_PLAIN = frozenset({int, float, bool, str, type(None), Size, t.DType})
+_PLAIN = frozenset({int, float, bool, str, type(None), Size, t.DType})  # types of such
 
 
 def _lifted(trace: Trace, op: Any, operands: tuple) -> list[Any]:
@@ -278,12 +278,18 @@ def _refuse_silent_f64(operands: tuple, floats: list) -> None:
             )
 
 
-def _located(node: Node, loc: Loc, known: list[Any]) -> Node:
+def _located(node: Node, loc: Loc | None, known: list[Any]) -> Node:
     """`node`, and what was made with it (casts), said to come from `loc`."""
-    if node.loc is not None or node.op.name in ("input", "param", "const"):
+    made = [x for x in node.inputs if x not in known]
+    if not made and node.loc is loc:
         return node
-    inputs = [x if x in known else _located(x, loc, known) for x in node.inputs]
-    return Node(node.op, tuple(inputs), node.attrs, node.type, loc)
+    if node in known or (node.loc or loc) is not loc or node.op.name in _NOWHERE:
+        return node
+    inputs = tuple([_located(x, loc, known) for x in node.inputs])
+    return Node(node.op, inputs, node.attrs, node.type, loc)
+
+
+_NOWHERE = frozenset({"input", "param", "const"})  # they come from no line
 
 
 def _eager(op: Any, operands: tuple, attrs: dict[str, Any]) -> np.ndarray:

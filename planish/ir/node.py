@@ -7,7 +7,7 @@ in `OPS` by `register`, which states everything known about the operation (see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -62,21 +62,19 @@ class Attrs(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Attrs) or self is other:
             return self is other
-        if self._hash != other._hash or len(self._items) != len(other._items):
-            return False
-        return all(map(_same, self._items.items(), other._items.items()))
+        mine, theirs = self._items, other._items
+        return mine == theirs and _kind((*mine.values(),)) == _kind((*theirs.values(),))
 
     def __repr__(self) -> str:
         return repr(self._items)
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equal, and of one type: 1, 1.0, True, 0.0 and -0.0 are told apart; nan equals itself."""
-    if type(a) is not type(b):
-        return False
-    if type(a) is tuple:
-        return len(a) == len(b) and all(map(_same, a, b))
-    return repr(a) == repr(b) if type(a) is float else a == b
+def _kind(x: Any) -> Any:
+    """What tells apart equal values: 1, 1.0 and True, 0.0 and -0.0."""
+    if type(x) is not tuple:
+        return repr(x) if type(x) is float else type(x)
+    kinds = tuple(map(type, x))
+    return tuple(map(_kind, x)) if float in kinds or tuple in kinds else kinds
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -182,10 +180,14 @@ class Op:
     no_vjp: str | None = None
 
     def __call__(self, *operands: object, **attrs: Any) -> Node:
+        return self.applied(operands, attrs)
+
+    def applied(self, operands: Sequence, attrs: dict[str, Any], loc: Loc | None = None) -> Node:
+        """The node of this op on operands, said to come from `loc`."""
         self.check_arity(len(operands))
-        inputs, canonical = self.prepare(operands, attrs)
+        inputs, canonical = self.prepare(tuple(operands), attrs)
         kept = Attrs(canonical)
-        return Node(self, inputs, kept, self.type_of(tuple([x.type for x in inputs]), kept))
+        return Node(self, inputs, kept, self.type_of(tuple([x.type for x in inputs]), kept), loc)
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         """Operands as nodes, attributes in canonical form."""
