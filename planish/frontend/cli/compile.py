@@ -24,6 +24,7 @@ from planish.frontend.optim import AdamW
 from planish.frontend.pretrained import load_model
 from planish.frontend.sampling import OPTIONS
 from planish.frontend.ship import EMITS, MULTI, WEIGHTS
+from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec, trace
 from planish.frontend.training import Trainer
@@ -34,6 +35,7 @@ from planish.runtime.artifact import level_name
 ENDS = {**EMITS, "bundle": BUNDLE}
 PREFIX = "planish_"
 BATCH = 12
+NO_TOKENIZER = Path("none")
 
 
 @click.command(
@@ -59,7 +61,8 @@ BATCH = 12
               help="The processor to compile for, or several in one file, last preferred; multi: "
               "some levels of x86-64.  [default: this one; multi for a bundle]")  # fmt: skip
 @click.option("--tokenizer", type=File, metavar="FILE",
-              help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
+              help="The tokenizer, where the model has none or another is wanted; none: leave "
+              "it out.")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
               help="Inside, or in NAME.weights beside it.")  # fmt: skip
 @click.option("--prefix", default=PREFIX, show_default=True,
@@ -106,12 +109,19 @@ def command(
         save_bundles(loaded, path, pipeline, target, what)
         return
     if what == "tokens":
-        words = own if tokenizer is None else read_tokenizer(tokenizer)
+        words = tokenizer_for(own, tokenizer)
         maker = Generator(loaded, pipeline, options=tuple(OPTIONS))
         levels = maker.save(path, words, weights, prefix, target)
     else:
         levels = (save_logits(loaded, path, pipeline, target, what),)
     print(written(path, levels))
+
+
+def tokenizer_for(own: Tokenizer | None, named: Path | None) -> Tokenizer | None:
+    """The one that a file is to hold, of the model's own and the one that is named."""
+    if named is None:
+        return own
+    return None if named == NO_TOKENIZER else read_tokenizer(named)
 
 
 def written(path: Path, levels: Sequence[str]) -> str:
