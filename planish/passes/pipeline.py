@@ -19,7 +19,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from planish.ir.errors import ParseError, PlanishError
+from planish.ir.errors import DataError, ParseError, PlanishError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.verify import verify
@@ -85,7 +85,7 @@ class Pipeline:
         """The pipeline with each pass bound that wants to look at samples: see `calibrate`."""
         bound: list[Pass] = []
         for position, step in enumerate(self.passes):
-            bound.append(step.calibrate(graph, samples) if hasattr(step, "calibrate") else step)
+            bound.append(bound_to(step, graph, samples))
             if any(hasattr(x, "calibrate") for x in self.passes[position + 1 :]):
                 graph = Pipeline(bound[-1]).run(graph)
         return Pipeline(*bound)
@@ -111,6 +111,19 @@ class Pipeline:
                 observer(Step(name, position, len(self.passes), graph, after, seconds, step))
             yield name, after
             graph = after
+
+
+def bound_to(step: Pass, graph: Graph, samples: Samples) -> Pass:
+    """A pass bound to samples, if it wants to look at some. DataError where its text names what it
+    was bound to, and that was something else."""
+    found = step.calibrate(graph, samples) if hasattr(step, "calibrate") else step
+    named = getattr(step, "calibration", "")
+    if named and named != found.calibration:  # type: ignore[attr-defined]
+        raise DataError(
+            f"{pass_name(step)}: calibration={named} is of another text, or of other passes before "
+            f"it; this text makes {found.calibration}; leave calibration out to take it"  # type: ignore[attr-defined]
+        )
+    return found
 
 
 def pass_name(step: Pass) -> str:

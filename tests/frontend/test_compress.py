@@ -80,14 +80,16 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     logits = pl.compile(pl.load_graph(out))(np.zeros((1, 16), np.int32))
     assert logits.shape == (1, 16, 19)
     assert run(["info", str(out), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["bytes"] == out.stat().st_size and told["weights"]["i8"] == 6
-    assert list(told["inputs"].values()) == ["i32[B, T]"] and told["outputs"] == ["f32[B, T, 19]"]
+    info = json.loads(capsys.readouterr().out)
+    assert info["bytes"] == out.stat().st_size and info["weights"]["i8"] == 6
+    assert list(info["inputs"].values()) == ["i32[B, T]"] and info["outputs"] == ["f32[B, T, 19]"]
     assert run(["compile", str(out), "-o", str(tmp_path / "x.so")]) == 2
     message = capsys.readouterr().err
     assert "holds a graph, as compress --out" in message and "pl.load_graph('" in message
-    assert run([*words, "--recipe", "int8"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("int8 ")
+    assert run([*words, "--recipe", STATIC]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{STATIC} ") and "calibration=" in told["pipelines"][1]
+    assert lines[-2:] == ["", f"{STATIC}: {told['pipelines'][1]}"]
 
 
 def test_mistakes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
