@@ -1,7 +1,7 @@
 """Pipelines: passes composed, printed and parsed as text, and run with observers.
 
     pipeline ::= pass ("," pass)*            simplify,fold,cse,expand{keep=[attention]},fuse
-    pass     ::= name [ "{" option ("," option)* "}" ]
+    pass     ::= name [ "{" option ("," option)* "}" ] | name of a pipeline: all of its passes
     option   ::= name "=" value
     value    ::= true | false | none | number | word | "text" | "[" [ value ("," value)* ] "]"
 
@@ -65,8 +65,11 @@ class Pipeline:
         return f"Pipeline.parse({str(self)!r})"
 
     @classmethod
-    def parse(cls, text: str, passes: Mapping[str, Pass | type] = PASSES) -> Pipeline:
-        """The pipeline that `text` names; ParseError where a pass or an option is unknown."""
+    def parse(cls, text: str, passes: Mapping[str, Pass | type | Pipeline] = PASSES) -> Pipeline:
+        """The pipeline that `text` names; ParseError where a pass or an option is unknown.
+
+        Names of pipelines are known if they are among `passes`, see `pipelines.pipeline`.
+        """
         return cls(*_Parser(text, passes).pipeline())
 
     def run(self, graph: Graph, observe: tuple[Observer, ...] = ()) -> Graph:
@@ -175,7 +178,7 @@ class _Parser:
         r"|(?P<word>[A-Za-z_][A-Za-z0-9_.]*))"
     )
 
-    def __init__(self, text: str, passes: Mapping[str, Pass | type]):
+    def __init__(self, text: str, passes: Mapping[str, Pass | type | Pipeline]):
         self.text, self.passes, self.at = text, passes, 0
 
     def peek(self) -> tuple[str, str, int]:
@@ -210,18 +213,20 @@ class _Parser:
         """All passes, to the end of the text."""
         if self.peek()[0] == "end":
             return []
-        found = [self.step()]
+        found = [*self.step()]
         while self.accept(","):
-            found.append(self.step())
+            found.extend(self.step())
         self.take("end")
         return found
 
-    def step(self) -> Pass:
-        """A pass with its options."""
+    def step(self) -> tuple[Pass, ...]:
+        """A pass with its options, or those of a pipeline."""
         name = self.take("word")
         if name not in self.passes:
             raise self.error(unknown("pass", name, self.passes))
         made = self.passes[name]
+        if isinstance(made, Pipeline):
+            return made.passes
         options: dict[str, Any] = {}
         if self.accept("{"):
             known = [f.name for f in visible(made)] if is_dataclass(made) else []
@@ -234,12 +239,12 @@ class _Parser:
                 if self.peek()[1] != "}":
                     self.take("mark", ",")
         if not isinstance(made, type):
-            return made
+            return (made,)
         declared = fields(made) if is_dataclass(made) else ()
         needed = [f.name for f in declared if f.default is MISSING and f.name not in options]
         if needed:
             raise self.error(f"{name} needs {needed[0]}, as in {name}{{{needed[0]}=...}}")
-        return made(**options)
+        return (made(**options),)
 
     def value(self) -> Any:
         """An option's value."""
