@@ -120,11 +120,11 @@ def bound_to(step: Pass, graph: Graph, samples: Samples) -> Pass:
     """A pass bound to samples, if it wants to look at some. DataError where its text names what it
     was bound to, and that was something else."""
     found = step.calibrate(graph, samples) if hasattr(step, "calibrate") else step
-    named = getattr(step, "calibration", "")
-    if named and named != found.calibration:  # type: ignore[attr-defined]
+    named, now = (getattr(x, "calibration", "") for x in (step, found))
+    if named and named != now:
         raise DataError(
             f"{pass_name(step)}: calibration={named} is of another text, or of other passes before "
-            f"it; this text makes {found.calibration}; leave calibration out to take it"  # type: ignore[attr-defined]
+            f"it; this text makes {now}; leave calibration out to take it"
         )
     return found
 

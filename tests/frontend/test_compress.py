@@ -10,11 +10,15 @@ import pytest
 
 import planish as pl
 from planish.frontend.cli.entry import run
+from planish.frontend.cli.recipes import named
 from planish.frontend.compress import disk_bytes
-from planish.frontend.quantize import stored, with_faster
+from planish.frontend.quantize import forward, stored, with_faster
 from planish.frontend.text import CharTokenizer
 from planish.ir.errors import DataError
-from planish.passes.pipelines import PIPELINES
+from planish.ir.evaluate import evaluate
+from planish.ir.store import save_graph
+from planish.passes.pipelines import PIPELINES, pipeline
+from planish.passes.reports import reports
 
 TEXT = "To flatten and smooth metal by hammering. " * 12
 STATIC = str(PIPELINES["int8"]).replace("quantize", "quantize{mode=static}")
@@ -129,6 +133,26 @@ def test_wanda_is_a_recipe(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run([*words, "--recipe", ";".join(recipes), "--json"]) == 0
     plain, wanda = json.loads(capsys.readouterr().out)["rows"]
     assert wanda["kl"] not in (0, plain["kl"]) and wanda["disk"] < 1.01 * plain["disk"]
+
+
+def test_shapes_bits_and_zeros_compose(model: pl.TinyGPT, tmp_path: Path) -> None:
+    """Half of the heads and channels, 70 % of the rest, bytes for what is left: one recipe, which
+    is a file, too."""
+    recipe, out = "shrink{heads=0.5,channels=0.5},prune{ratio=0.7},sparse_int8", tmp_path / "x"
+    (text,) = named(recipe, "--recipe")
+    passes, graph = pipeline(text), forward(model)
+    save_graph(stored(model, passes), out)
+    assert out.stat().st_size < disk_bytes(stored(model, PIPELINES["int8"])) / 2
+    shapes, layers, zeros, kept = reports(graph, passes).records().values()
+    name = "h.0.mlp.c_fc.weight"
+    after = {x["name"]: x["after"] for x in shapes}
+    assert after[name] == (128, 64) and after["h.0.attn.c_attn.weight"] == (96, 64)
+    assert {x["name"]: x["shape"] for x in zeros}[name] == (128, 64)
+    assert {x["name"]: (x["shape"], x["bits"]) for x in layers}[name] == ((128, 64), 8)
+    assert {x["name"]: x["reason"] for x in kept}[f"{name}.quantize"] == "bitmap"
+    loaded, tokens = pl.load_graph(out), np.arange(16, dtype=np.int32)[None]
+    (expected,) = evaluate(passes.run(graph), tokens)
+    np.testing.assert_allclose(evaluate(loaded, tokens)[0], expected, 1e-5, 1e-5)
 
 
 def test_all_that_passes_do_to_weights(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from planish.passes.example import with_example_params
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN, pipeline
 from planish.passes.shrink import Shrink
+from planish.passes.sparsity import Shapes
 from planish.passes.units import units
 
 KINDS = {
@@ -71,6 +72,19 @@ def test_it_generates() -> None:
     small = pl.prune(made, heads=0.5, channels=0.5)
     found = made.generate([1, 2, 3], 8, temperature=0, pipeline=recipe)
     assert np.array_equal(found, small.generate([1, 2, 3], 8, temperature=0))
+
+
+def test_what_is_reported() -> None:
+    """A line for each matrix that something is multiplied by: what it was, is, and why so."""
+    found = Shapes()
+    pipeline("shrink{heads=0.25},O2").run(forward(model()), (found,))
+    lines = {x["name"]: x for x in found.records()}
+    assert len(lines) == 9 and str(found).startswith("layer")
+    qkv, up = lines["h.0.attn.c_attn.weight"], lines["h.0.mlp.c_fc.weight"]
+    assert (qkv["shape"], qkv["after"], qkv["reason"]) == ((48, 16), (36, 16), "1 of 4 heads")
+    assert lines["h.1.attn.c_proj.weight"]["after"] == (16, 12) and 0.7 < qkv["kept"] < 1
+    assert up["reason"] == "stays: layer_norm computes across what it multiplies"
+    assert lines["h.0.mlp.c_proj.weight"]["reason"] == "stays: channels=0" and up["kept"] == 1
 
 
 UP = "%w = param : f32[4, 8]\n%0 = matmul(%x, %w) : f32[2, 8]\n"

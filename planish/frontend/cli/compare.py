@@ -28,7 +28,7 @@ from planish.frontend.text import read_text
 from planish.frontend.trace import trace
 from planish.ir.errors import DataError
 from planish.passes.pipelines import pipeline
-from planish.passes.reports import Reports, reports
+from planish.passes.reports import KINDS, Reports, reports
 from planish.runtime.target import Target, thread_count
 
 PIECES = 64  # of the text, each as long as the context, from which perplexity is measured
@@ -91,7 +91,7 @@ def command(model: Path, pipelines: str, text: Path | None, calibrate: Path | No
         "cpu": Target.parse().cpu,
         "rows": table.records(),
     }
-    for kind in ("layers", "zeros", "stored") if layers else ():
+    for kind in KINDS if layers else ():
         facts[kind] = {name: seen.records()[kind] for name, seen in found.items()}
     print(json_text(facts))
 
