@@ -21,7 +21,7 @@ from planish.frontend.presets import PRESETS
 
 WORDS = 50_257  # of a shape whose weights stay random
 RATE = 5e-4  # of training on, at first; it falls to a tenth
-SEEN = 64  # contexts of text by which heads and channels are ranked
+SEEN = 32  # contexts of text by which heads and channels are ranked
 EVERY = 50  # steps between checkpoints
 UNGROUPED = "wpe"  # positions are too few numbers to gain anything
 
