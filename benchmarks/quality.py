@@ -1,8 +1,8 @@
 """What smaller models lose and gain: every recipe on models that are trained here, beside its bars.
 
     python benchmarks/quality.py --text tinyshakespeare.txt --out FOLDER [--models nano,baby,gpt2]
-        [--steps 2000] [--fine-steps 500] [--seed 0] [--only PATTERN] [--parts size,quality,speed]
-        [--pieces N] [--threads 2] [--json out.json]
+        [--steps 2000] [--fine-steps 500] [--batch N] [--seed 0] [--only PATTERN]
+        [--parts size,quality,speed] [--pieces N] [--threads 2] [--json out.json]
 
 nano and baby are trained as `planish train` trains them, on the first nine tenths of the text;
 `trained on` and what says so are trained for `--fine-steps` more. gpt2 has random weights. Models
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -125,7 +124,8 @@ QUALITY = (
     Case("int8 smooth, outliers 100", SMOOTH, "outliers 100", bars=INT8),
     Case("int8 static, outliers 1e4", static("minmax"), "outliers 1e4"),
     Case("int8 smooth, outliers 1e4", SMOOTH, "outliers 1e4", bars=INT8),
-    *(Case(f"int4 groups {x}", recipe("int4", f"quantize{{bits=4,group={x}}}"), bars=INT4)
+    *(Case(f"int4 groups {x}", recipe("int4", f"quantize{{bits=4,group={x}}}"),
+           bars=INT4 if x > 32 else INT4[1:])  # whose scales are a bit for each weight
       for x in (32, 64, 128)),
     Case("int4 gptq", recipe("int4", "gptq{bits=4},quantize{bits=4}"), bars=INT4),
     Case(READ, "O2", by_caches=True),
@@ -287,6 +287,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", type=listed, default=[*PARTS], help="what to find")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--fine-steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, help="pieces of text in a step, not the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", metavar="PATTERN", help='of "MODEL ROW"')
     parser.add_argument("--pieces", type=int, default=sys.maxsize, help="contexts to judge by")
@@ -303,7 +304,7 @@ def found_by(options: argparse.Namespace, rows: list[Row]) -> None:
     """Add the rows of all models; those that are there stay where it is interrupted."""
     for name in options.models:
         family = Family(name, options.text, options.out, options.steps, options.fine_steps,
-                        options.seed, options.threads)  # fmt: skip
+                        options.seed, options.batch, options.threads)  # fmt: skip
         cases, mine = chosen(name, options.only), []
         try:
             for row in measured(family, cases, options.parts, options.pieces):
@@ -318,9 +319,9 @@ def found_by(options: argparse.Namespace, rows: list[Row]) -> None:
 def main() -> int:
     """Train, judge, time, print."""
     options, rows, code = arguments(), [], 0
+    named = ("steps", "fine_steps", "batch", "seed")
     facts = {"cpu": Target.parse().cpu, "threads": thread_count(options.threads),
-             "python": platform.python_version(), "steps": options.steps,
-             "fine_steps": options.fine_steps, "seed": options.seed}  # fmt: skip
+             **{name: getattr(options, name) for name in named}}  # fmt: skip
     try:
         found_by(options, rows)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,11 @@ class Family:
     """A preset and its variants, on one text: `model(variant)` makes what is not there yet."""
 
     def __init__(self, name: str, text: Path, folder: Path, steps: int, more: int, seed: int,
-                 threads: int | None = None):  # fmt: skip
+                 batch: int | None = None, threads: int | None = None):  # fmt: skip
         self.name, self.steps, self.more, self.seed, self.threads = name, steps, more, seed, threads
-        self.sizes = PRESETS[name]
+        sizes = PRESETS[name]
+        self.sizes = sizes if batch is None else replace(sizes, batch=batch)
+        self.stem = f"{name}-{steps}x{self.sizes.batch}"  # of files
         words = pl.read_text(text)
         self.tokenizer, self.learnt, self.held = prepared(words, self.sizes.context)
         digest = hashlib.sha256(words.encode()).hexdigest()[:8]
@@ -112,7 +114,7 @@ class Family:
             return self.sizes.model(WORDS, self.seed)
         make = partial(trainer_for, self.sizes, self.tokenizer, self.steps, self.seed,
                        threads=self.threads)  # fmt: skip
-        return self.trained(f"{self.name}-{self.steps}", make, self.steps)
+        return self.trained(self.stem, make, self.steps)
 
     def changed(self, name: str, variant: Variant) -> pl.TinyGPT:
         """A variant, trained on if it is one that is."""
@@ -137,8 +139,7 @@ class Family:
             )  # fmt: skip
 
         words = "".join(x if x.isalnum() else "-" for x in name)
-        return self.trained(f"{self.name}-{self.steps}-{words}-{self.more}", make, self.more,
-                            gradual)  # fmt: skip
+        return self.trained(f"{self.stem}-{words}-{self.more}", make, self.more, gradual)
 
     def trained(
         self, name: str, make: Callable[[], pl.Trainer], steps: int,

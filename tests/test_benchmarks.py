@@ -110,7 +110,7 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> variants.Family:
     text.write_text(TEXT, "utf-8")
     made = variants.Family("nano", text, tmp_path, steps=5, more=4, seed=0, threads=1)
     made.folder.mkdir()
-    pl.save(made.sizes.model(len(made.tokenizer)), made.folder / "nano-5.safetensors")
+    pl.save(made.sizes.model(len(made.tokenizer)), made.folder / "nano-5x3.safetensors")
     return made
 
 
