@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from planish.ir.errors import DTypeError, IRError, ParseError
@@ -89,6 +90,12 @@ ORDER = (
     Before("prune", "bf16"),
     Not("prune", "bitmap"),  # nor are the zeros seen that it makes later
     Not("prune", "fuse"),
+    Before("shrink", "expand"),  # activations are whole
+    Before("shrink", "gptq"),  # what is rounded has its shape
+    Before("shrink", "quantize"),  # weights are float
+    Before("shrink", "bf16"),
+    Not("shrink", "bitmap"),
+    Not("shrink", "fuse"),
     Not("quantize", "bitmap"),  # integers are what is stored
     Not("bf16", "bitmap"),
     Not("fold", "bitmap"),  # it would find the params that it makes
@@ -144,7 +151,11 @@ for _name, _pipeline in PIPELINES.items():
 
 
 def pipeline(named: str | Pipeline) -> Pipeline:
-    """A pipeline by its name or its text; one that is a pipeline already is returned."""
+    """A pipeline by its name or its text; one that is a pipeline already is returned.
+
+    In a text, the name of a pipeline stands for its passes: shrink{heads=0.5},int8; what is a pass,
+    too (bf16), is that. IRError where passes are then in an order that `ORDER` refuses.
+    """
     if isinstance(named, Pipeline):
         return named
     if not isinstance(named, str):
@@ -153,4 +164,7 @@ def pipeline(named: str | Pipeline) -> Pipeline:
         return PIPELINES[named]
     if named.isidentifier() and named not in PASSES:
         raise ParseError(unknown("pipeline or pass", named, list({**PIPELINES, **PASSES})))
-    return Pipeline.parse(named)
+    made = Pipeline.parse(named, {**PIPELINES, **PASSES})
+    if (PIPELINES.keys() - PASSES.keys()).intersection(re.findall(r"\w+", named)):
+        check_order(named, made)
+    return made

@@ -23,6 +23,7 @@ from planish.passes.prune import Prune
 from planish.passes.pushup import pushup
 from planish.passes.quantize import Quantize
 from planish.passes.remat import Remat
+from planish.passes.shrink import Shrink
 from planish.passes.simplify import simplify
 from planish.passes.smooth import Smooth
 
@@ -41,6 +42,7 @@ PASSES: dict[str, Pass | type] = {
     "bf16": Bf16,
     "mixed": mixed,
     "prune": Prune,
+    "shrink": Shrink,
     "smooth": Smooth,
     "gptq": Gptq,
     "quantize": Quantize,

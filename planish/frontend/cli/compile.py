@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from planish.frontend.api import compile as compiled
 from planish.frontend.bundle import TARGETS, save_bundle
+from planish.frontend.cli.bound import Recipe, bound, calibrate_option
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -24,6 +25,7 @@ from planish.frontend.optim import AdamW
 from planish.frontend.pretrained import load_model
 from planish.frontend.sampling import OPTIONS
 from planish.frontend.ship import EMITS, MULTI, WEIGHTS
+from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec, trace
 from planish.frontend.training import Trainer
@@ -34,6 +36,7 @@ from planish.runtime.artifact import level_name
 ENDS = {**EMITS, "bundle": BUNDLE}
 PREFIX = "planish_"
 BATCH = 12
+NO_TOKENIZER = Path("none")
 
 
 @click.command(
@@ -41,6 +44,7 @@ BATCH = 12
         "planish compile book.safetensors -o book --emit so",
         "planish compile book.safetensors -o book --emit exe && ./book 'Once upon' -n 50",
         "planish compile book.safetensors -o book.so --pipeline int8 --target x86-64-v3",
+        "planish compile book.safetensors -o book.so --pipeline auto --calibrate book.txt",
         "planish compile book.safetensors -o book --emit exe --target multi",
         "planish compile book.safetensors -o book.so --weights file",
         "planish compile book.safetensors -o logits.so --of last",
@@ -55,11 +59,13 @@ BATCH = 12
               help="Library, program, object file, C header, or code for several processors in one "
               "file.  [default: by NAME]")  # fmt: skip
 @pipeline_option()
+@calibrate_option
 @click.option("--target", metavar="CPU[,CPU...]",
               help="The processor to compile for, or several in one file, last preferred; multi: "
               "some levels of x86-64.  [default: this one; multi for a bundle]")  # fmt: skip
 @click.option("--tokenizer", type=File, metavar="FILE",
-              help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
+              help="The tokenizer, where the model has none or another is wanted; none: leave "
+              "it out.")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
               help="Inside, or in NAME.weights beside it.")  # fmt: skip
 @click.option("--prefix", default=PREFIX, show_default=True,
@@ -70,8 +76,9 @@ BATCH = 12
 @click.option("--batch", type=click.IntRange(1), metavar="N",
               help=f"Rows of a step of training.  [default: {BATCH}]")  # fmt: skip
 def command(
-    model: Path, out: Path, emit: str | None, pipeline: str, target: str | None,
-    tokenizer: Path | None, weights: str, prefix: str, what: str | None, batch: int | None,
+    model: Path, out: Path, emit: str | None, pipeline: str, calibrate: Path | None,
+    target: str | None, tokenizer: Path | None, weights: str, prefix: str, what: str | None,
+    batch: int | None,
 ) -> None:  # fmt: skip
     """Compile MODEL into what runs without Python: prompt, cached decoding and sampling.
 
@@ -89,8 +96,10 @@ def command(
     if what != "tokens" and not is_bundle and target and (target == MULTI or "," in target):
         raise click.UsageError(f"--of {what} is for one processor; a bundle is for several")
     if what == "step":
-        if tokenizer:
-            raise click.UsageError("--tokenizer is for what writes text, not for --of step")
+        if tokenizer or calibrate:
+            raise click.UsageError(
+                "--tokenizer and --calibrate are for what writes text, not for --of step"
+            )
         save_step(model, path, pipeline, target, weights, prefix, batch or BATCH)
         return
     if what != "tokens" and path.suffix not in (BUNDLE, EMITS["so"]):
@@ -102,16 +111,24 @@ def command(
             f"--tokenizer, --weights and --prefix are for what writes text, not for --of {what}"
         )
     loaded, own = load_model(model)
+    words = tokenizer_for(own, tokenizer)
+    (passes,) = bound(loaded, [pipeline], calibrate, words or own)
     if is_bundle:
-        save_bundles(loaded, path, pipeline, target, what)
+        save_bundles(loaded, path, passes, target, what)
         return
     if what == "tokens":
-        words = own if tokenizer is None else read_tokenizer(tokenizer)
-        maker = Generator(loaded, pipeline, options=tuple(OPTIONS))
+        maker = Generator(loaded, passes, options=tuple(OPTIONS))
         levels = maker.save(path, words, weights, prefix, target)
     else:
-        levels = (save_logits(loaded, path, pipeline, target, what),)
+        levels = (save_logits(loaded, path, passes, target, what),)
     print(written(path, levels))
+
+
+def tokenizer_for(own: Tokenizer | None, named: Path | None) -> Tokenizer | None:
+    """The one that a file is to hold, of the model's own and the one that is named."""
+    if named is None:
+        return own
+    return None if named == NO_TOKENIZER else read_tokenizer(named)
 
 
 def written(path: Path, levels: Sequence[str]) -> str:
@@ -142,14 +159,16 @@ def named(out: Path, emit: str | None) -> Path:
     return out if out.suffix else out.with_name(out.name + suffix)
 
 
-def save_logits(model: TinyGPT, path: Path, pipeline: str, target: str | None, what: str) -> str:
+def save_logits(model: TinyGPT, path: Path, pipeline: Recipe, target: str | None, what: str) -> str:
     """Write the program that returns logits; the processor that it is for."""
     program = compiled(logits_graph(model, what), pipeline=pipeline, target=target)
     program.save(path)
     return level_name(program.target)
 
 
-def save_bundles(model: TinyGPT, path: Path, pipeline: str, targets: str | None, what: str) -> None:
+def save_bundles(
+    model: TinyGPT, path: Path, pipeline: Recipe, targets: str | None, what: str
+) -> None:
     """Write programs that return logits, one for each processor."""
     names = targets.split(",") if targets not in (None, MULTI) else TARGETS
     save_bundle(logits_graph(model, what), path, pipeline, names)
