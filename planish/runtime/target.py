@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,7 +158,7 @@ def _asked(name: str, arches: Sequence[str], cpu: str, vendor: str) -> Target:
     """A target that LLVM knows: code for it uses those of our features that it has, no others."""
     for arch in filter(_ANY.__contains__, arches):
         triple = f"{arch}-{vendor}"
-        parts = "asked", triple, cpu, metadata.version("llvmlite"), repr(CPUS)
+        parts = "asked", triple, cpu, llvm_version(), repr(CPUS)
         made = kept_in_cache(parts, partial(_features_text, triple, cpu))
         if (features := json.loads(made)) is not None:
             return Target(cpu, triple, _ANY[arch], frozenset(features))
@@ -174,13 +175,23 @@ def _features_text(triple: str, cpu: str) -> bytes:
 @cache
 def _host() -> Target:
     """What LLVM calls this machine: asked once for each processor, as LLVM takes long to load."""
-    parts = "host", _machine_text(), metadata.version("llvmlite")
+    parts = "host", _machine_text(), llvm_version()
     found = kept_in_cache(parts, lambda: json.dumps(_described()).encode())
     triple, cpu, listed = json.loads(found)
     features = set(listed)
     if "amx-bf16" in features and not _may_use_tiles():
         features = {name for name in features if not name.startswith("amx-")}
     return Target("host", triple, cpu, frozenset(features))
+
+
+@cache
+def llvm_version() -> str:
+    """Which llvmlite is there: its own words, as `importlib.metadata` takes 3 ms to be imported."""
+    found = find_spec("llvmlite")
+    if found is None or found.origin is None:
+        raise ImportError("llvmlite is not there: pip install llvmlite")
+    text = Path(found.origin).with_name("_version.py")
+    return _read(text) or metadata.version("llvmlite")
 
 
 def _described() -> tuple[str, str, list[str]]:

@@ -43,10 +43,9 @@ from planish.runtime.ship.header import header_text
 from planish.runtime.ship.processor import needed, probe_text
 from planish.runtime.ship.tables import Kind, Run, tables_text
 from planish.runtime.slots import Slot
-from planish.runtime.target import Target, kept_in_cache
+from planish.runtime.target import Target, kept_in_cache, llvm_version
 
 llvm = later("planish.runtime.llvm")
-metadata = later("importlib.metadata")
 
 Modules: TypeAlias = tuple[ModuleType, ...]
 COMMON: Modules = (libc, quota, cpu, records, levels, model, known)
@@ -250,8 +249,7 @@ class Shipped:
         }
         text = host_text(map(source_of, (*COMMON, *self.sources)), given, self.prefix)
         parts = ("host", text, target.triple, target.cpu, target.feature_text)
-        version = metadata.version("llvmlite")
-        return kept_in_cache((*parts, version), lambda: llvm.compile_text(text, target))
+        return kept_in_cache((*parts, llvm_version()), lambda: llvm.compile_text(text, target))
 
     def _tables(self, packed: Packed, inside: bool) -> str:
         numbers = {
