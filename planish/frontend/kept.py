@@ -84,4 +84,4 @@ def unpacked(data: bytes) -> tuple[Image, Recipes]:
     (length,) = _LENGTH.unpack_from(data)
     start = _LENGTH.size + length
     texts, steps = json.loads(data[_LENGTH.size : start])
-    return Image.from_bytes(data[start:]), Recipes(texts, [Step(*x) for x in steps])
+    return Image.from_bytes(data[start:]), Recipes(texts, tuple([Step(*x) for x in steps]))

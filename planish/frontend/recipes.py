@@ -90,7 +90,7 @@ def _noted(
     source = after.made.get(name)
     if source is None or name in before.params:
         return False
-    known = all([_noted(n, x, before, after, sources) for n, x in source.params.items()])
+    known = all(_noted(n, x, before, after, sources) for n, x in source.params.items())
     sources[name] = source  # after those that it reads
     return known
 

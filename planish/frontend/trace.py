@@ -217,7 +217,11 @@ def _constant(running: Trace, x: Any) -> Node:
 
 def random_state() -> list[Any] | None:
     """What NumPy's global random generator will do next; None where nobody has imported it."""
-    return _state(np.random.get_bit_generator()) if "numpy.random" in sys.modules else None
+    return _state(_generator()) if "numpy.random" in sys.modules else None
+
+
+def _generator() -> Any:
+    return np.random.get_bit_generator()  # type: ignore[attr-defined]
 
 
 def _state(generator: Any) -> list[Any]:
@@ -229,7 +233,7 @@ def _warn_of_random(before: Any, running: Trace) -> None:
     """Warn where NumPy's global generator was used: its numbers are now constants."""
     after = random_state()
     if before is None and after is not None:  # imported meanwhile: how it began
-        generator = np.random.get_bit_generator()
+        generator = _generator()
         before = _state(type(generator)(generator.seed_seq))
     if before != after:
         warnings.warn(

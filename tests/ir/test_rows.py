@@ -39,7 +39,7 @@ BY_ROWS = {
 }
 WHOLE = {
     "a scale for each column": lambda x: rounded(x, 0),
-    "a scale for all": lambda x: rounded(x, 0)[:1] + (OPS["max"](x, axes=(0, 1), keep=True),),
+    "a scale for all": lambda x: (*rounded(x, 0)[:1], OPS["max"](x, axes=(0, 1), keep=True)),
     "sums, whose order matters": lambda x: (OPS["sum"](x, axes=(1,), keep=True),),
     "transposed": lambda x: (OPS["transpose"](x, perm=(1, 0)),),
     "rows that are merged": lambda x: (OPS["reshape"](x, shape=(M // 2, 2 * K)),),
