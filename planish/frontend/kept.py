@@ -26,7 +26,8 @@ from planish.ir.graph import Graph
 from planish.passes.pipeline import Pipeline
 from planish.runtime.cache import digest
 from planish.runtime.image import Image
-from planish.runtime.target import Target, llvm_version
+from planish.runtime.target import Target
+from planish.runtime.version import llvm_version
 
 _LENGTH = struct.Struct("<q")
 

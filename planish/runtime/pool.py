@@ -15,7 +15,8 @@ from typing import Any
 
 from planish.ir.later import later
 from planish.runtime.memory import ALIGN, aligned
-from planish.runtime.target import Target, kept_in_cache, llvm_version
+from planish.runtime.target import Target, kept_in_cache
+from planish.runtime.version import llvm_version
 
 elf = later("planish.runtime.elf")
 llvm = later("planish.runtime.llvm")

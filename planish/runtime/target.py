@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +26,13 @@ from planish.ir.later import later
 from planish.ir.types import DType
 from planish.runtime.cache import cache_at, digest
 from planish.runtime.cpus import CPUS
+from planish.runtime.version import llvm_version
 
 if TYPE_CHECKING:
     from planish.runtime.cores import Core
 
 asked = later("planish.runtime.asked")
 cores = later("planish.runtime.cores")
-metadata = later("importlib.metadata")
 platformdirs = later("platformdirs")
 llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
@@ -182,16 +181,6 @@ def _host() -> Target:
     if "amx-bf16" in features and not _may_use_tiles():
         features = {name for name in features if not name.startswith("amx-")}
     return Target("host", triple, cpu, frozenset(features))
-
-
-@cache
-def llvm_version() -> str:
-    """Which llvmlite is there: its own words, as `importlib.metadata` takes 3 ms to be imported."""
-    found = find_spec("llvmlite")
-    if found is None or found.origin is None:
-        raise ImportError("llvmlite is not there: pip install llvmlite")
-    text = Path(found.origin).with_name("_version.py")
-    return _read(text) or metadata.version("llvmlite")
 
 
 def _described() -> tuple[str, str, list[str]]:

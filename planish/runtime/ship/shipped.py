@@ -31,7 +31,8 @@ from planish.ir.files import write_atomically
 from planish.ir.later import later
 from planish.runtime.artifact import ALIGN, Packed, beside, code_of, described
 from planish.runtime.checksum import checksum
-from planish.runtime.host import cpu, known, levels, libc, model, quota, records
+from planish.runtime.host import abi, cpu, known, levels, libc, model, quota, records
+from planish.runtime.host.abi import ABI
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.image import Image
 from planish.runtime.linker import link
@@ -43,12 +44,13 @@ from planish.runtime.ship.header import header_text
 from planish.runtime.ship.processor import needed, probe_text
 from planish.runtime.ship.tables import Kind, Run, tables_text
 from planish.runtime.slots import Slot
-from planish.runtime.target import Target, kept_in_cache, llvm_version
+from planish.runtime.target import Target, kept_in_cache
+from planish.runtime.version import llvm_version
 
 llvm = later("planish.runtime.llvm")
 
 Modules: TypeAlias = tuple[ModuleType, ...]
-COMMON: Modules = (libc, quota, cpu, records, levels, model, known)
+COMMON: Modules = (abi, libc, quota, cpu, records, levels, model, known)
 STATE, WEIGHTS, TEMPORARY = 0, records.WEIGHTS, records.TEMPORARY
 POOL = ("planish_worker", "planish_run", "planish_stop")
 CODES = ("OK", "ARGUMENT", "NO_MEMORY", "FILE", "CPU", "ROOM", "NAN", "FAULT")
@@ -167,7 +169,7 @@ class Shipped:
             **self.more,
             "kind": self.kind,
             "planish": __version__,
-            "abi": records.ABI,
+            "abi": ABI,
             "prefix": self.prefix,
             "context": self.context,
             "vocabulary": self.vocabulary,
@@ -295,7 +297,7 @@ class Shipped:
         """The C header."""
         codes = [(x, getattr(records, x)) for x in CODES]
         texts = map(source_of, (*COMMON, *self.sources))
-        return header_text(texts, title, codes, records.ABI, self.prefix)
+        return header_text(texts, title, codes, ABI, self.prefix)
 
     def save(self, path: Path, inside: bool = True) -> None:
         """Write name.so or name.o and, beside it, name.h; name.weights if they are not `inside`.
