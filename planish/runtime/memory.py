@@ -10,7 +10,6 @@ import math
 import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -36,8 +35,7 @@ class Life(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """The memory plan of a program. `peak` is the most that is alive at once: a lower bound.
 
     `fixed` says that the offsets hold for every binding of the symbolic dimensions; where a

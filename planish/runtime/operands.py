@@ -194,7 +194,7 @@ class Operands(Draft):
         """The panels of a B that is a weight, packed here and now."""
         if made not in self.packed_weights:
             self.packed_weights[made] = tuple(
-                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, replace(made, part=i))
+                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, made._replace(part=i))
                 for i, x in enumerate(self.packing.packed(made, view, given))
             )
         return self.packed_weights[made]

@@ -22,7 +22,7 @@ from planish.frontend.data import IGNORED, random_batch
 from planish.frontend.optim import SGD
 from planish.frontend.saved_step import SavedStep
 from planish.frontend.training import Trainer
-from planish.runtime.host import records
+from planish.runtime.host.abi import ABI
 from tests.frontend.small import (
     CONTEXT,
     TEXT,
@@ -231,6 +231,6 @@ def test_inspect_says_what_it_is(library: Path) -> None:
     done = CliRunner().invoke(commands, ["inspect", str(library), "--json"])
     facts = json.loads(done.output)
     assert (facts["program"], facts["rows"], facts["context"], facts["steps"]) == ("step", 3, 6, 2)
-    assert facts["training"]["optimizer"].startswith("AdamW(") and facts["abi"] == records.ABI
+    assert facts["training"]["optimizer"].startswith("AdamW(") and facts["abi"] == ABI
     assert facts["quantization"] == [] and facts["memory"]["state"] > 0
     assert "rows " in CliRunner().invoke(commands, ["inspect", str(library)]).output
