@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from planish.runtime.host import sha256
-from planish.runtime.host.kept import EVALUATIONS, Kept, Saved
+from planish.runtime.host.kept import EVALUATIONS, LOSSES, Kept, Saved
 from planish.runtime.ship.tables import Constants
 
-NUMBER = 64  # bytes that are enough for the numbers of an entry
+NUMBER = 96  # bytes that are enough for the numbers of an entry
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def kept_text(
     first, losses = checkpoint.history
     named = {checkpoint.names[x]: (places[x], list(y.shape), y.nbytes) for x, y in arrays.items()}
     told = checkpoint.evaluations
-    rows = [_saved(made, 0, first, "F64", (0, list(told.shape), told.nbytes), 0)]
-    rows.append(_saved(made, 1, losses, "F64", (0, None, 0), told.nbytes))
+    rows = [_saved(made, EVALUATIONS, first, "F64", (0, list(told.shape), told.nbytes), 0)]
+    rows.append(_saved(made, LOSSES, losses, "F64", (0, None, 0), told.nbytes))
     before = told.nbytes
     for number, name in enumerate(sorted(named), len(rows)):
         rows.append(_saved(made, number, name, "F32", named[name], before))
@@ -63,7 +63,6 @@ def kept_text(
         "numbers": made.numbers("kept.numbers", numbers()), "bytes": before,
         "room": len(begin.encode()) + len(middle.encode()) + entries + NUMBER * (len(rows) + 3),
     }  # fmt: skip
-    assert EVALUATIONS == 0
     return made.records("kept", Kept, [values])
 
 
