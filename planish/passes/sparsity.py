@@ -68,10 +68,9 @@ def shapes(before: Graph, after: Graph, options: Shrink) -> tuple[Shape, ...]:
 
 
 def _shape(before: Graph, after: Graph, name: str, reason: str) -> Shape:
-    arrays = before.params[name], after.params[name]
-    power, left = (float(np.square(x.astype(np.float64)).sum()) for x in arrays)
-    kept = left / power if power else 1.0
-    return Shape(name, *(x.shape for x in arrays), kept, reason)
+    old, new = before.params[name], after.params[name]
+    power, left = (float(np.square(x.astype(np.float64)).sum()) for x in (old, new))
+    return Shape(name, old.shape, new.shape, left / power if power else 1.0, reason)
 
 
 @dataclass
