@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 from typing import TypeAlias, Union
 
 from planish.ir.errors import ShapeError
@@ -48,6 +50,8 @@ class Size:
         return other + self * -1
 
     def __mul__(self, other: AnySize) -> AnySize:
+        if isinstance(other, int) and other:  # the order of the terms stays
+            return self if other == 1 else Size(tuple([(m, c * other) for m, c in self.terms]))
         return _normal(
             (tuple(sorted(m + n)), c * d) for m, c in _terms(self) for n, d in _terms(other)
         )
@@ -137,10 +141,13 @@ def divide(size: AnySize, by: AnySize) -> AnySize:
 
 def product(sizes: Iterable[AnySize]) -> AnySize:
     """The product of sizes; 1 for none."""
-    total: AnySize = 1
+    total, named = 1, []
     for size in sizes:
-        total = total * size
-    return total
+        if isinstance(size, int):
+            total *= size
+        else:
+            named.append(size)
+    return reduce(mul, named, total) if named else total
 
 
 def symbols(*sizes: AnySize) -> tuple[Symbol, ...]:

@@ -377,3 +377,5 @@ def test_the_command_line_writes_and_inspects(tmp_path: Path) -> None:
     for name in ("x.so", "x.o"):
         text = CliRunner().invoke(commands, ["inspect", str(tmp_path / name)]).output
         assert "CharTokenizer(28 characters)" in text and "generator" in text
+    assert run([*given, "--emit", "so", "--tokenizer", "none"]) == 0
+    assert pl.load(tmp_path / "x.so").tokenizer is None

@@ -25,6 +25,7 @@ from planish.frontend.optim import AdamW
 from planish.frontend.pretrained import load_model
 from planish.frontend.sampling import OPTIONS
 from planish.frontend.ship import EMITS, MULTI, WEIGHTS
+from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import read_tokenizer
 from planish.frontend.trace import spec, trace
 from planish.frontend.training import Trainer
@@ -35,6 +36,7 @@ from planish.runtime.artifact import level_name
 ENDS = {**EMITS, "bundle": BUNDLE}
 PREFIX = "planish_"
 BATCH = 12
+NO_TOKENIZER = Path("none")
 
 
 @click.command(
@@ -62,7 +64,8 @@ BATCH = 12
               help="The processor to compile for, or several in one file, last preferred; multi: "
               "some levels of x86-64.  [default: this one; multi for a bundle]")  # fmt: skip
 @click.option("--tokenizer", type=File, metavar="FILE",
-              help="The tokenizer, where the model has none or another is wanted.")  # fmt: skip
+              help="The tokenizer, where the model has none or another is wanted; none: leave "
+              "it out.")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), default="embed", show_default=True,
               help="Inside, or in NAME.weights beside it.")  # fmt: skip
 @click.option("--prefix", default=PREFIX, show_default=True,
@@ -108,8 +111,8 @@ def command(
             f"--tokenizer, --weights and --prefix are for what writes text, not for --of {what}"
         )
     loaded, own = load_model(model)
-    words = own if tokenizer is None else read_tokenizer(tokenizer)
-    (passes,) = bound(loaded, [pipeline], calibrate, words)
+    words = tokenizer_for(own, tokenizer)
+    (passes,) = bound(loaded, [pipeline], calibrate, words or own)
     if is_bundle:
         save_bundles(loaded, path, passes, target, what)
         return
@@ -119,6 +122,13 @@ def command(
     else:
         levels = (save_logits(loaded, path, passes, target, what),)
     print(written(path, levels))
+
+
+def tokenizer_for(own: Tokenizer | None, named: Path | None) -> Tokenizer | None:
+    """The one that a file is to hold, of the model's own and the one that is named."""
+    if named is None:
+        return own
+    return None if named == NO_TOKENIZER else read_tokenizer(named)
 
 
 def written(path: Path, levels: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ RUNS = 3, 100  # at least, at most
     "--trace",
     type=File,
     metavar="FILE.json",
-    help="Write the steps, medians end to end, as a trace for Perfetto.",
+    help="Record a run of all threads, as a trace for Perfetto.",
 )
 @click.option("--roofline", type=File, metavar="FILE.(svg|png|pdf)", help="Draw the kernels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -125,6 +125,7 @@ class Modules:
         for number, (step, native) in enumerate(zip(self.plan.steps, self._natives, strict=True)):
             if self.schedule.meets[number]:
                 main.barrier()
+            main.note(number)
             main.step(number, step, native)
             main.tick(number)
         main.end_call()
@@ -186,6 +187,12 @@ class _Main(Expressions):
         """Note the time that the step took, if anybody wants to know."""
         given = f"ptr %profile, i64 {number + 1}, ptr %barrier, i64 %thread, i64 %threads"
         self.writer.do(f"call void @planish.tick({given})")
+
+    def note(self, number: int) -> None:
+        """Note when this thread begins a step, if it waited before and anybody wants to know."""
+        if self.schedule.meets[number]:
+            n = len(self.schedule.meets) + 1 + number
+            self.writer.do(f"call void @planish.note(ptr %profile, i64 {n}, i64 %thread)")
 
     def step(self, number: int, step: Step, native: _Native) -> None:
         """Call a kernel on all threads, for their share or all of it, or on the first one only."""

@@ -10,7 +10,9 @@ line.
     planish.wake(word)         call after changing *word by a seq_cst operation
     planish.barrier(memory, threads)   memory: two words, generation and arrived
     planish.tick(profile, n, barrier, thread, threads)   profile[n] += time since the last tick,
-                               if profile is not null
+                               when all have met; only notes in a recording
+    planish.note(profile, n, thread)   profile[2 + profile[1] * thread + n] = time, in a recording
+                               (profile[0] is RECORDING). Both do nothing where profile is null
     planish.fail(status, site, index, bound)   status: i64[4], (failed, site, index, bound)
     planish_worker(pool, thread)       runs jobs until told to stop
     planish_run(pool, job, argument, threads)   runs job(argument, thread, threads) on all threads
@@ -70,6 +72,7 @@ def sync_text(target: Target) -> str:
         )
         + _WAKE.format(wake=wake)
         + _BARRIER
+        + _NOTE.format(now=now)
         + _TICK.format(now=now)
         + FAIL
     )
@@ -191,19 +194,53 @@ done:
 }
 """
 
-# profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
-_TICK = """
-define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
-    noinline nounwind uwtable {{
+# What profile[0] is where each thread has times of its own, profile[1] of them
+RECORDING = -1
+
+_NOTE = f"""
+define internal void @planish.note(ptr %profile, i64 %n, i64 %thread) noinline nounwind uwtable {{{{
 entry:
   %wanted = icmp ne ptr %profile, null
-  br i1 %wanted, label %meet, label %done, !prof !0
+  br i1 %wanted, label %ask, label %done, !prof !0
+ask:
+  %mode = load i64, ptr %profile
+  %mine = icmp eq i64 %mode, {RECORDING}
+  br i1 %mine, label %store, label %done
+store:
+  %lengths = getelementptr i64, ptr %profile, i64 1
+  %length = load i64, ptr %lengths
+  %before = mul i64 %length, %thread
+  %index = add i64 %before, %n
+  %times = getelementptr i64, ptr %profile, i64 2
+  %at = getelementptr i64, ptr %times, i64 %index
+  %now = {{now}}
+  store i64 %now, ptr %at
+  br label %done
+done:
+  ret void
+}}}}
+"""
+
+# profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
+_TICK = f"""
+define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
+    noinline nounwind uwtable {{{{
+entry:
+  %wanted = icmp ne ptr %profile, null
+  br i1 %wanted, label %ask, label %done, !prof !0
+ask:
+  %mode = load i64, ptr %profile
+  %recording = icmp eq i64 %mode, {RECORDING}
+  br i1 %recording, label %own, label %meet
+own:
+  call void @planish.note(ptr %profile, i64 %n, i64 %thread)
+  br label %done
 meet:
   call void @planish.barrier(ptr %barrier, i64 %threads)
   %first = icmp eq i64 %thread, 0
   br i1 %first, label %note, label %done
 note:
-  %now = {now}
+  %now = {{now}}
   %last = load i64, ptr %profile
   store i64 %now, ptr %profile
   %some = icmp ne i64 %n, 0
@@ -217,7 +254,7 @@ add:
   br label %done
 done:
   ret void
-}}
+}}}}
 """
 
 # Each module that has kernels has its own.
