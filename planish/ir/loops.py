@@ -300,8 +300,7 @@ def scalar(op: str, *operands: Operand, dtype: DType | None = None) -> Expr:
     arity, result = SCALARS[op]
     if len(operands) != arity:
         raise IRError(f"{op} takes {arity} operands, got {len(operands)}")
-    # `select`'s condition says nothing about the dtype of its other operands
-    chooses = result == "second"
+    chooses = result == "second"  # the condition says nothing about the others' dtype
     like = next((x.type for x in operands[chooses:] if isinstance(x, Expr)), t.i64)
     args = tuple([as_expr(x, like) for x in operands])
     args = (as_expr(operands[0], t.boolean), *args[1:]) if chooses else args
