@@ -32,7 +32,7 @@ from planish.runtime.kernels.attention_parts import (
 )
 from planish.runtime.kernels.beside import gemm_kernel
 from planish.runtime.kernels.blocks import block_kernel
-from planish.runtime.kernels.gemm import Roles
+from planish.runtime.kernels.gemm import Roles, whole
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.reduce import (
@@ -293,11 +293,14 @@ class Lowering(Operands):
 
 
 def heads_of(graph: Graph, node: Node) -> tuple[int, int] | None:
-    """How many heads of attention read a value, and the size of each; None where others do."""
+    """How many heads of attention, or parts of a product's sum, read a value, and the size of each;
+    None where others do."""
     for user in graph.users[node]:
         for x in user.attrs["body"].nodes if user.op.kind == "fused" else (user,):
             if x.op.name == "attention" and x.inputs[0].shape[1] == x.inputs[1].shape[1]:
                 return x.inputs[0].shape[1], x.inputs[0].shape[3]
+            if x.op.name == "matmul" and whole(x.inputs[1]) is not x.inputs[1]:
+                return x.inputs[0].shape[0], x.inputs[0].shape[2]
     return None
 
 

@@ -28,6 +28,7 @@ from planish.runtime.kernels.gemm import (
     is_direct,
     is_turned,
     takes_matrix,
+    whole,
 )
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import pack_kernel
@@ -158,13 +159,14 @@ class Operands(Draft):
             given = {leaf: self.graph.params[name] for leaf, name in names.items()}
             form = self.form(body, roles, anchor, given, nr)
             found = tuple(names.values())
-            view = view_text((roles.b,), tuple(given))
+            b = whole(roles.b) if form.kind == "panels" else roles.b
+            view = view_text((b,), tuple(given))
             made = Made(found, form.kind, view, form.nr, roles.shifted)
             text = f"{found[0]} (packed{form.note})"
-            panels = self.packed_param(made, (roles.b,), given, text)
+            panels = self.packed_param(made, (b,), given, text)
         elif not is_direct(body, roles, nr):
             form = Form("panels", nr)
-            panels = (self.packed_now(node, body, operands, roles.b, nr),)
+            panels = (self.packed_now(node, body, operands, whole(roles.b), nr),)
         if not roles.strips:
             return (None, *panels), form
         if takes_matrix(body, roles, self.target, dtype):

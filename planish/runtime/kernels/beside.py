@@ -27,8 +27,8 @@ from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, size_expr
 from planish.ir.node import Node
-from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles
-from planish.runtime.kernels.nest import Lowered, lowered
+from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles, whole
+from planish.runtime.kernels.nest import Index, Lowered, lowered
 from planish.runtime.kernels.tiles import WAITING
 from planish.runtime.target import Target
 
@@ -39,7 +39,8 @@ MANY = 32  # groups of panels: one more or less for a thread is no matter
 class SideGemm(Gemm):
     """A matmul kernel being written, of so few rows that a tile has them all: `beside` panels.
 
-    With `heads`, an iteration has all panels of a head, `wide` side by side in each part.
+    With `heads`, an iteration has all panels of a head, `wide` side by side in each part. Of a B in
+    parts it has one of those.
     """
 
     beside: int
@@ -49,6 +50,11 @@ class SideGemm(Gemm):
         """One parallel iteration for each group of panels, or for each head."""
         nest = self.nest
         count, width = panels_of(self), self.beside
+        if self.product.batch:
+            with nest.loop("p", self.product.batch[0], "parallel") as part:
+                with nest.loop("g", count // width) as at:
+                    self.group([nest.let(at * width + i) for i in range(width)], (part,))
+            return
         if not self.heads:
             with nest.loop("p", count // width, "parallel") as at:
                 self.group([nest.let(at * width + i) for i in range(width)])
@@ -61,17 +67,17 @@ class SideGemm(Gemm):
             for start in range(0, len(panels), width):
                 self.group(panels[start : start + width])
 
-    def group(self, panels: list[Expr]) -> None:
-        """The columns of these panels."""
+    def group(self, panels: list[Expr], part: Index = ()) -> None:
+        """The columns of these panels, of a part of B."""
         rows, columns = (size_expr(x) for x in (product(self.product.rows), self.product.columns))
-        for panel, tile in zip(panels, self.side_by_side(panels, rows), strict=True):
+        for panel, tile in zip(panels, self.side_by_side(panels, rows, part), strict=True):
             self.tile = tile
-            self.finish((), panel, as_index(0), rows, columns)
+            self.finish(part, panel, as_index(0), rows, columns)
 
-    def side_by_side(self, panels: list[Expr], rows: Expr) -> list[Buffer]:
+    def side_by_side(self, panels: list[Expr], rows: Expr, part: Index) -> list[Buffer]:
         """The tiles of these panels, each the sum over k in order."""
         nest, zero = self.nest, as_index(0)
-        of_a = self._rows_of_a((), zero, zero, rows)
+        of_a = self._rows_of_a(part, zero, zero, rows)
         sums, tiles = (
             [nest.local(f"{name}{n}", self.dtype, self.mr, self.nr) for n in range(len(panels))]
             for name in ("acc", "tile")
@@ -81,7 +87,7 @@ class SideGemm(Gemm):
 
         def step(k: Expr) -> None:
             for acc, panel in zip(sums, panels, strict=True):
-                self._step(acc, of_a, (), panel, k)
+                self._step(acc, of_a, part, panel, k)
 
         self._over_k(step)
         for acc, tile in zip(sums, tiles, strict=True):
@@ -103,6 +109,8 @@ def panels_beside(gemm: Gemm) -> int:
     sums in registers and can be shared out evenly among two threads."""
     for many in (4, 2):
         panels = panels_of(gemm) if may_read_beside(gemm, many) else 1
+        if gemm.product.batch and panels % many == 0:
+            return many
         if panels % (2 * many) == 0 or (panels % many == 0 and panels >= MANY * many):
             return many
     return 1
@@ -111,7 +119,9 @@ def panels_beside(gemm: Gemm) -> int:
 def may_read_beside(gemm: Gemm, many: int) -> bool:
     """Whether a product has few rows, and the sums of so many panels are in registers."""
     p, rows = gemm.product, product(gemm.product.rows)
-    if not (isinstance(rows, int) and isinstance(p.columns, int)) or p.batch:
+    if not (isinstance(rows, int) and isinstance(p.columns, int)):
+        return False
+    if p.batch and whole(gemm.b) is gemm.b:
         return False
     if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
         return False

@@ -110,6 +110,13 @@ def narrow(b: Node) -> Node:
     return b.inputs[0] if widened else b
 
 
+def whole(b: Node) -> Node:
+    """The matrix [P * K, N] whose rows `b` [P, K, N] has in parts: they read its panels."""
+    if b.op.name != "reshape" or b.type.rank != 3 or b.inputs[0].type.rank != 2:
+        return b
+    return b.inputs[0] if b.inputs[0].shape[1] == b.shape[2] else b
+
+
 def is_turned(body: Graph, a: Node) -> bool:
     """Whether neighbours in a column of `a`, not those in a row, lie side by side."""
     return strides(body, a)[-2] == {(): 1}
@@ -198,7 +205,7 @@ class Gemm:
             self.strips = Buffer("strips", self.a.dtype, shape)
             self.nest.params.append(self.strips)
         if packed:
-            *batch, k, n = self.b.shape
+            *batch, k, n = whole(self.b).shape
             count = (size_expr(n) + (self.nr - 1)) // self.nr
             deep = size_expr(k) + int(self.shifted)
             sizes = (*(size_expr(s) for s in batch), count, deep, Const(self.nr, t.i64))
@@ -357,8 +364,10 @@ class Gemm:
 
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
         if self.panel is not None:
-            row = k + int(self.shifted)
-            return self.nest.load(self.panel, *self._lead(batch), panel, row, j)
+            row, lead = k + int(self.shifted), self._lead(batch)
+            if lead and len(self.panel.shape) == 3:  # of a whole matrix
+                row, lead = lead[0] * size_expr(self.product.depth) + row, ()
+            return self.nest.load(self.panel, *lead, panel, row, j)
         return self.pull(self.b, (*self._lead(batch), k, panel * self.nr + j))
 
     def _lead(self, batch: Index) -> Index:

@@ -1,0 +1,99 @@
+"""Split the sum of a product of one row, so that threads that share it out need not meet before it.
+
+    graph f(%x: f32[1, 128], ...) {
+      %0 = matmul(%x, %v) : f32[1, 512]
+      %1 = relu(%0) : f32[1, 512]
+      %2 = matmul(%1, %w) : f32[1, 128]
+      return %2
+    }
+becomes
+    graph f(%x: f32[1, 128], ...) {
+      %0 = matmul(%x, %v) : f32[1, 512]
+      %1 = relu(%0) : f32[1, 512]
+      %2 = reshape(%1, shape=(4, 1, 128)) : f32[4, 1, 128]
+      %3 = reshape(%w, shape=(4, 128, 128)) : f32[4, 128, 128]
+      %4 = matmul(%2, %3) : f32[4, 1, 128]
+      %5 = slice(%4, starts=(0, 0, 0), ...) : f32[1, 1, 128]
+      ... and so on, added in this order
+    }
+
+A thread that has made some columns of %1, or some heads of attention, multiplies them by the rows
+of %w that they meet. What reads the sum, mostly a norm, adds the few parts on its way. The number
+of parts belongs to the graph, not to the machine: results have the same bits on any number of
+threads. Of larger weights, the time of a meeting is nothing to that of the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planish.ir import types as t
+from planish.ir.dims import product
+from planish.ir.graph import Graph
+from planish.ir.node import OPS, Node
+from planish.passes.rewrite import rewritten
+
+PARTS = 4  # of a hidden layer: more threads would have less than a microsecond's work each
+LARGEST = 1 << 18  # elements of weights, which two threads multiply by in some 10 us
+
+
+def split_k(graph: Graph) -> Graph:
+    """Split products of one row whose operand is made in parts."""
+    return rewritten(graph, step)
+
+
+def step(node: Node) -> Node:
+    """A product as the sum of its parts, where that is worth it."""
+    if not is_small_product(node):
+        return node
+    parts = parts_of(node.inputs[0])
+    return node if parts < 2 else in_parts(node, parts)
+
+
+def is_small_product(node: Node) -> bool:
+    """Whether a node multiplies a row by few float32 weights."""
+    if node.op.name != "matmul" or node.dtype != t.f32 or product(node.shape[:-1]) != 1:
+        return False
+    w = node.inputs[1]
+    while w.op.kind == "view":
+        w = w.inputs[0]
+    return w.op.name == "param" and node.inputs[1].type.rank == 2 and w.type.size <= LARGEST
+
+
+def parts_of(x: Node) -> int:
+    """In how many parts the last axis of `x` is made; 1 where nothing is known of that."""
+    while x.op.name == "reshape":
+        x = x.inputs[0]
+    if x.op.name == "attention":
+        heads, kept = (y.shape[1] for y in x.inputs[:2])
+        return heads if heads == kept else 1
+    makers = list(products(x))
+    whole = bool(makers) and x.shape[-1] % PARTS == 0
+    return PARTS if whole and all(map(is_small_product, makers)) else 1
+
+
+def products(x: Node) -> Iterator[Node]:
+    """The products that `x` is made of, element by element."""
+    stack, seen = [x], {x}
+    while stack:
+        node = stack.pop()
+        if node.op.name == "matmul":
+            yield node
+        elif node.op.kind == "elementwise" and node.shape == x.shape:
+            more = [y for y in node.inputs if y.shape == x.shape and y not in seen]
+            seen.update(more)
+            stack += more
+
+
+def in_parts(node: Node, parts: int) -> Node:
+    """The product, its sum over k in so many parts."""
+    reshape, a, b = OPS["reshape"], *node.inputs
+    deep, columns = b.shape
+    rows = reshape(a, shape=(parts, 1, deep // parts))
+    each = OPS["matmul"](rows, reshape(b, shape=(parts, deep // parts, columns)))
+    total = None
+    for part in range(parts):
+        ends = {"starts": (part, 0, 0), "stops": (part + 1, 1, columns), "steps": (1, 1, 1)}
+        found = reshape(OPS["slice"](each, **ends), shape=node.shape)
+        total = found if total is None else OPS["add"](total, found)
+    return total
