@@ -2,14 +2,14 @@
 
     graph f(%x: f32[1, 128], ...) {
       %0 = matmul(%x, %v) : f32[1, 512]
-      %1 = relu(%0) : f32[1, 512]
+      %1 = tanh(%0) : f32[1, 512]
       %2 = matmul(%1, %w) : f32[1, 128]
       return %2
     }
 becomes
     graph f(%x: f32[1, 128], ...) {
       %0 = matmul(%x, %v) : f32[1, 512]
-      %1 = relu(%0) : f32[1, 512]
+      %1 = tanh(%0) : f32[1, 512]
       %2 = reshape(%1, shape=(4, 1, 128)) : f32[4, 1, 128]
       %3 = reshape(%w, shape=(4, 128, 128)) : f32[4, 128, 128]
       %4 = matmul(%2, %3) : f32[4, 1, 128]
@@ -34,7 +34,9 @@ from planish.ir.node import OPS, Node
 from planish.passes.rewrite import rewritten
 
 PARTS = 4  # of a hidden layer: more threads would have less than a microsecond's work each
-LARGEST = 1 << 18  # elements of weights, which two threads multiply by in some 10 us
+EVEN = 32  # columns, of which panels of weights have some: those of a part should be whole ones
+# Elements of weights: of fewer, one thread multiplies alone; by more, two take more than 10 us.
+SIZES = range(1 << 13, (1 << 18) + 1)
 
 
 def split_k(graph: Graph) -> Graph:
@@ -47,17 +49,19 @@ def step(node: Node) -> Node:
     if not is_small_product(node):
         return node
     parts = parts_of(node.inputs[0])
-    return node if parts < 2 else in_parts(node, parts)
+    even = node.inputs[1].shape[0] % (parts * EVEN) == 0
+    return in_parts(node, parts) if parts > 1 and even else node
 
 
 def is_small_product(node: Node) -> bool:
-    """Whether a node multiplies a row by few float32 weights."""
-    if node.op.name != "matmul" or node.dtype != t.f32 or product(node.shape[:-1]) != 1:
+    """Whether a node multiplies a row by float32 weights, neither very few nor many."""
+    if node.op.name != "matmul" or product(node.shape[:-1]) != 1:
         return False
-    w = node.inputs[1]
+    w = weights = node.inputs[1]
     while w.op.kind == "view":
         w = w.inputs[0]
-    return w.op.name == "param" and node.inputs[1].type.rank == 2 and w.type.size <= LARGEST
+    small = w.op.name == "param" and w.type.size in SIZES
+    return small and (w.dtype, weights.type.rank) == (t.f32, 2)
 
 
 def parts_of(x: Node) -> int:
@@ -68,8 +72,7 @@ def parts_of(x: Node) -> int:
         heads, kept = (y.shape[1] for y in x.inputs[:2])
         return heads if heads == kept else 1
     makers = list(products(x))
-    whole = bool(makers) and x.shape[-1] % PARTS == 0
-    return PARTS if whole and all(map(is_small_product, makers)) else 1
+    return PARTS if makers and all(map(is_small_product, makers)) else 1
 
 
 def products(x: Node) -> Iterator[Node]:
@@ -91,9 +94,9 @@ def in_parts(node: Node, parts: int) -> Node:
     deep, columns = b.shape
     rows = reshape(a, shape=(parts, 1, deep // parts))
     each = OPS["matmul"](rows, reshape(b, shape=(parts, deep // parts, columns)))
-    total = None
+    total: Node | None = None
     for part in range(parts):
         ends = {"starts": (part, 0, 0), "stops": (part + 1, 1, columns), "steps": (1, 1, 1)}
-        found = reshape(OPS["slice"](each, **ends), shape=node.shape)
-        total = found if total is None else OPS["add"](total, found)
-    return total
+        one = OPS["slice"](each, **ends)
+        total = one if total is None else OPS["add"](total, one)
+    return total if total.shape == node.shape else reshape(total, shape=node.shape)
