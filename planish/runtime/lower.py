@@ -292,7 +292,7 @@ class Lowering(Operands):
             )
 
 
-def heads_of(graph: Graph, node: Node) -> tuple[int, int] | None:
+def heads_of(graph: Graph, node: Node, gates: bool = True) -> tuple[int, int] | None:
     """How many heads of attention, or parts of a product's sum, read a value, and the size of each;
     None where others do."""
     for user in graph.users[node]:
@@ -301,6 +301,8 @@ def heads_of(graph: Graph, node: Node) -> tuple[int, int] | None:
                 return x.inputs[0].shape[1], x.inputs[0].shape[3]
             if x.op.name == "matmul" and whole(x.inputs[1]) is not x.inputs[1]:
                 return x.inputs[0].shape[0], x.inputs[0].shape[2]
+            if gates and x.op.name == "matmul" and x.shape == node.shape:  # this is a gate of that
+                return heads_of(graph, user, gates=False)
     return None
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import gcd
 
 from planish.ir.dims import product
 from planish.ir.graph import Graph
@@ -40,11 +41,22 @@ class SideGemm(Gemm):
     """A matmul kernel being written, of so few rows that a tile has them all: `beside` panels.
 
     With `heads`, an iteration has all panels of a head, `wide` side by side in each part. Of a B in
-    parts it has one of those.
+    parts it has one of those. Of panels that are wider than what heads share, it reads `cut`ths.
     """
 
     beside: int
-    heads, wide = 0, 0
+    heads, wide, cut = 0, 0, 1
+
+    def of(self, count: int, size: int) -> None:
+        """Write iterations of `count` heads of `size` columns."""
+        width = gcd(self.nr, size)
+        self.heads, self.wide, self.cut, self.nr = count, size // width, self.nr // width, width
+
+    def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
+        if self.cut == 1:
+            return super()._b(batch, panel, k, j)
+        place, first = (self.nest.let(x) for x in (panel // self.cut, panel % self.cut * self.nr))
+        return super()._b(batch, place, k, first + j)
 
     def write(self) -> None:
         """One parallel iteration for each group of panels, or for each head."""
@@ -116,8 +128,9 @@ def panels_beside(gemm: Gemm) -> int:
     return 1
 
 
-def may_read_beside(gemm: Gemm, many: int) -> bool:
-    """Whether a product has few rows, and the sums of so many panels are in registers."""
+def may_read_beside(gemm: Gemm, many: int, width: int = 0) -> bool:
+    """Whether a product has few rows, and the sums of so many panels, or of `width` columns of
+    each, are in registers."""
     p, rows = gemm.product, product(gemm.product.rows)
     if not (isinstance(rows, int) and isinstance(p.columns, int)):
         return False
@@ -125,7 +138,7 @@ def may_read_beside(gemm: Gemm, many: int) -> bool:
         return False
     if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
         return False
-    vectors = gemm.nr // gemm.target.lanes(gemm.dtype) * many
+    vectors = (width or gemm.nr) // gemm.target.lanes(gemm.dtype) * many
     fits = vectors <= VECTORS and (vectors + 1) * gemm.mr < gemm.target.vector_registers
     return fits and rows <= min(gemm.mr, WAITING)
 
@@ -135,12 +148,13 @@ def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
     own; 0 where that cannot be, or would not be shared out evenly among two threads."""
     count, size = heads
     rows, columns = product(gemm.product.rows), gemm.product.columns
-    if rows != 1 or count % 2 or size % gemm.nr:
+    width = gcd(size, gemm.nr)
+    if rows != 1 or count % 2 or width % gemm.target.lanes(gemm.dtype):
         return 0
     if not isinstance(columns, int) or columns % (count * size):
         return 0
-    panels = columns // count // gemm.nr
-    fitting = (n for n in (6, 4, 3, 2) if panels % n == 0 and may_read_beside(gemm, n))
+    panels = columns // count // width
+    fitting = (n for n in (6, 4, 3, 2) if panels % n == 0 and may_read_beside(gemm, n, width))
     return next(fitting, 0)
 
 
@@ -171,6 +185,6 @@ def _gemm(
         gemm = SideGemm(body, anchor, roles, target, packed, split)
         gemm.beside = many
         if apart and heads:
-            gemm.heads, gemm.wide = heads[0], heads[1] // gemm.nr
+            gemm.of(*heads)
     gemm.write()
     return gemm
