@@ -26,6 +26,7 @@ threads. Of larger weights, the time of a meeting is nothing to that of the prod
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 from planish.ir import types as t
 from planish.ir.dims import product
@@ -69,8 +70,7 @@ def parts_of(x: Node) -> int:
     while x.op.name == "reshape":
         x = x.inputs[0]
     if x.op.name == "attention":
-        heads, kept = (y.shape[1] for y in x.inputs[:2])
-        return heads if heads == kept else 1
+        return x.inputs[0].shape[1]
     makers = list(products(x))
     return PARTS if makers and all(map(is_small_product, makers)) else 1
 
@@ -94,9 +94,11 @@ def in_parts(node: Node, parts: int) -> Node:
     deep, columns = b.shape
     rows = reshape(a, shape=(parts, 1, deep // parts))
     each = OPS["matmul"](rows, reshape(b, shape=(parts, deep // parts, columns)))
-    total: Node | None = None
-    for part in range(parts):
-        ends = {"starts": (part, 0, 0), "stops": (part + 1, 1, columns), "steps": (1, 1, 1)}
-        one = OPS["slice"](each, **ends)
-        total = one if total is None else OPS["add"](total, one)
+    total = reduce(OPS["add"], [row_of(each, part) for part in range(parts)])
     return total if total.shape == node.shape else reshape(total, shape=node.shape)
+
+
+def row_of(each: Node, part: int) -> Node:
+    """The row of a part."""
+    ends = {"starts": (part, 0, 0), "stops": (part + 1, *each.shape[1:]), "steps": (1, 1, 1)}
+    return OPS["slice"](each, **ends)
