@@ -25,7 +25,6 @@ threads. Of larger weights, the time of a meeting is nothing to that of the prod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import reduce
 
 from planish.ir import types as t
@@ -58,34 +57,36 @@ def is_small_product(node: Node) -> bool:
     """Whether a node multiplies a row by float32 weights, neither very few nor many."""
     if node.op.name != "matmul" or product(node.shape[:-1]) != 1:
         return False
-    w = weights = node.inputs[1]
-    while w.op.kind == "view":
-        w = w.inputs[0]
+    weights = node.inputs[1]
+    w = origin(weights)
     small = w.op.name == "param" and w.type.size in SIZES
     return small and (w.dtype, weights.type.rank) == (t.f32, 2)
 
 
-def parts_of(x: Node) -> int:
-    """In how many parts the last axis of `x` is made; 1 where nothing is known of that."""
-    while x.op.name == "reshape":
+def origin(x: Node) -> Node:
+    """What `x` is a view of."""
+    while x.op.kind == "view":
         x = x.inputs[0]
-    if x.op.name == "attention":
-        return x.inputs[0].shape[1]
-    makers = list(products(x))
-    return PARTS if makers and all(map(is_small_product, makers)) else 1
+    return x
 
 
-def products(x: Node) -> Iterator[Node]:
-    """The products that `x` is made of, element by element."""
-    stack, seen = [x], {x}
+def parts_of(x: Node) -> int:
+    """In how many parts the last axis of `x` is made: the heads of attention, or those of a hidden
+    layer, of products and leaves element by element; 1 where it is neither."""
+    made = origin(x) if x.op.name == "reshape" else x
+    if made.op.name == "attention":
+        return made.inputs[0].shape[1]
+    makers, stack, seen = 0, [x], {x}
     while stack:
         node = stack.pop()
-        if node.op.name == "matmul":
-            yield node
+        if is_small_product(node):
+            makers += 1
         elif node.op.kind == "elementwise" and node.shape == x.shape:
-            more = [y for y in node.inputs if y.shape == x.shape and y not in seen]
-            seen.update(more)
-            stack += more
+            stack += [y for y in node.inputs if y not in seen]
+            seen.update(node.inputs)
+        elif origin(node).op.kind != "leaf":
+            return 1
+    return PARTS if makers else 1
 
 
 def in_parts(node: Node, parts: int) -> Node:
