@@ -32,7 +32,7 @@ from planish.runtime.kernels.attention_parts import (
 )
 from planish.runtime.kernels.beside import gemm_kernel
 from planish.runtime.kernels.blocks import block_kernel
-from planish.runtime.kernels.gemm import Roles, whole
+from planish.runtime.kernels.gemm import Roles
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.reduce import (
@@ -47,6 +47,7 @@ from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
+from planish.runtime.kernels.strides import whole
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels

@@ -28,13 +28,13 @@ from planish.runtime.kernels.gemm import (
     is_direct,
     is_turned,
     takes_matrix,
-    whole,
 )
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
+from planish.runtime.kernels.strides import whole
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
     as_words,

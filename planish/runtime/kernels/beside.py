@@ -28,8 +28,9 @@ from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, Expr, as_index, size_expr
 from planish.ir.node import Node
-from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles, whole
+from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles
 from planish.runtime.kernels.nest import Index, Lowered, lowered
+from planish.runtime.kernels.strides import whole
 from planish.runtime.kernels.tiles import WAITING
 from planish.runtime.target import Target
 

@@ -34,7 +34,7 @@ from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
-from planish.runtime.kernels.strides import strides
+from planish.runtime.kernels.strides import strides, whole
 from planish.runtime.kernels.tiles import HIGHEST, group, quickest, streams
 from planish.runtime.kernels.words import dot_of
 from planish.runtime.target import Target
@@ -108,13 +108,6 @@ def narrow(b: Node) -> Node:
     """What `b` was before a cast that widened it: panels are stored so, and cast when read."""
     widened = b.op.name == "cast" and b.inputs[0].dtype.bits < b.dtype.bits
     return b.inputs[0] if widened else b
-
-
-def whole(b: Node) -> Node:
-    """The matrix [P * K, N] whose rows `b` [P, K, N] has in parts: they read its panels."""
-    if b.op.name != "reshape" or b.type.rank != 3 or b.inputs[0].type.rank != 2:
-        return b
-    return b.inputs[0] if b.inputs[0].shape[1] == b.shape[2] else b
 
 
 def is_turned(body: Graph, a: Node) -> bool:
