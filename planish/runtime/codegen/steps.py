@@ -199,7 +199,7 @@ class _Main(Expressions):
 
     def barrier(self) -> None:
         """Wait for all threads."""
-        self.writer.do("call void @planish.barrier(ptr %barrier, i64 %threads)")
+        self.writer.do("call void @planish.barrier(ptr %barrier, i64 %thread, i64 %threads)")
 
     def tick(self, number: int) -> None:
         """Note the time that the step took, if anybody wants to know."""
