@@ -81,8 +81,12 @@ class Shrink:
             )
         squares = squared(graph, names, self.factors or {})
         after = without(graph, [(one, self.gone(one, scores(one, squares))) for one in found])
-        late = self.late(graph, squares)
-        return without_layers(after, late) if late else after
+        if late := self.late(graph, squares):
+            after = without_layers(after, late)
+        if after is graph:
+            return graph
+        # which go depends on numbers of weights: other weights are another program
+        return replace(after, made={**after.made, "": Graph("made", (), ())})
 
     @property
     def is_bound(self) -> bool:

@@ -182,7 +182,9 @@ def blocks(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def without(graph: Graph, gone: Sequence[tuple[Units, np.ndarray]]) -> Graph:
-    """A graph without units: for each row of them, which go."""
+    """A graph without units: for each row of them, which go; itself where there is none."""
+    if not gone:
+        return graph
     left: dict[Node, dict[int, np.ndarray]] = {}
     for found, mask in gone:
         for node, cut in found.cuts.items():

@@ -97,6 +97,20 @@ def test_other_weights_run_on_the_same_code(name: str, folder: Path, built: list
     assert len(built) == 3  # once for the cache
 
 
+def test_other_weights_lose_other_layers(folder: Path) -> None:
+    """What goes is said by weights, not by the text that an entry is known by."""
+    for least in range(2):
+        model = small_model(num_layers=2)
+        state = model.state_dict()
+        model.load_state_dict(
+            {n: x / np.float32(2) if n.startswith(f"h.{least}.") else x for n, x in state.items()}
+        )
+        graph = pl.trace(model, pl.spec(("B", pl.Dim("T", max=6)), "i32"))
+        found = pl.compile(graph, pipeline="shrink{layers=0.5},O2")(TOKENS)
+        small = pl.interpret(pipeline("shrink{layers=0.5}").run(graph), TOKENS)
+        np.testing.assert_allclose(found, small, 1e-4, 1e-5)
+
+
 def test_a_program_from_the_cache_explains_itself(folder: Path, built: list[Any]) -> None:
     first, second = (pl.compile(graph_of()) for _ in range(2))
     assert len(built) == 1
