@@ -19,7 +19,7 @@ import planish.numpy as pnp
 from planish.frontend import kept
 from planish.frontend.cli.entry import run
 from planish.frontend.generate import Generator
-from planish.frontend.recipes import NotFinite, Recipes
+from planish.frontend.recipes import Followed, NotFinite, Recipes
 from planish.ir.graph import Graph
 from planish.ir.parse import parse
 from planish.ir.text import graph_text
@@ -168,6 +168,11 @@ def test_layers_of_a_width_share_a_recipe() -> None:
     for name in names:
         assert found[name].tobytes() == after.params[name].tobytes(), name
         assert not found[name].flags.writeable
+    known: Followed = {}
+    first, second = (recipes.follow(before.params, known) for _ in range(2))
+    assert len(known) == len(recipes.steps) and all(first[n] is second[n] for n in names)
+    copies = {n: x.copy() for n, x in before.params.items()}
+    assert all(recipes.follow(copies, known)[n] is not first[n] for n in names)
     broken = {**before.params, recipes.steps[0].reads[0]: np.full((70, 16), np.nan, np.float32)}
     with pytest.raises(NotFinite):
         recipes.follow(broken)
