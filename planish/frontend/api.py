@@ -10,7 +10,7 @@ import numpy as np
 
 from planish.frontend import kept
 from planish.frontend.compiled import Compiled, Origin, flat_arguments
-from planish.frontend.recipes import NotFinite
+from planish.frontend.recipes import Followed, NotFinite
 from planish.frontend.trace import trace
 from planish.frontend.tree import restore
 from planish.ir.errors import TraceError
@@ -59,8 +59,12 @@ def compile(
 def compiled(
     graph: Graph, pipeline: str | Pipeline, target: str | Target | None = None,
     threads: int | None = None, panels: Panels | None = None, cache: bool = True,
+    known: Followed | None = None,
 ) -> Compiled:  # fmt: skip
-    """`compile` of a graph; programs that are made with the same `panels` share packed weights."""
+    """`compile` of a graph; programs that are made with the same `panels` share packed weights.
+
+    With `known`, what passes make of weights is kept there for the next program.
+    """
     machine, passes = Target.parse(target), pipeline_named(pipeline)
     text = graph_text(graph)
     origin = Origin(graph.treedef, str(passes), digest(text), reporter(graph, passes))
@@ -70,7 +74,7 @@ def compiled(
     if found is not None:
         image, recipes = kept.unpacked(found)
         with suppress(NotFinite):  # the passes, which follow, say where
-            params = params_of(image.made, recipes.follow(graph.params), panels)
+            params = params_of(image.made, recipes.follow(graph.params, known), panels)
             program = Compiled.of(image, params, lambda: planned(graph, passes, machine), threads)
             program.origin = origin
             return program

@@ -17,6 +17,7 @@ import numpy as np
 from planish.frontend import ship
 from planish.frontend.api import Compiled, compiled
 from planish.frontend.next_token import graphs
+from planish.frontend.recipes import Followed
 from planish.frontend.sampling import OPTIONS, Sampling, need_whole, prompts_of
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.writer import Stream, Writer, written
@@ -63,6 +64,7 @@ class Generator(Writer):
         self.piece = max(1, min(self.context, int(PIECE / (2 * model.count_parameters()))))
         self._weights = weights(model)
         self._panels = Panels()
+        self._followed: Followed = {}  # until both programs of a text are there
         # now: weights may change later
         self._graphs = graphs(model, self.batch, self.piece, self.options, greedy)
 
@@ -88,7 +90,11 @@ class Generator(Writer):
 
     def _compiled(self, name: str, target: Target | None = None) -> Compiled:
         graph, machine = self._graphs[name], target or self.target
-        return compiled(graph, self.pipeline, machine, self.threads, panels=self._panels)
+        known = self._followed if target is None and name != "recompute" else None
+        made = compiled(graph, self.pipeline, machine, self.threads, self._panels, known=known)
+        if {"prefill", "decode"} <= {*vars(self), name}:
+            self._followed.clear()
+        return made
 
     def programs(self, target: Target) -> dict[str, Compiled]:
         """The programs of a text, prefill and decode, for a processor."""

@@ -32,6 +32,10 @@ class Step(NamedTuple):
     makes: tuple[str, ...]
 
 
+# A recipe and the ids of what it read -> these arrays, and what was made of them
+Followed = dict[tuple[str, tuple[int, ...]], tuple[list[np.ndarray], list[np.ndarray]]]
+
+
 class NotFinite(PlanishError):
     """A weight is not finite; passes that round weights refuse it, and say where it is."""
 
@@ -59,25 +63,37 @@ class Recipes(NamedTuple):
             steps.append(Step(texts.setdefault(text, len(texts)), reads, tuple(made)))
         return Recipes(tuple(texts), tuple(steps))
 
-    def follow(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The arrays, and those that are made of them, on all cores. NotFinite where one is not."""
+    def follow(
+        self, arrays: Mapping[str, np.ndarray], known: Followed | None = None
+    ) -> dict[str, np.ndarray]:
+        """The arrays, and those that are made of them, on all cores. NotFinite where one is not.
+
+        What is `known` of the same arrays is not made again; what is made goes there.
+        """
         graphs = [parse(x) for x in self.texts]
-        found = dict(arrays)
+        found, known = dict(arrays), {} if known is None else known
         begun: set[str] = set()
+        more: Followed = {}
         with Crew(available_cores()) as crew:
             for number, reads, makes in self.steps:
                 if not begun.isdisjoint(reads):
                     crew.finish()
                     begun.clear()
                 graph, given = graphs[number], [found[x] for x in reads]
-                results = [empty(x, given, graph.inputs) for x in graph.outputs]
-                for job in jobs(graph, given, results, _check):
-                    crew.add(job)
+                key = self.texts[number], tuple(map(id, given))
+                if key in known:
+                    results = known[key][1]
+                else:
+                    results = [empty(x, given, graph.inputs) for x in graph.outputs]
+                    more[key] = given, results
+                    for job in jobs(graph, given, results, _check):
+                        crew.add(job)
                 found.update(zip(makes, results, strict=True))
                 begun.update(makes)
             crew.finish()
         for name in found.keys() - arrays.keys():
             found[name].flags.writeable = False
+        known.update(more)
         return found
 
 

@@ -7,7 +7,7 @@ in `OPS` by `register`, which states everything known about the operation (see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,21 @@ class Attrs(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def keys(self) -> KeysView[str]:
+        """The names; this and the next are quicker than those of any mapping."""
+        return self._items.keys()
+
+    def values(self) -> ValuesView[Any]:
+        """The values."""
+        return self._items.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and values."""
+        return self._items.items()
 
     def __hash__(self) -> int:
         return self._hash

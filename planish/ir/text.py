@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from planish.ir.dims import Size, Symbol, symbols
-from planish.ir.types import DTYPES, DType, TupleType, Type
+from planish.ir.types import DTYPES, DType, TensorType, TupleType, Type
 
 if TYPE_CHECKING:
     from planish.ir.graph import Graph
@@ -59,6 +59,8 @@ def key_text(key: str) -> str:
 
 def value_text(value: Any) -> str:
     """An attribute value as it prints; floats print exactly."""
+    if type(value) is int:
+        return str(value)
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, Size):
@@ -228,11 +230,13 @@ def _sizes(value: Type | Any) -> list[Size]:
     """The symbolic sizes inside a type or an attribute value."""
     if isinstance(value, Size):
         return [value]
+    if isinstance(value, TensorType):
+        return [s for s in value.shape if isinstance(s, Size)]
     if isinstance(value, TupleType):
         value = value.items
     if isinstance(value, tuple):
-        return [size for item in value for size in _sizes(item)]
-    return [s for s in getattr(value, "shape", ()) if isinstance(s, Size)]
+        return [size for item in value if type(item) is not int for size in _sizes(item)]
+    return []
 
 
 def _filled(start: str, items: list[str]) -> str:

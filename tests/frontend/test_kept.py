@@ -19,7 +19,9 @@ import planish.numpy as pnp
 from planish.frontend import kept
 from planish.frontend.cli.entry import run
 from planish.frontend.generate import Generator
+from planish.frontend.recipes import Followed, NotFinite, Recipes
 from planish.ir.graph import Graph
+from planish.ir.parse import parse
 from planish.ir.text import graph_text
 from planish.passes.pipelines import PIPELINES, pipeline
 from planish.runtime import build
@@ -163,6 +165,31 @@ def test_weights_of_4_bits_are_made_again_of_others(folder: Path, built: list[An
             assert np.array_equal(program(TOKENS), want(TOKENS))
         assert sum(len(x.names) > 1 for x in second.image.made) == 4
     assert len(built) == 3
+
+
+def test_layers_of_a_width_share_a_recipe() -> None:
+    """Each weight is read once, some rows at a time, and becomes integers and their scales."""
+    before, passes = graph_of(), pipeline("int8")
+    after = passes.run(before)
+    names = [n for n in after.params if n not in before.params]
+    recipes = Recipes.of(names, before, after)
+    assert recipes is not None
+    assert len(recipes.texts) == len({x.inputs[0].shape[1] for x in map(parse, recipes.texts)}) == 2
+    assert all("[N" in text for text in recipes.texts)
+    assert sorted(n for x in recipes.steps for n in x.makes) == sorted(names)
+    assert len({x.reads for x in recipes.steps}) == len(recipes.steps) == len(names) // 2
+    found = recipes.follow(before.params)
+    for name in names:
+        assert found[name].tobytes() == after.params[name].tobytes(), name
+        assert not found[name].flags.writeable
+    known: Followed = {}
+    first, second = (recipes.follow(before.params, known) for _ in range(2))
+    assert len(known) == len(recipes.steps) and all(first[n] is second[n] for n in names)
+    copies = {n: x.copy() for n, x in before.params.items()}
+    assert all(recipes.follow(copies, known)[n] is not first[n] for n in names)
+    broken = {**before.params, recipes.steps[0].reads[0]: np.full((70, 16), np.nan, np.float32)}
+    with pytest.raises(NotFinite):
+        recipes.follow(broken)
 
 
 def halved(graph: Graph) -> Graph:

@@ -190,6 +190,26 @@ def test_an_array_changed_between_two_uses_is_two_constants() -> None:
     np.testing.assert_array_equal(pl.interpret(graph, X), X + np.array([11, 3, 3]))
 
 
+RANDOM = """
+import sys, warnings, numpy as np, planish as pl
+warnings.simplefilter("error")
+pl.trace(lambda x: x + 1, pl.spec((3,)))
+assert "numpy.random" not in sys.modules  # it takes 10 ms
+if sys.argv[1] == "own":
+    pl.trace(lambda x: x + np.random.default_rng(0).random(3, np.float32), pl.spec((3,)))
+else:
+    pl.trace(lambda x: x + np.random.rand(), pl.spec((3,)))
+"""
+
+
+@pytest.mark.parametrize("whose", ["own", "global"])
+def test_randomness_that_is_imported_while_tracing(whose: str) -> None:
+    command = [sys.executable, "-c", RANDOM, whose]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert ("UserWarning: NumPy's global random generator was used" in told) == (whose == "global")
+    assert told.count("Error") == 0
+
+
 def test_numpys_global_randomness_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="now constants of the program"):
         pl.trace(lambda x: x + np.random.rand(), X)
