@@ -20,7 +20,7 @@ from planish.runtime.host.language import (
 )
 from planish.runtime.host.libc import getpid, snprintf
 
-ABI = 3
+ABI = 4
 OK = 0
 ARGUMENT = 1
 NO_MEMORY = 2
