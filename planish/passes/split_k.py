@@ -35,8 +35,9 @@ from planish.passes.rewrite import rewritten
 
 PARTS = 4  # of a hidden layer: more threads would have less than a microsecond's work each
 EVEN = 32  # columns, of which panels of weights have some: those of a part should be whole ones
-# Elements of weights: of fewer, one thread multiplies alone; by more, two take more than 10 us.
-SIZES = range(1 << 13, (1 << 18) + 1)
+# Elements of weights: by fewer, one thread multiplies alone; by more, two take so long that nothing
+# is gained, as what is read in parts takes some 4 % longer to read.
+SIZES = range(1 << 13, (1 << 17) + 1)
 
 
 def split_k(graph: Graph) -> Graph:

@@ -46,7 +46,7 @@ linker = later("planish.runtime.linker")
 tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
-VERSION = 2  # of the layout, and of how `planish_main` is called
+VERSION = 3  # of the layout, of where temporaries lie, and of how `planish_main` is called
 ALIGN = 64
 PREFIX = "planish_"
 SYMBOL = f"{PREFIX}artifact"
