@@ -1,14 +1,14 @@
 """Structured pruning of TinyGPT: heads, channels of MLPs and whole layers go, and shapes shrink.
 
 The result is a smaller model like any other: it can be trained, saved, compiled for any target.
-Every layer keeps as many heads and channels as the others. Heads and channels are those that the
-pass `shrink` takes from a graph; of its scores a layer has the sum.
+Every layer keeps as many heads and channels as the others. What goes is what the pass `shrink`
+takes from the model's graph; the layers that are left are counted anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,8 @@ from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.passes.calibrate import Samples
-from planish.passes.finite import check_all_finite
 from planish.passes.prune import check_ratio
-from planish.passes.shrink import Shrink, best, factors_of, left, squared
+from planish.passes.shrink import Shrink, left
 
 ROWS = 8  # pieces of text that the interpreter reads at once
 
@@ -45,34 +44,28 @@ class Shares:
 
 def shrunk(model: Any, shares: Shares, method: str, tokens: np.ndarray | None) -> Any:
     """A smaller model with the heads, channels and layers that matter most."""
-    config, count = model.config, model.config["num_layers"]
-    step = Shrink(shares.heads, shares.channels, method)
-    if tokens is None and not step.is_bound:
-        raise DataError(f"prune: method={method!r} needs tokens: ids of some text")
+    config, step = model.config, Shrink(shares.heads, shares.channels, shares.layers, method)
     graph = trace(model, spec(("B", Dim("T", max=config["max_seq_len"])), "i32"))
-    names = [n for n, x in graph.params.items() if n.startswith("h.") and x.ndim == 2]
     if not step.is_bound:
-        factors = factors_of(graph, method, Samples(tuple(pieces(model, tokens))), names)
-        step = replace(step, factors=factors)
-    check_all_finite("prune", graph, set(names))
-    scores = layer_scores(squared(graph, names, step.factors or {}), count)
-    layers = best(scores, left("layers", shares.layers, count))
-    state = {**model.state_dict(), **(step(graph) if step.heads or step.channels else graph).params}
-    new = {n: x for n, x in state.items() if not n.startswith("h.")}
+        if tokens is None:
+            raise DataError(f"prune: method={method!r} needs tokens: ids of some text")
+        step = step.calibrate(graph, Samples(tuple(pieces(model, tokens))))
+    after = step(graph).params
+    new = {n: x for n, x in {**model.state_dict(), **after}.items() if not n.startswith("h.")}
+    layers = sorted({int(n.split(".")[1]) for n in after if n.startswith("h.")})
     for number, i in enumerate(layers):
-        own = {n: x for n, x in state.items() if n.startswith(f"h.{i}.")}
+        own = {n: x for n, x in after.items() if n.startswith(f"h.{i}.")}
         new.update({f"h.{number}.{n.removeprefix(f'h.{i}.')}": x for n, x in own.items()})
     groups = config["num_kv_heads"] or config["num_heads"]
     kept = left("heads", shares.heads, groups)
     width = config["head_dim"] or config["embed_dim"] // config["num_heads"]
+    hidden = len(new["h.0.mlp.c_fc.weight"])
     sizes = {
         "num_layers": len(layers),
         "num_heads": kept * (config["num_heads"] // groups),
         "num_kv_heads": config["num_kv_heads"] and kept,
         "head_dim": width if shares.heads else config["head_dim"],
-        "hidden_dim": (
-            len(new["h.0.mlp.c_fc.weight"]) if shares.channels else config["hidden_dim"]
-        ),
+        "hidden_dim": hidden if shares.channels else config["hidden_dim"],
     }
     return with_state(model, new, **sizes)
 
@@ -93,11 +86,3 @@ def pieces(model: Any, ids: Any) -> Iterator[tuple[np.ndarray]]:
     whole = ids[: len(ids) // length * length].reshape(-1, length).astype(np.int32)
     for i in range(0, len(whole), ROWS):
         yield (whole[i : i + ROWS],)
-
-
-def layer_scores(scores: Arrays, layers: int) -> np.ndarray:
-    """The score of each layer."""
-    found = np.zeros(layers)
-    for name, x in scores.items():
-        found[int(name.split(".")[1])] += x.sum()
-    return found

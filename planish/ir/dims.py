@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
-from typing import TypeAlias, Union
+from typing import NamedTuple, TypeAlias, Union
 
 from planish.ir.errors import ShapeError
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A named size. `max` is the largest value it may take, or None where nobody said."""
 
     name: str

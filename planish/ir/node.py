@@ -199,13 +199,13 @@ class Op:
     @cached_property
     def attr_names(self) -> tuple[str, ...]:
         """The attributes that `infer` takes, in order."""
-        code = self.infer.__func__.__code__  # which `inspect.signature` reads in 0.2 ms
+        code = type(self).infer.__code__  # which `inspect.signature` reads in 0.2 ms
         return code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
 
     @cached_property
     def required_attrs(self) -> tuple[str, ...]:
         """Those of them without a default."""
-        known = self.infer.__func__.__kwdefaults__ or {}
+        known = type(self).infer.__kwdefaults__ or {}
         return tuple(n for n in self.attr_names if n not in known)
 
     def check_arity(self, count: int) -> None:

@@ -21,12 +21,13 @@ from planish.passes.quantize import Quantize
 from planish.passes.registry import PASSES
 from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
+from planish.passes.split_k import split_k
 
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
 NARROW = Pipeline(Bf16(), cse, fold, simplify)
 SMALL = Pipeline(Quantize(), cse, fold, simplify)
 TINY = Pipeline(Quantize(bits=4)) + SMALL
-FAST = Pipeline(pushup, cse, Chunk(), Fuse())
+FAST = Pipeline(pushup, cse, Chunk(), split_k, Fuse())
 TRAIN = Pipeline(Chunk(), Remat(), Fuse())
 
 PIPELINES = {
@@ -123,6 +124,10 @@ ORDER = (
     Before("chunk", "remat"),  # what is kept is smaller then
     Not("pushup", "chunk"),  # the slices stay where they are
     Not("chunk", "fuse"),
+    Before("quantize", "split_k"),  # a product is quantized as one
+    Before("bf16", "split_k"),
+    Before("bitmap", "split_k"),
+    Not("split_k", "fuse"),
     Not("mixed", "fuse"),
     Not("grad", "mixed"),  # it is gradients that are to be computed in bf16
     Not("grad", "bf16"),  # gradients of rounded weights are none of the weights

@@ -26,6 +26,7 @@ from planish.passes.remat import Remat
 from planish.passes.shrink import Shrink
 from planish.passes.simplify import simplify
 from planish.passes.smooth import Smooth
+from planish.passes.split_k import split_k
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 
@@ -49,5 +50,6 @@ PASSES: dict[str, Pass | type] = {
     "fake_quantize": FakeQuantize,
     "quantize_caches": quantize_caches,
     "bitmap": Bitmap,
+    "split_k": split_k,
     "fuse": Fuse,
 }

@@ -1,4 +1,4 @@
-"""Heads and channels that matter least go as a whole, so that shapes shrink.
+"""Heads, channels and layers that matter least go as a whole, so that shapes shrink.
 
     graph f(%x: f32[2, 4]) {
       %w = param : f32[4, 8]
@@ -15,10 +15,11 @@ becomes, by shrink{channels=0.5}, the same graph with
 
 What heads and channels are, and of which weights they have rows or columns, says `units`. All
 attentions lose the same share of their heads, all MLPs that of their channels; heads that share
-keys and values go together, and caches have no room for those that went.
+keys and values go together, and caches have no room for those that went. With layers (see `blocks`)
+go all of their weights, and their caches.
 
-What goes is decided by a score of each number of the weights, of which a head or a channel has the
-sum of squares:
+What goes is decided by a score of each number of the weights, of which a head, a channel or a layer
+has the sum of squares:
 
     magnitude  the weight
     wanda      the weight times the norm of what it multiplies over some text (Sun et al. 2023)
@@ -41,6 +42,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS
 from planish.passes.autodiff import Grad
+from planish.passes.blocks import blocks, layer_of, without_layers
 from planish.passes.calibrate import Samples, digest
 from planish.passes.finite import check_all_finite
 from planish.passes.prune import check_ratio, is_turned, norms_seen
@@ -51,10 +53,11 @@ METHODS = ("magnitude", "wanda", "taylor")
 
 @dataclass(frozen=True)
 class Shrink:
-    """Take shares of the heads and of the channels of all layers away; see the module."""
+    """Take shares of the heads and channels of all layers away, and of layers; see the module."""
 
     heads: float = 0.0
     channels: float = 0.0
+    layers: float = 0.0
     method: str = "magnitude"
     calibration: str = ""  # names what it was bound to
     factors: Mapping[str, np.ndarray] | None = field(
@@ -62,22 +65,24 @@ class Shrink:
     )
 
     def __post_init__(self) -> None:
-        for name in ("heads", "channels"):
+        for name in ("heads", "channels", "layers"):
             check_ratio(f"shrink: {name}", getattr(self, name))
         if self.method not in METHODS:
             raise DataError(f"shrink: method is one of {', '.join(METHODS)}, got {self.method!r}")
 
     def __call__(self, graph: Graph) -> Graph:
         found = self.chosen(graph)
-        if self.method != "magnitude":
-            names = [name for one in found for name in matrices(one)]
-            if missing := [x for x in names if x not in (self.factors or {})]:
-                raise DataError(
-                    f"shrink: {self.method} needs text to see what {missing[0]} does: "
-                    f"pl.calibrate takes it"
-                )
-        squares = squared(graph, {n for x in found for n in matrices(x)}, self.factors or {})
-        return without(graph, [(one, self.gone(one, scores(one, squares))) for one in found])
+        names = self.scored(graph, found)
+        missing = [x for x in names if x not in (self.factors or {})]
+        if missing and self.method != "magnitude":
+            raise DataError(
+                f"shrink: {self.method} needs text to see what {missing[0]} does: "
+                "pl.calibrate takes it"
+            )
+        squares = squared(graph, names, self.factors or {})
+        after = without(graph, [(one, self.gone(one, scores(one, squares))) for one in found])
+        late = self.late(graph, squares)
+        return without_layers(after, late) if late else after
 
     @property
     def is_bound(self) -> bool:
@@ -88,7 +93,7 @@ class Shrink:
         """Bound to norms or gradients, where it wants them; else itself."""
         if self.is_bound:
             return self
-        names = list(dict.fromkeys(n for one in self.chosen(graph) for n in matrices(one)))
+        names = self.scored(graph, self.chosen(graph))
         factors = factors_of(graph, self.method, samples, names)
         return replace(self, factors=factors, calibration=digest(factors))
 
@@ -102,8 +107,29 @@ class Shrink:
                     "stands before expand, quantize and fuse, as in "
                     f"shrink{{{kind}={share}}},int8"
                 )
-        check_all_finite("shrink", graph, {n for one in found for n in matrices(one)})
+        if self.layers and not blocks(graph):
+            raise DataError(
+                f"shrink: layers={self.layers} finds none: no additions of products by weights "
+                "that are named after numbers, as h.0; it stands before expand, quantize and fuse"
+            )
         return found
+
+    def scored(self, graph: Graph, found: Sequence[Units]) -> list[str]:
+        """The matrices that have a score: those of heads and channels, or of all layers."""
+        names = dict.fromkeys(n for one in found for n in matrices(one))
+        if self.layers:
+            names |= dict.fromkeys(n for x in of_layers(graph).values() for n in x)
+        check_all_finite("shrink", graph, {*names})
+        return list(names)
+
+    def late(self, graph: Graph, squares: Mapping[str, np.ndarray]) -> list[str]:
+        """The layers that go."""
+        if not self.layers:
+            return []
+        own = of_layers(graph)
+        total = np.array([sum(squares[n].sum() for n in names) for names in own.values()])
+        kept = best(total, left("layers", self.layers, len(own)))
+        return [name for i, name in enumerate(own) if i not in kept]
 
     def gone(self, one: Units, found: np.ndarray) -> np.ndarray:
         """Which units go, by their scores."""
@@ -123,6 +149,12 @@ def left(what: str, ratio: float, count: int) -> int:
 def best(found: np.ndarray, count: int) -> list[int]:
     """The places of the `count` largest, in order; the last of equal ones."""
     return sorted(np.argsort(found, kind="stable")[len(found) - count :].tolist())
+
+
+def of_layers(graph: Graph) -> dict[str, list[str]]:
+    """The matrices of each layer."""
+    names = [n for n, x in graph.param_nodes.items() if x.type.rank == 2]
+    return {layer: [n for n in names if layer_of(n) == layer] for layer in blocks(graph)}
 
 
 def matrices(one: Units) -> list[str]:

@@ -35,7 +35,8 @@ KEPT = ("layer", "shape", "dtype", "zeros", "bytes", "of dense", "why")
 
 @dataclass(frozen=True)
 class Shape:
-    """A weight before and after heads or channels went, and the share of its squares left."""
+    """A weight before and after heads or channels went, and the share of its squares left; one of a
+    layer that went has no shape after."""
 
     name: str
     shape: tuple[int, ...]
@@ -68,10 +69,11 @@ def shapes(before: Graph, after: Graph, options: Shrink) -> tuple[Shape, ...]:
 
 
 def _shape(before: Graph, after: Graph, name: str, reason: str) -> Shape:
-    arrays = before.params[name], after.params[name]
-    power, left = (float(np.square(x.astype(np.float64)).sum()) for x in arrays)
-    kept = left / power if power else 1.0
-    return Shape(name, *(x.shape for x in arrays), kept, reason)
+    old, new = before.params[name], after.params.get(name)
+    if new is None:
+        return Shape(name, old.shape, (), 0.0, "its layer goes")
+    power, left = (float(np.square(x.astype(np.float64)).sum()) for x in (old, new))
+    return Shape(name, old.shape, new.shape, left / power if power else 1.0, reason)
 
 
 @dataclass

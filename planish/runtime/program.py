@@ -21,7 +21,7 @@ from planish.runtime.arguments import (
 )
 from planish.runtime.gate import ProcessLock
 from planish.runtime.image import Image
-from planish.runtime.memory import aligned, plan_memory
+from planish.runtime.memory import ALIGN, aligned, plan_memory
 from planish.runtime.pool import POOLS
 from planish.runtime.scratch import scratch_bytes
 from planish.runtime.target import Target, need_memory, thread_count
@@ -159,7 +159,7 @@ class _Space:
         self.stride = scratch
         self.arena = aligned(arena)
         self.scratch = aligned(scratch * threads)
-        self.barrier = aligned(256)
+        self.barrier = aligned(threads * ALIGN)
         self.status = (ctypes.c_int64 * 4)()
         self.process = os.getpid()
 

@@ -17,6 +17,7 @@ from planish.frontend.text import CharTokenizer
 from planish.ir.errors import DataError
 from planish.ir.evaluate import evaluate
 from planish.ir.store import save_graph
+from planish.passes.layers import BOTH
 from planish.passes.pipelines import PIPELINES, pipeline
 from planish.passes.reports import reports
 
@@ -117,7 +118,7 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run([*words, "--json"]) == 0
     none, found = json.loads(capsys.readouterr().out)["layers"]
     timed = [x for x in found if x["speed"]]
-    assert none == [] and {x["reason"] for x in timed} == {"product", "product and rows"}
+    assert none == [] and {x["reason"] for x in timed} == {"product", BOTH}
     for x in timed:
         assert min(*x["speed"]["decode"], *x["speed"]["prefill"]) > 0
     assert run([*words, "--sensitivity"]) == 2
@@ -168,7 +169,7 @@ def test_all_that_passes_do_to_weights(file: Path, capsys: pytest.CaptureFixture
     name = "h.0.mlp.c_fc.weight"
     assert (half[name]["bits"], half[name]["bytes"]) == (16, 2 * 64 * 256)
     assert half[name]["reason"] == "product" and 45 < half[name]["sqnr"] < 60
-    assert half["wte.weight"]["reason"] == "product and rows" and half[name]["speed"]
+    assert half["wte.weight"]["reason"] == BOTH and half[name]["speed"]
     assert half["wpe.weight"]["reason"] == "stays: nothing multiplies by it"
     assert half["ln_f.weight"]["reason"] == "stays: it has 1 axes, not 2"
     assert eight[name]["bits"] == 8 and not none

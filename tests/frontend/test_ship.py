@@ -375,7 +375,7 @@ def test_the_command_line_writes_and_inspects(tmp_path: Path) -> None:
     for emit, name in (("so", "x.so"), ("obj", "x.o"), ("header", "x.h")):
         assert run([*given, "--emit", emit, "--target", "x86-64-v2"]) == 0
         assert (tmp_path / name).is_file()
-    assert run([*given, "--emit", "obj", "--of", "last"]) == 2
+    assert run([*given, "--emit", "exe", "--of", "last"]) == 2
     for name in ("x.so", "x.o"):
         text = CliRunner().invoke(commands, ["inspect", str(tmp_path / name)]).output
         assert "CharTokenizer(28 characters)" in text and "generator" in text

@@ -15,7 +15,7 @@ import pytest
 
 import planish as pl
 from planish.runtime.artifact import read_shared
-from planish.runtime.host import records
+from planish.runtime.host.abi import ABI
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 from tests.frontend.test_llama2c import STORY
@@ -75,7 +75,7 @@ def test_values_may_be_joined_to_options(program: Path) -> None:
 
 
 def test_its_version(program: Path) -> None:
-    told = f"{program}: planish {pl.__version__}, ABI {records.ABI}, code for {Target.host().cpu}\n"
+    told = f"{program}: planish {pl.__version__}, ABI {ABI}, code for {Target.host().cpu}\n"
     assert ran(program, "--version") == (0, told, "")
 
 

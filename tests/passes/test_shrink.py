@@ -50,6 +50,31 @@ def test_the_graph_of_a_smaller_model(kind: str, method: str) -> None:
         assert str(step.run(graph)) == str(graphs(small, 1, 16)[name])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"heads": 0.5, "channels": 0.25}], ids=str)
+def test_layers_go_with_their_caches(kind: str, options: dict[str, float]) -> None:
+    """The graph computes what the smaller model does, and has its signature."""
+    made = pl.TinyGPT(19, 16, 3, 4, 16, dropout=0.0, hidden_dim=32, **KINDS[kind])  # type: ignore
+    state = made.state_dict()
+    made.load_state_dict(  # h.1 is least, and goes
+        {n: x * np.float32(0.5) if n.startswith("h.1.") else x for n, x in state.items()}
+    )
+    step, small = Shrink(**options, layers=0.4), pl.prune(made, **options, layers=0.4)
+    after, ids = step(forward(made)), TOKENS[:16].reshape(1, 16).astype(np.int32)
+    assert {x.split(".")[1] for x in after.params if x.startswith("h.")} == {"0", "2"}
+    assert np.array_equal(evaluate(after, ids)[0], evaluate(forward(small), ids)[0])
+    for name, graph in graphs(made, 1, 16).items():
+        found, expected = step(graph), graphs(small, 1, 16)[name]
+        assert (found.treedef, found.aliases) == (expected.treedef, expected.aliases)
+        for part in ("inputs", "outputs"):
+            types = [[x.type for x in getattr(y, part)] for y in (found, expected)]
+            assert types[0] == types[1]
+    seen = Shapes()
+    Pipeline(step).run(forward(made), (seen,))
+    lost = [x for x in seen.found if x.reason == "its layer goes"]
+    assert {x.name.split(".")[1] for x in lost} == {"1"} and {x.after for x in lost} == {()}
+
+
 @pytest.mark.parametrize("text", ["heads=0.5", "channels=0.75", "heads=0.5,channels=0.5"])
 def test_it_composes_and_prints(text: str) -> None:
     """With zeros, with integers, with both: as those of the smaller model; and as text."""
@@ -132,6 +157,8 @@ def test_all_that_is_left() -> None:
     [
         ("shrink{heads=0.5,method=random}", "method is one of magnitude, wanda, taylor"),
         ("shrink{heads=1.5}", "shrink: heads is a share between 0 and 1"),
+        ("shrink{layers=-1}", "shrink: layers is a share between 0 and 1"),
+        ("shrink{layers=0.9}", "layers=0.9 leaves none of 2; at least one must stay"),
         ("shrink{heads=1.0}", "heads=1.0 leaves none of 4; at least one must stay"),
         ("shrink{heads=0.5,method=taylor}", "shrink: taylor needs text to see what h.0.attn"),
         ("int8,shrink{heads=0.5}", "must not run after|must run before"),
@@ -146,5 +173,7 @@ def test_after_its_time_it_finds_none() -> None:
     late = Pipeline(*CLEAN.passes, *pipeline("quantize,cse,fold,simplify").passes)
     with pytest.raises(DataError, match=r"shrink: heads=0.5 finds none .* stands before expand"):
         Shrink(heads=0.5)(late.run(forward(model())))
+    with pytest.raises(DataError, match=r"shrink: layers=0.5 finds none: no additions"):
+        Shrink(layers=0.5)(body(RELU + DOWN))
     with pytest.raises(DataError, match="taylor takes a graph from tokens"):
         Shrink(channels=0.5, method="taylor").calibrate(body(RELU + DOWN), Samples(()))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from planish.frontend.auto import BUDGET
+from planish.frontend.auto import BUDGET, considered
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -109,3 +109,5 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     for row, passes in zip(table.rows, table.pipelines, strict=True):
         if row.recipe == AUTO or str(pipeline(row.recipe)) != str(passes):
             print(f"\n{row.recipe}: {passes}")
+        if row.recipe == AUTO:
+            print(f"chosen from {considered(Target.parse())}")

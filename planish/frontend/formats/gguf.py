@@ -185,7 +185,8 @@ def _factors(config: Mapping[str, Any]) -> list[float] | None:
     scaling = config["rope_scaling"]
     if scaling is None or scaling["rope_type"] == "linear":
         return None
-    return rope_factors(scaling, config["rope_base"], head_width(config)).tolist()
+    factors = rope_factors(scaling, config["rope_base"], head_width(config))
+    return None if factors is None else factors.tolist()
 
 
 def _scaling(facts: _Facts, tensor: Tensor | None) -> dict[str, Any] | None:
@@ -197,7 +198,9 @@ def _scaling(facts: _Facts, tensor: Tensor | None) -> dict[str, Any] | None:
         raise UnsupportedError(f"{facts.path}: {told}")
     if kind == "linear":
         return {"rope_type": "linear", "factor": facts.number("rope.scaling.factor", 0.0)}
-    return tensor and {"rope_type": "factors", "factors": tensor.read().reshape(-1).tolist()}
+    if tensor is None:
+        return None
+    return {"rope_type": "factors", "factors": tensor.read().reshape(-1).tolist()}
 
 
 class _Facts:

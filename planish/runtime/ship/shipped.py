@@ -31,7 +31,8 @@ from planish.ir.files import write_atomically
 from planish.ir.later import later
 from planish.runtime.artifact import ALIGN, Packed, beside, code_of, described
 from planish.runtime.checksum import checksum
-from planish.runtime.host import cpu, known, levels, libc, model, quota, records
+from planish.runtime.host import abi, cpu, known, levels, libc, model, quota, records
+from planish.runtime.host.abi import ABI
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.image import Image
 from planish.runtime.linker import link
@@ -44,12 +45,12 @@ from planish.runtime.ship.processor import needed, probe_text
 from planish.runtime.ship.tables import Kind, Run, tables_text
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target, kept_in_cache
+from planish.runtime.version import llvm_version
 
 llvm = later("planish.runtime.llvm")
-metadata = later("importlib.metadata")
 
 Modules: TypeAlias = tuple[ModuleType, ...]
-COMMON: Modules = (libc, quota, cpu, records, levels, model, known)
+COMMON: Modules = (abi, libc, quota, cpu, records, levels, model, known)
 STATE, WEIGHTS, TEMPORARY = 0, records.WEIGHTS, records.TEMPORARY
 POOL = ("planish_worker", "planish_run", "planish_stop")
 TOLD = ("planish_tables", "planish_places")  # what host code asks an artifact
@@ -169,7 +170,7 @@ class Shipped:
             **self.more,
             "kind": self.kind,
             "planish": __version__,
-            "abi": records.ABI,
+            "abi": ABI,
             "prefix": self.prefix,
             "context": self.context,
             "vocabulary": self.vocabulary,
@@ -290,7 +291,7 @@ class Shipped:
         """The C header."""
         codes = [(x, getattr(records, x)) for x in CODES]
         texts = map(source_of, (*COMMON, *self.sources))
-        return header_text(texts, title, codes, records.ABI, self.prefix)
+        return header_text(texts, title, codes, ABI, self.prefix)
 
     def save(self, path: Path, inside: bool = True) -> None:
         """Write name.so or name.o and, beside it, name.h; name.weights if they are not `inside`.
@@ -329,8 +330,7 @@ class Shipped:
 def _object(text: str, target: Target) -> bytes:
     """A module as an object file."""
     parts = ("host", text, target.triple, target.cpu, target.feature_text)
-    version = metadata.version("llvmlite")
-    return kept_in_cache((*parts, version), lambda: llvm.compile_text(text, target))
+    return kept_in_cache((*parts, llvm_version()), lambda: llvm.compile_text(text, target))
 
 
 @cache
