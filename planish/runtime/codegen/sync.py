@@ -167,9 +167,9 @@ done:
 }}
 """
 
-# A thread says that it is there before it looks for the others, and wakes who sleeps after: a store
-# that nobody waits for, and a line of each other thread to fetch. Where they count themselves in one
-# word, its line goes from each to the next, and that of a second word back.
+# A thread says that it is there before it looks for the others, and wakes who sleeps after: a
+# store that nobody waits for, and a line of each other thread to fetch. Where they count
+# themselves in one word, its line goes from each to the next, and that of a second word back.
 _BARRIER = """
 define internal void @planish.barrier(ptr %memory, i64 %thread, i64 %threads)
     noinline nounwind uwtable {
