@@ -57,7 +57,8 @@ def fma(a: Value, b: Value, c: Value) -> Value:
     total, error = two_sum(np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64))
     odd = (np.abs(error) > 0) & (total.view(np.int64) & 1 == 0)
     toward = np.copysign(np.inf, error)
-    return np.where(odd, np.nextafter(total, toward), total).astype(dtype)[()]
+    rounded: Value = np.where(odd, np.nextafter(total, toward), total)
+    return rounded.astype(dtype)[()]
 
 
 def _fma64(a: Value, b: Value, c: Value) -> Value:
