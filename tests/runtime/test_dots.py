@@ -77,6 +77,24 @@ def test_signs_that_cannot_change_are_why_b_is_at_most_127() -> None:
     assert OPERATIONS["dpsign"](np.int32([0]), words(-1, 0, 0, 0), words(-128, 0, 0, 0)) == [-128]
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("op", ["dpbusw", "dpwssd"])
+def test_dot_of_halves(op: str, width: int) -> None:
+    """What does not fit in 16 bits is cut off before it is added; sums wrap."""
+    words = RNG.integers(0, 1 << 32, 101, np.uint32)
+    words[:3], words[100] = [0xFFFF7F80, 0x7FFF8000, 0x01FF8080], 0x7F7F8081
+    total = RNG.integers(-(1 << 31), 1 << 31, 100).astype(DOTS[op].numpy)
+    check(dot_kernel(op, 100, width), words[:100], words[100:], total, rtol=0)
+
+
+def test_what_dots_of_halves_mean() -> None:
+    a, b = np.uint32([0x02010403]), np.uint32([0x01FF0101])
+    assert OPERATIONS["dpbusw"](np.uint32([0xFFFF0001]), a, b) == [0x00000008]
+    most = np.uint32([0xFFFFFFFF]), np.uint32([0x7F7F8080])
+    assert OPERATIONS["dpbusw"](np.uint32([0]), *most) == [0x7FFF8000]
+    assert OPERATIONS["dpwssd"](np.int32([5]), np.uint32([0x0002FFFF]), a) == [5 + 2 * 513 - 1027]
+
+
 @pytest.mark.parametrize(
     "op, name, wanted",
     [
@@ -91,6 +109,8 @@ def test_signs_that_cannot_change_are_why_b_is_at_most_127() -> None:
         ("dpsign", "x86-64-v3", "vpmaddubsw.*ymm"),
         ("dpsign", "x86-64-v3", "vpsignb.*ymm"),
         ("dpsign", "x86-64-v2", "pmaddubsw.*xmm"),
+        ("dpbusw", "x86-64-v3", "vpmaddubsw.*ymm"),
+        ("dpwssd", "x86-64-v2", "pmaddwd.*xmm"),
         ("dpbssd", "aarch64:neoverse-n1", "sdot"),
         ("dpbusd", "aarch64:neoverse-v1", "usdot"),
     ],

@@ -4,6 +4,8 @@
     dpbusd, dpbssd  vpdpbusd, usdot (a unsigned); sdot (signed); vpmaddwd of every other byte
                     (vpmaddubsw would saturate); else four products
     dpsign          vpabsb, vpsignb, vpmaddubsw, vpmaddwd by ones; else four products
+    dpbusw          vpmaddubsw, vpaddw; else four products
+    dpwssd          vpmaddwd, vpaddd; else two products
 
 All give the same bits as `planish.ir.loop_scalars` says, subnormal numbers of vdpbf16ps excepted.
 
@@ -79,9 +81,44 @@ def dot_signs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
     return _four_products(s, total, *words, signed=False)
 
 
+def dot_halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """The sum of two products of signed halves."""
+    if lanes := _x86_lanes(s, total.lanes, _HALFWISE):
+        return _pieces(s, partial(_halves, s), lanes, total, a, b)
+    for i in (0, 1):
+        x, y = _part(s, a, i, 16, True), _part(s, b, i, 16, True)
+        total = s.binary("add", total, s.binary("mul", x, y))
+    return total
+
+
+def dot_into_halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """Halves, to which two products of unsigned by signed bytes are added."""
+    if lanes := _x86_lanes(s, total.lanes, _BYTEWISE):
+        return _pieces(s, partial(_into_halves, s), lanes, total, a, b)
+    found = []
+    for half in (0, 1):
+        low, high = (
+            s.binary("mul", _part(s, a, i, 8, False), _part(s, b, i, 8, True))
+            for i in (2 * half, 2 * half + 1)
+        )
+        both = s.emit("max", [s.binary("add", low, high), s.const(-32768, low)], t.i32)
+        fitting = s.emit("min", [both, s.const(32767, low)], t.i32)
+        found.append(s.binary("add", _part(s, total, half, 16, False), fitting))
+    low, high = found
+    low, high = s.binary("and", low, s.const(0xFFFF, low)), s.binary("shl", high, s.const(16, high))
+    return Value(s.binary("or", low, high).ref, total.dtype, total.lanes)
+
+
+def _into_halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """vpmaddubsw, and the addition of halves."""
+    kind, sums = _pairs(s, a, b)
+    halves = s.writer.op(f"bitcast {total.typed} to {kind}")
+    return _as_words(s, kind, s.writer.op(f"add {kind} {halves}, {sums}"), total)
+
+
 def _four_products(s: Scalars, total: Value, a: Value, b: Value, signed: bool) -> Value:
     for i in range(4):
-        x, y = _byte(s, a, i, signed), _byte(s, b, i, True)
+        x, y = _part(s, a, i, 8, signed), _part(s, b, i, 8, True)
         total = s.binary("add", total, s.binary("mul", x, y))
     return total
 
@@ -148,10 +185,15 @@ def _by_halves(s: Scalars, signed: bool, total: Value, a: Value, b: Value) -> Va
 
 def _by_pairs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
     """vpmaddubsw makes halves, which vpmaddwd adds."""
-    given, kind = vector_type("i8", 4 * total.lanes), vector_type("i16", 2 * total.lanes)
-    words = [(given, s.writer.op(f"bitcast {x.typed} to {given}")) for x in (a, b)]
-    sums = s.writer.call(f"llvm.x86.{_BYTEWISE[total.lanes]}", kind, *words)
+    kind, sums = _pairs(s, a, b)
     return _halves(s, total, _as_words(s, kind, sums, a), s.const(ONES, a))
+
+
+def _pairs(s: Scalars, a: Value, b: Value) -> tuple[str, str]:
+    """vpmaddubsw: the type and the halves."""
+    given, kind = vector_type("i8", 4 * a.lanes), vector_type("i16", 2 * a.lanes)
+    words = [(given, s.writer.op(f"bitcast {x.typed} to {given}")) for x in (a, b)]
+    return kind, s.writer.call(f"llvm.x86.{_BYTEWISE[a.lanes]}", kind, *words)
 
 
 def _halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
@@ -198,8 +240,9 @@ def _as_words(s: Scalars, kind: str, ref: str, like: Value) -> Value:
     return Value(s.writer.op(f"bitcast {kind} {ref} to {like.type}"), like.dtype, like.lanes)
 
 
-def _byte(s: Scalars, words: Value, i: int, signed: bool) -> Value:
-    """Byte i of each word as i32."""
+def _part(s: Scalars, words: Value, i: int, bits: int, signed: bool) -> Value:
+    """Part i of so many bits of each word as i32."""
     x = Value(words.ref, t.i32, words.lanes)
-    left = s.binary("shl", x, s.const(24 - 8 * i, x)) if i < 3 else x
-    return s.binary("ashr" if signed else "lshr", left, s.const(24, x))
+    rest = 32 - bits * (i + 1)
+    left = s.binary("shl", x, s.const(rest, x)) if rest else x
+    return s.binary("ashr" if signed else "lshr", left, s.const(32 - bits, x))

@@ -15,7 +15,13 @@ from planish.ir import types as t
 from planish.ir.errors import IRError
 from planish.ir.loop_scalars import integer_range
 from planish.ir.types import DType
-from planish.runtime.codegen.dots import dot_bytes, dot_pairs, dot_signs
+from planish.runtime.codegen.dots import (
+    dot_bytes,
+    dot_halves,
+    dot_into_halves,
+    dot_pairs,
+    dot_signs,
+)
 from planish.runtime.codegen.text import (
     Writer,
     literal,
@@ -357,6 +363,8 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
     "dpbusd": partial(dot_bytes, signed=False),
     "dpbssd": partial(dot_bytes, signed=True),
     "dpsign": dot_signs,
+    "dpwssd": dot_halves,
+    "dpbusw": dot_into_halves,
 }
 
 # What `Scalars.emit` knows; other scalars have a definition in planish.ir.math.
