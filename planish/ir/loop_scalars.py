@@ -114,13 +114,15 @@ def dot_bytes(total: Value, a: Value, b: Value, kind: type[np.number]) -> Value:
     return total
 
 
-def dot_signs(total: Value, a: Value, b: Value) -> Value:
-    """total + the sum of the products of signed bytes, formed from those of magnitudes of a by b
-    with the signs of a: two of them are at most 2 * 128 * 127 = 32,512, which 16 bits hold. A b of
-    -128 has no sign to change, and what it gives is wrong: so |b| is at most 127."""
+def dot_flipped(total: Value, a: Value, b: Value) -> Value:
+    """total + the sum of the products of signed bytes, less the magnitudes of negative ones of a.
+
+    Those are multiplied by ~b = -b - 1, others by b: two products are from -2 * 128 * 128 to
+    2 * 128 * 127, which 16 bits hold.
+    """
     x, y = (np.asarray(words).astype("<u4")[..., None].view(np.int8) for words in (a, b))
     sizes = np.abs(x).view(np.uint8).astype(np.int32)
-    return total + (sizes * np.where(x < 0, -y, y)).sum(-1, dtype=np.int32)
+    return total + (sizes * np.where(x < 0, ~y, y)).sum(-1, dtype=np.int32)
 
 
 def dot_halves(total: Value, a: Value, b: Value) -> Value:
@@ -171,7 +173,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
     "umulhi": high_product, "popcount": popcount, "select": select, "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, kind=np.uint8), "dpbssd": partial(dot_bytes, kind=np.int8),
-    "dpsign": dot_signs, "dpwssd": dot_halves, "dpbusw": dot_into_halves,
+    "dpflip": dot_flipped, "dpwssd": dot_halves, "dpbusw": dot_into_halves,
 }  # fmt: skip
 
 # What the functions of planish.ir.math approximate.

@@ -3,18 +3,18 @@
     dpbf16          vdpbf16ps; else two fma
     dpbusd, dpbssd  vpdpbusd, usdot (a unsigned); sdot (signed); vpmaddwd of every other byte
                     (vpmaddubsw would saturate); else four products
-    dpsign          vpabsb, vpsignb, vpmaddubsw, vpmaddwd by ones; else four products
+    dpflip          vpabsb, vpcmpgtb, vpxor, vpmaddubsw, vpmaddwd by ones; else four products
     dpbusw          vpmaddubsw, vpaddw; else four products
     dpwssd          vpmaddwd, vpaddd; else two products
 
 All give the same bits as `planish.ir.loop_scalars` says, subnormal numbers of vdpbf16ps excepted.
 
-Why dpsign: what it does for 32 products, beside dpbssd where there is no vpdpbusd. By the tables of
-instructions, all but additions wait for the same one (Zen 1: for two cycles; Haswell) or two ports
-(Zen 3, Skylake), and dpbssd shifts besides, three times for each vector and for each element of A:
+Why dpflip: what it does for 32 products where there is no vpdpbusd, once magnitudes and flips of a
+vector are there for many others. vpsignb instead of vpxor needs no sums besides, but waits for the
+ports of multiplications: on Zen 3 four instructions took 1.25 cycles, these take 1.1.
 
-    dpbssd  2 vpmaddwd, 2 vpaddd
-    dpsign  vpsignb, vpmaddubsw, vpmaddwd, vpaddd
+    dpbssd  2 vpmaddwd, 2 vpaddd, and shifts of both sides
+    dpflip  vpxor, vpmaddubsw, vpmaddwd, vpaddd
 
 See `planish.runtime.cores` for what it gains.
 """
@@ -37,7 +37,6 @@ ONES = 0x00010001  # two halves of 1, by which vpmaddwd adds halves
 _BYTES = (16, 8, 4)  # lanes of i32 in registers of 512, 256, 128 bits
 _HALFWISE = {16: "avx512.pmaddw.d.512", 8: "avx2.pmadd.wd", 4: "sse2.pmadd.wd"}
 _BYTEWISE = {16: "avx512.pmaddubs.w.512", 8: "avx2.pmadd.ub.sw", 4: "ssse3.pmadd.ub.sw.128"}
-_SIGNS = {8: "avx2.psign.b", 4: "ssse3.psign.b.128"}
 _NEEDS = {"avx512": "avx512bw", "avx2": "avx2", "ssse3": "ssse3", "sse2": ""}
 
 
@@ -69,13 +68,16 @@ def dot_bytes(s: Scalars, total: Value, a: Value, b: Value, signed: bool) -> Val
     return _four_products(s, total, a, b, signed)
 
 
-def dot_signs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
-    """The sum of four products of bytes, as pairs of a's magnitude by b with a's sign."""
+def dot_flipped(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """The sum of four products of a's magnitudes by bytes of b, flipped where a is negative."""
     kind = vector_type("i8", 4 * max(1, a.lanes))
     bytes_of_a = s.writer.op(f"bitcast {a.typed} to {kind}")
     name = f"llvm.abs.{mangled(kind)}"
     size = s.writer.call(name, kind, (kind, bytes_of_a), ("i1", "false"))
-    words = _as_words(s, kind, size, a), _signed(s, b, a)
+    below = s.writer.op(f"icmp slt {kind} {bytes_of_a}, zeroinitializer")
+    cond = vector_type("i1", 4 * max(1, a.lanes))
+    flips = _as_words(s, kind, s.writer.op(f"sext {cond} {below} to {kind}"), a)
+    words = _as_words(s, kind, size, a), s.binary("xor", b, flips)
     if lanes := _x86_lanes(s, total.lanes, _BYTEWISE):
         return _pieces(s, partial(_by_pairs, s), lanes, total, *words)
     return _four_products(s, total, *words, signed=False)
@@ -212,27 +214,6 @@ def _half_words(s: Scalars, words: Value, odd: bool, signed: bool) -> Value:
     if not odd:
         found = s.writer.op(f"shl {kind} {found}, {eight}")
     return _as_words(s, kind, s.writer.op(f"{op} {kind} {found}, {eight}"), words)
-
-
-def _signed(s: Scalars, x: Value, y: Value) -> Value:
-    """Bytes of x, negated where those of y are negative; any where those are 0."""
-    if lanes := _x86_lanes(s, x.lanes, _SIGNS):
-        return _pieces(s, partial(_with_signs, s), lanes, x, y)
-    kind = vector_type("i8", 4 * max(1, x.lanes))
-    a, b = (s.writer.op(f"bitcast {v.typed} to {kind}") for v in (x, y))
-    negated = s.writer.op(f"sub {kind} zeroinitializer, {a}")
-    below = s.writer.op(f"icmp slt {kind} {b}, zeroinitializer")
-    cond = vector_type("i1", 4 * max(1, x.lanes))
-    return _as_words(
-        s, kind, s.writer.op(f"select {cond} {below}, {kind} {negated}, {kind} {a}"), x
-    )
-
-
-def _with_signs(s: Scalars, x: Value, y: Value) -> Value:
-    """vpsignb, which makes 0 of what belongs to 0."""
-    kind = vector_type("i8", 4 * x.lanes)
-    given = [(kind, s.writer.op(f"bitcast {v.typed} to {kind}")) for v in (x, y)]
-    return _as_words(s, kind, s.writer.call(f"llvm.x86.{_SIGNS[x.lanes]}", kind, *given), x)
 
 
 def _as_words(s: Scalars, kind: str, ref: str, like: Value) -> Value:

@@ -86,7 +86,7 @@ class Scaled(Gemm):
         a, b, self.scale = anchor.inputs
         super().__init__(body, anchor, Roles(a, b), target, False, 1)
         self.matrix, self.bytewise = False, "dpbssd" if target.arch == "aarch64" else "dpbusd"
-        self.in_halves = target.has("ssse3") and not target.has_byte_dot
+        self.in_halves = target.has_byte_pairs and not target.has_byte_dot
         self.sums = t.f32 if a.dtype == t.f32 else t.i32
         self.lanes = target.lanes(t.f32)
         p, self.groups = self.product, int(self.scale.shape[0])  # type: ignore[arg-type]
@@ -166,7 +166,9 @@ class Scaled(Gemm):
         """acc = acc + part * scale, rounded once."""
         nest = self.nest
         total = cast(nest.load(part, i, j), t.f32)
-        nest.store(acc, (i, j), scalar("fma", total, self.factor(panel, g, j), nest.load(acc, i, j)))
+        nest.store(
+            acc, (i, j), scalar("fma", total, self.factor(panel, g, j), nest.load(acc, i, j))
+        )
 
     def factor(self, panel: Expr, g: Expr, j: Expr) -> Expr:
         """The scale of a column in a group."""

@@ -121,7 +121,7 @@ class SparseGemm(PartedGemm):
             return
         nest = self.nest
         factors = [along(k) for along in of_a]
-        factors = [nest.let(a ^ UNSIGNED) if self.shifted else a for a in factors]
+        factors = [nest.let(a ^ UNSIGNED) if self.dot == "dpbusd" else a for a in factors]
         for v, value in self.vectors(panel, k):
             with nest.loop("j", LANES, "vector", LANES) as j:
                 nest.store(self.wide, (j,), value(j))

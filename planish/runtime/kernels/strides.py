@@ -50,3 +50,8 @@ def _mentions(term: tuple[Expr, ...], name: str) -> bool:
             return True
         stack.extend(getattr(item, "args", ()))
     return False
+
+
+def is_turned(body: Graph, a: Node) -> bool:
+    """Whether neighbours in a column of `a`, not those in a row, lie side by side."""
+    return strides(body, a)[-2] == {(): 1}

@@ -39,8 +39,8 @@ HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothin
 def tiles(target: Target, most: int, signs: bool = False) -> tuple[tuple[int, int], ...]:
     """The tiles (vectors, rows) that fit into the registers, the largest first; `most` rows.
 
-    Those of dpsign (`signs`) hold B's magnitudes, too, the ones by which it adds, and a product:
-    with 2 x 6 of them on Zen 1 what did not fit took all that it gains, see `CORES`.
+    Those of dpflip (`signs`) hold B's magnitudes and flips, the ones by which it adds, and a
+    product: with 2 x 6 of such on Zen 1 what did not fit took all that it gains, see `CORES`.
     """
     found = []
     for v in WIDTHS:
