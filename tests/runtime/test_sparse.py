@@ -220,8 +220,9 @@ def test_nothing_is_read_beyond_the_values(
         plan.params[x.index] if x.kind == "param" else np.zeros(x.type.shape, x.type.dtype.numpy)
         for x in step.args
     ]
-    at = [buffer.name for buffer in step.kernel.params].index("packed2")
-    values, kept = arrays[at], int(arrays[at - 1][-1])
+    names = [buffer.name for buffer in step.kernel.params]
+    at, starts = names.index("packed2"), arrays[names.index("packed1")]
+    values, kept = arrays[at], int(starts[-1])
     ends = kept + SPARE // values.itemsize
     assert ends <= len(values)
     memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
