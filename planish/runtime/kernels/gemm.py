@@ -35,7 +35,7 @@ from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
 from planish.runtime.kernels.strides import is_turned, strides
-from planish.runtime.kernels.tiles import HIGHEST, group, quickest, streams
+from planish.runtime.kernels.tiles import HIGHEST, group, quickest
 from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
 
@@ -270,15 +270,18 @@ class Gemm:
         nest, dtype = self.nest, self.dtype
         acc = nest.local("acc", dtype, self.mr, self.nr)
         self.tile = nest.local("tile", dtype, self.mr, self.nr)
-        lanes = self.target.lanes(dtype)
-        rows = row_starts(nest, of_a, self.product.depth, lanes) if self.flips_a else None
-
-        def start(i: Expr, j: Expr) -> Expr:
-            return nest.load(rows, i) if rows is not None else self._start(batch, panel, j)
-
+        start = partial(self._starts(batch, of_a), panel)
         self._tile(lambda i, j: nest.store(acc, (i, j), start(i, j)))
         self._over_k(lambda k: self._step(acc, of_a, batch, panel, k))
         self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
+
+    def _starts(self, batch: Index, of_a: list[Along]) -> Callable[[Expr, Expr, Expr], Expr]:
+        """What the sums of a panel, a row of the tile and a column start with."""
+        if not self.flips_a:
+            return lambda panel, i, j: self._start(batch, panel, j)
+        lanes = self.target.lanes(self.dtype)
+        rows = row_starts(self.nest, of_a, self.product.depth, lanes)
+        return lambda panel, i, j: self.nest.load(rows, i)
 
     @property
     def flips_a(self) -> bool:
@@ -286,22 +289,14 @@ class Gemm:
         return self.dot == "dpflip" and self.mr * self.target.lanes(self.dtype) < self.nr
 
     def _over_k(self, step: Callable[[Expr], None]) -> None:
-        """All steps of k; those of sums that have an order, in order."""
+        """All steps of k, in order."""
         nest, depth = self.nest, self.product.depth
         if self.split > 1 and isinstance(depth, int):
             with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
                 step(k1 * self.split + k2)
             return
-        parts = self._streams()
-        apart = depth if parts == 1 else int(depth) // parts  # type: ignore[arg-type]
-        with nest.loop("k", apart) as k:
-            for part in range(parts):
-                step(k + size_expr(apart) * part)
-
-    def _streams(self) -> int:
-        """How many places of a panel are read in turn; sums of integers have no order to keep."""
-        ordered = self.panel is None or self.dtype.is_float
-        return 1 if ordered else streams(self.mr, self.product.depth)
+        with nest.loop("k", depth) as k:
+            step(k)
 
     def multiply(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
         """tile[i, j] = sum over k, by the matrix unit but for the last words."""
