@@ -1,14 +1,14 @@
 """Times register tiles of the matrix product on given shapes; decides nothing.
 
-    python benchmarks/tune.py [--shapes 256x384x1536,64x128x512] [--forms weight,nn,tn,nt]
+    python benchmarks/tune.py [--shapes 256x384x1536,64x128x512] [--forms weight,int8,nn,tn,nt]
                               [--tiles 4x6,2x12] [--threads 1] [--seconds 1] [--json out.json]
 
 A shape is rows x depth x columns (M x K x N); a tile is vectors per row x rows, see
 planish/runtime/kernels/tiles.py. 2x4x2 reads two panels of weights side by side, as products of few
 rows do (planish/runtime/kernels/beside.py). Forms: `weight` multiplies by a weight, packed when the
-program is compiled; in the others both are activations, `t` marks one that is stored transposed.
-Programs take turns, the best run counts: what is asked is what the tile can do. `*` is what planish
-chooses now.
+program is compiled, `int8` by one of bytes, quantization of the rows included; in the others both
+are activations, `t` marks one that is stored transposed. Programs take turns, the best run counts:
+what is asked is what the tile can do. `*` is what planish chooses now.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from planish.runtime.kernels import beside, tiles
 from planish.runtime.program import Bound
 from planish.runtime.target import Target
 
-FORMS = ("weight", "nn", "tn", "nt")
+FORMS = ("weight", "int8", "nn", "tn", "nt")
 # Of nano, baby and gpt2: QKV, projection and MLP of a prefill, the head, one row
 SHAPES = "64x128x384,64x128x512,64x512x128,256x384x1152,256x384x1536,256x1536x384,1x384x1536"
 HEIGHTS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28)
@@ -66,11 +66,12 @@ def program(shape: tuple[int, int, int], form: str, tile: Tile | None, threads: 
     # the user's cache knows nothing of tiles: it would give the same program for all of them
     options: dict[str, Any] = {"threads": threads, "cache": False}
     with only(tile):
-        if form == "weight":
+        if form in ("weight", "int8"):
             layer = nn.Linear(k, n, bias=False)
             layer.load_state_dict({"weight": np.ascontiguousarray(b.T)})
-            compiled = pl.compile(layer, pl.spec((m, k)), **options)
-            return checked(compiled.bind(a), a @ b)
+            passes = "int8" if form == "int8" else "O2"
+            compiled = pl.compile(layer, pl.spec((m, k)), pipeline=passes, **options)
+            return checked(compiled.bind(a), a @ b, 1e-2 if form == "int8" else 1e-4)
         given = [x.T.copy() if way == "t" else x for x, way in zip((a, b), form, strict=True)]
 
         def product(x, y):  # type: ignore[no-untyped-def]
@@ -80,10 +81,10 @@ def program(shape: tuple[int, int, int], form: str, tile: Tile | None, threads: 
         return checked(pl.compile(product, *specs, **options).bind(*given), a @ b)
 
 
-def checked(bound: Bound, want: np.ndarray) -> Bound:
+def checked(bound: Bound, want: np.ndarray, size: float = 1e-4) -> Bound:
     """What is timed must be right."""
     error = np.abs(np.asarray(bound.run()) - want).max()
-    if error > 1e-4 * np.abs(want).max() * np.sqrt(want.size):
+    if error > size * np.abs(want).max() * np.sqrt(want.size):
         raise SystemExit(f"a product is wrong by {error:.3g}")
     return bound
 

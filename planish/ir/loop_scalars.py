@@ -114,13 +114,31 @@ def dot_bytes(total: Value, a: Value, b: Value, kind: type[np.number]) -> Value:
     return total + products.sum(-1, dtype=np.int32)
 
 
-def dot_signs(total: Value, a: Value, b: Value) -> Value:
-    """total + the sum of the products of signed bytes, formed from those of magnitudes of a by b
-    with the signs of a: two of them are at most 2 * 128 * 127 = 32,512, which 16 bits hold. A b of
-    -128 has no sign to change, and what it gives is wrong: so |b| is at most 127."""
+def dot_flipped(total: Value, a: Value, b: Value) -> Value:
+    """total + the sum of the products of signed bytes, less the magnitudes of negative ones of a.
+
+    Those are multiplied by ~b = -b - 1, others by b: two products are from -2 * 128 * 128 to
+    2 * 128 * 127, which 16 bits hold.
+    """
     x, y = (np.asarray(words).astype("<u4")[..., None].view(np.int8) for words in (a, b))
     sizes = np.abs(x).view(np.uint8).astype(np.int32)
-    return total + (sizes * np.where(x < 0, -y, y)).sum(-1, dtype=np.int32)
+    return total + (sizes * np.where(x < 0, ~y, y)).sum(-1, dtype=np.int32)
+
+
+def dot_halves(total: Value, a: Value, b: Value) -> Value:
+    """total + the sum of the products of signed halves of words."""
+    x, y = (np.asarray(w).astype("<u4")[..., None].view("<i2").astype(np.int32) for w in (a, b))
+    return total + (x * y).sum(-1, dtype=np.int32)
+
+
+def dot_into_halves(total: Value, a: Value, b: Value) -> Value:
+    """To each half of total the sum of two products of unsigned bytes of a by signed ones of b is
+    added, which is cut off where it does not fit in 16 bits; the sum with total wraps."""
+    x, y = (np.asarray(w).astype("<u4")[..., None] for w in (a, b))
+    products = x.view(np.uint8).astype(np.int32) * y.view(np.int8).astype(np.int32)
+    sums = np.clip(products[..., ::2] + products[..., 1::2], -32768, 32767).astype("<i2")
+    halves = np.asarray(total).astype("<u4")[..., None].view("<i2") + sums
+    return np.ascontiguousarray(halves).view("<u4")[..., 0].astype(np.uint32)[()]
 
 
 def high_product(a: Value, b: Value) -> Value:
@@ -155,7 +173,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
     "umulhi": high_product, "popcount": popcount, "select": select, "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, kind=np.uint8), "dpbssd": partial(dot_bytes, kind=np.int8),
-    "dpsign": dot_signs,
+    "dpflip": dot_flipped, "dpwssd": dot_halves, "dpbusw": dot_into_halves,
 }  # fmt: skip
 
 # Those that Python has a sign for: the same on arrays, and sooner on NumPy's scalars.

@@ -42,7 +42,10 @@ COMBINES = ("add", "mul", "max", "min", "and", "or")
 _BITS = {"and", "or", "xor", "not"}
 _INTEGERS = {"shl", "shr", "umulhi", "popcount", "guard", "threefry"}
 # Of words, and what they add to
-DOTS = {"dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32, "dpsign": t.i32}
+DOTS = {
+    "dpbf16": t.f32, "dpbusd": t.i32, "dpbssd": t.i32, "dpflip": t.i32, "dpwssd": t.i32,
+    "dpbusw": t.u32,
+}  # fmt: skip
 _ANY_NUMBER = {
     "add", "sub", "mul", "floor_div", "mod", "neg", "fma", "min", "max", "abs", "sign",
 }  # fmt: skip

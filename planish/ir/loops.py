@@ -262,7 +262,7 @@ SCALARS: dict[str, tuple[int, str]] = {
     # guard(i, n, site): i where 0 <= i < n; otherwise report (site, i, n) to the runtime, and 0
     "guard": (3, "same"),
     # (sum, u32, u32): sum + products of the parts of two words: see `planish.ir.loop_scalars`
-    **dict.fromkeys(("dpbf16", "dpbusd", "dpbssd", "dpsign"), (3, "same")),
+    **dict.fromkeys(("dpbf16", "dpbusd", "dpbssd", "dpflip", "dpbusw", "dpwssd"), (3, "same")),
 }  # fmt: skip
 
 

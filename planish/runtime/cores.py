@@ -53,8 +53,8 @@ class Core:
 #   1 x 8               36.4         35.7           34.4
 #   1 x 12              36.1         31.4           32.5
 #
-# The same, bytes that `quantize` made by dpsign, 2026-11-26, 10^9 operations a second; planish
-# before it had dpsign: 32.3 and 32.5; float32: 38.1 and 38.6:
+# The same, bytes by vpsignb and vpmaddubsw, 2026-11-26, 10^9 operations a second; planish
+# before it had those: 32.3 and 32.5; float32: 38.1 and 38.6:
 #   V x H      256x384x1536   256x1536x384
 #   2 x 4              37.2          36.3
 #   1 x 8              37.2          37.0

@@ -40,7 +40,7 @@ _GOLDEN = 0.6180339887498949  # steps of this fraction fall evenly, whatever per
 
 # operations of one scalar; others of floats are 1 where they compute and 0 where they choose
 DOTS = {"dpbf16": 4}  # dot products of narrow numbers, which have roofs of their own
-BYTE_DOTS = {"dpbusd": 8, "dpbssd": 8, "dpsign": 8}
+BYTE_DOTS = {"dpbusd": 8, "dpbssd": 8, "dpflip": 8, "dpbusw": 8}
 _OPERATIONS = {"fma": 2, **DOTS, **BYTE_DOTS, "select": 0, "cast": 0, "bitcast": 0, "guard": 0}
 
 Read = Callable[[str, tuple[int, ...]], int | None]  # an element of a param: its name, the index

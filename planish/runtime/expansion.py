@@ -5,8 +5,8 @@ A vector is 64 bytes of a weight: 16 floats, or words of four bytes. To multiply
     hypot(bytes read / bytes a cycle, cycles of instructions)
 
 as reading and computing overlap, but not wholly. Without zeros fewer bytes are read, and there are
-more instructions: `CYCLES` and `PAIRS` were fitted to loops of two threads on Zen 1 (floats, bytes)
-and Sapphire Rapids (bytes), and are within a tenth of those. What comes of it for whole models
+more instructions: `CYCLES` and `PAIRS` were fitted to loops on Zen 1 (floats), Zen 3 and Sapphire
+Rapids (bytes), and are within a tenth of those. What comes of it for whole models
 stands in docs/pruning.md, with its commands.
 """
 
@@ -26,9 +26,9 @@ INSTRUCTIONS = {t.f32: "avx512f", t.u8: "avx512vbmi2"}  # vexpandps, vpexpandb
 # Cycles that a vector takes to expand, by what there is
 CYCLES = {
     ("instruction", t.f32): 2.7, ("instruction", t.u8): 2.7,
-    ("table", t.f32): 6.5, ("table", t.u8): 8,
+    ("table", t.f32): 6.5, ("table", t.u8): 14,
 }  # fmt: skip
-PAIRS = 6  # times the instructions, where no single one multiplies bytes and adds the products
+PAIRS = 3  # times the cycles, where no single instruction multiplies bytes and adds products
 
 
 def way(target: Target, values: DType) -> str:

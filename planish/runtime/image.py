@@ -90,7 +90,7 @@ class Image(NamedTuple):
             "limits": [[_size_facts(x.size), x.limit, x.reason] for x in self.limits],
             "sites": self.sites,
             "spans": self.spans,
-            "made": [[x.names, x.kind, x.view, x.width, x.shifted, x.part] for x in self.made],
+            "made": [[x.names, x.kind, x.view, x.width, x.before, x.part] for x in self.made],
             "weight_bytes": self.weight_bytes,
             "dims": self.dims,
             "scratch": [[x.facts() for x in kernel] for kernel in self.scratch],

@@ -178,7 +178,7 @@ class Lowering(Operands):
             self.tall(node, body, operands, group, outs)
             return
         options = in_place, form, tuple(x.type for x in packed[1:] if x is not None), heads
-        chosen = roles and (roles.swapped, roles.shifted, roles.clipped, roles.strips)
+        chosen = roles and (roles.swapped, roles.dot, roles.strips)
         made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
         text = label(node) + (form.note if form is not None else "")
         self.enter(made, operands, outs, text, packed, flops)

@@ -26,7 +26,6 @@ from planish.runtime.kernels.gemm import (
     Roles,
     choose_tile,
     is_direct,
-    is_turned,
     takes_matrix,
 )
 from planish.runtime.kernels.nest import Lowered
@@ -34,11 +33,13 @@ from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
-from planish.runtime.kernels.strides import whole
+from planish.runtime.kernels.strides import is_turned, whole
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
+    STARTS,
     as_words,
     column_words,
+    dot_of,
     padded,
     seen_through,
     takes_words,
@@ -83,14 +84,12 @@ class Operands(Draft):
         empty = anchor.inputs[0].shape[-1] == 0  # sums over nothing
         if empty or not takes_words(anchor):
             return body, operands, anchor, roles
-        clipped = is_clipped(roles.a, body, operands) and self.target.has_byte_signs
         words, leaf, operand = self.row_words(node, body, operands, padded(roles.a, -1))
         b = column_words(padded(roles.b, -2))
         sides = (swap_last(b), swap_last(words)) if roles.swapped else (words, b)
         body, dot = with_sides(body, anchor, sides, leaf)
-        bytewise = anchor.dtype == t.i32 and self.target.has_byte_dot
-        shifted = bytewise and bool(self.weights_of(body, operands, b))
-        roles = replace(roles, a=words, b=b, shifted=shifted, clipped=clipped and not shifted)
+        weights = bool(self.weights_of(body, operands, b))
+        roles = replace(roles, a=words, b=b, dot=dot_of(anchor, self.target, weights))
         return body, (*operands, operand), dot, roles
 
     def row_words(
@@ -161,7 +160,8 @@ class Operands(Draft):
             found = tuple(names.values())
             b = whole(roles.b) if form.kind == "panels" else roles.b
             view = view_text((b,), tuple(given))
-            made = Made(found, form.kind, view, form.nr, roles.shifted)
+            before = roles.dot if roles.dot in STARTS else ""
+            made = Made(found, form.kind, view, form.nr, before)
             text = f"{found[0]} (packed{form.note})"
             panels = self.packed_param(made, (b,), given, text)
         elif not is_direct(body, roles, nr):
@@ -183,7 +183,7 @@ class Operands(Draft):
             matrix, lanes = computed(roles.b, given), self.target.lanes(sums_in(anchor.dtype))
             kept = {v: kept_rows(matrix, v * lanes) for v in WIDTHS}
             rows = product(roles.product.rows)
-            if v := quickest_width(self.target, rows, kept, roles.clipped):
+            if v := quickest_width(self.target, rows, kept, roles.dot == "dpflip"):
                 return Form("blocks", v * lanes, " without blocks of zeros")
         weights = sum(x.nbytes for x in self.graph.params.values())
         if why := why_zeros(body, roles, anchor, bitmap, self.target, weights):
@@ -230,26 +230,6 @@ class Operands(Draft):
             self.enter(made, operands, (slot,), f"{label(node)} pack")
             self.packed[key] = slot
         return self.packed[key]
-
-
-def is_clipped(x: Node, body: Graph, operands: tuple[Node, ...]) -> bool:
-    """Whether no element of `x`, in a body of these operands, is the least of its dtype: they are
-    what `quantize` made, whatever views and kernels they went through."""
-    while x.op.name != "quantize":
-        maker, result = source(x)
-        if x in body.inputs:
-            x = operands[body.inputs.index(x)]
-        elif x.op.kind == "view":
-            x = x.inputs[0]
-        elif maker.op.kind == "fused":
-            x, body, operands = (
-                maker.attrs["body"].outputs[result],
-                maker.attrs["body"],
-                maker.inputs,
-            )
-        else:
-            return False
-    return True
 
 
 def view_text(found: tuple[Node, ...], leaves: tuple[Node, ...]) -> str:

@@ -24,7 +24,7 @@ from planish.runtime.bitmaps import bit_panels, block_panels
 from planish.runtime.crew import Crew
 from planish.runtime.gate import ProcessLock
 from planish.runtime.kernels.scaled import nibble_rows
-from planish.runtime.kernels.words import WORDS
+from planish.runtime.kernels.words import STARTS, WORDS
 from planish.runtime.memory import Room
 from planish.runtime.slots import Made
 from planish.runtime.target import available_cores
@@ -82,28 +82,28 @@ class Packing:
         if made.kind == "nibbles":
             return self.nibbles((made,), view, given, made.width)
         make = {"panels": self.panels, "bitmap": self.bitmap, "blocks": self.blocks}[made.kind]
-        return make((made,), view[0], given, made.width, made.shifted)
+        return make((made,), view[0], given, made.width, made.before)
 
     def panels(
-        self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
+        self, key: Key, b: Node, given: Given, nr: int, before: str = ""
     ) -> tuple[np.ndarray]:
         """Panels of `b`, which is made of `given`: those there are, or new ones.
 
         Another array of that name may have been made of the same one, by a pass that rounds it.
-        Where `shifted`, a row more goes before: see `unsigned_start`.
+        Where sums start with something, a row more goes `before`: see `STARTS`.
         """
         key, array = (*key, b.type), [*given.values()][-1]
         known = self.made.get(key)
         if known is not None and known[0]() is array:
             return (known[1],)
         matrix = computed(b, given)
-        if known is not None and not shifted and holds(known[1], matrix):
+        if known is not None and not before and holds(known[1], matrix):
             return (known[1],)
         *batch, k, n = matrix.shape
-        new = self._room.empty((*batch, -(-n // nr), k + shifted, nr), matrix.dtype)
-        parts = [(new[..., int(shifted) :, :], matrix)]
-        if shifted:
-            parts.append((new[..., :1, :], unsigned_start(matrix)[..., None, :]))
+        new = self._room.empty((*batch, -(-n // nr), k + bool(before), nr), matrix.dtype)
+        parts = [(new[..., int(bool(before)) :, :], matrix)]
+        if before:
+            parts.append((new[..., :1, :], start_of(matrix, before)[..., None, :]))
         for panels, rows in parts:
             for target, source in pieces(panels, rows):
                 self._crew.add(partial(fill, target, source))
@@ -111,20 +111,20 @@ class Packing:
         return (new,)
 
     def bitmap(
-        self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
+        self, key: Key, b: Node, given: Given, nr: int, before: str = ""
     ) -> tuple[np.ndarray, ...]:
         """Panels of `b`, which is made of a bitmap, without its zeros: see `bit_panels`."""
         matrix, values = computed(b, given), [*given.values()][-1]
-        first = unsigned_start(matrix) if shifted else None
+        first = start_of(matrix, before) if before else None
         room = values.nbytes if b.dtype == t.u32 else values.size
         return self.parts((*key, b.type), values, bit_panels(matrix, nr, room, first))
 
     def blocks(
-        self, key: Key, b: Node, given: Given, nr: int, shifted: bool = False
+        self, key: Key, b: Node, given: Given, nr: int, before: str = ""
     ) -> tuple[np.ndarray, ...]:
         """Panels of `b`, which is made of a bitmap, without rows of zeros: see `block_panels`."""
         matrix, values = computed(b, given), [*given.values()][-1]
-        first = unsigned_start(matrix) if shifted else None
+        first = start_of(matrix, before) if before else None
         return self.parts((*key, b.type), values, block_panels(matrix, nr, first))
 
     def nibbles(self, key: Key, sides: Sequence[Node], given: Given, nr: int) -> tuple[np.ndarray]:
@@ -204,12 +204,13 @@ def same_bits(x: np.ndarray, y: np.ndarray) -> bool:
     return np.array_equal(x.view(bits), y.view(bits))
 
 
-def unsigned_start(words: np.ndarray) -> np.ndarray:
-    """-128 times the sums of the columns of words of four bytes [..., K, N], as words [..., N]."""
+def start_of(words: np.ndarray, dot: str) -> np.ndarray:
+    """What sums start with, as words [..., N], of columns of words of four bytes [..., K, N]."""
     sums = np.zeros((*words.shape[:-2], words.shape[-1]), np.int64)
     for shift in range(0, 32, 8):
-        sums += (words >> np.uint32(shift)).astype(np.uint8).view(np.int8).sum(-2, dtype=np.int64)
-    return (-128 * sums).astype(np.int32).view(np.uint32)
+        part = (words >> np.uint32(shift)).astype(np.uint8).view(np.int8)
+        sums += STARTS[dot](part)
+    return sums.astype(np.int32).view(np.uint32)
 
 
 def computed(x: Node, given: Given) -> np.ndarray:

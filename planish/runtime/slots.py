@@ -31,12 +31,13 @@ class Made(NamedTuple):
     """How a param of a plan is made of the graph's params called `names`.
 
     "plain": one as it is. Else what a method of `Packing` makes of a view of them, the text of a
-    graph: panels `width` columns wide, `shifted` or not. Some make several arrays; `part` is which.
+    graph: panels `width` columns wide, `before` them a row that a dot product of that name starts
+    with, if any (see `STARTS`). Some make several arrays; `part` is which.
     """
 
     names: tuple[str, ...]
     kind: str = "plain"
     view: str = ""
     width: int = 0
-    shifted: bool = False
+    before: str = ""
     part: int = 0

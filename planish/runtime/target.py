@@ -101,9 +101,9 @@ class Target:
         return self.has("avx512vnni") or self.has("avxvnni")
 
     @property
-    def has_byte_signs(self) -> bool:
-        """Whether vpsignb and vpmaddubsw are there for whole vectors, which make dpsign."""
-        return self.has("ssse3") and self.vector_bytes <= 32
+    def has_byte_pairs(self) -> bool:
+        """Whether vpmaddubsw is there for whole vectors, which adds two products in 16 bits."""
+        return self.has("avx512bw" if self.vector_bytes == 64 else "ssse3")
 
     @property
     def has_matrix(self) -> bool:

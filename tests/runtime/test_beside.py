@@ -21,6 +21,7 @@ from planish.runtime.lower import lower
 from planish.runtime.packing import Panels
 from planish.runtime.program import Program
 from planish.runtime.target import Target
+from tests.runtime.native import here
 
 HOST = Target.host()
 LANES = HOST.lanes(t.f32)
@@ -34,12 +35,12 @@ def product(rows: int, weight: np.ndarray) -> Graph:
     return FAST.run(Graph("f", (x,), (OPS["matmul"](x, w),), params={"w": weight}))
 
 
-def beside(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> int:
+def beside(graph: Graph, monkeypatch: pytest.MonkeyPatch, target: Target = HOST) -> int:
     """How many panels the graph's product reads side by side."""
     made: list[SideGemm] = []
     write = SideGemm.write
     monkeypatch.setattr(SideGemm, "write", lambda self: (made.append(self), write(self)))
-    lower(graph, HOST)
+    lower(graph, target)
     return made[-1].beside if made else 1
 
 
@@ -59,6 +60,26 @@ def test_panels_side_by_side_have_the_bits_of_many_rows(
     np.testing.assert_array_equal(one, Program(lower(many, HOST), HOST, threads=2)(x)[:rows])
     np.testing.assert_allclose(run_plan(plan, x[:rows])[0], one, 1e-5, 1e-5)
     np.testing.assert_allclose(one, evaluate(few, x[:rows])[0], 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["host", "x86-64-v3"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("columns", [64, 509, 512])
+def test_panels_of_bytes_side_by_side(
+    name: str, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exact, with what sums start with; by the loop interpreter, too."""
+    rng, target = np.random.default_rng(columns), here(name)
+    weight, given = (rng.integers(-128, 128, s, np.int8) for s in ((20, columns), (rows, 20)))
+    x = input_(name="x", type=TensorType(t.i8, (rows, 20)))
+    w = param(name="w", type=TensorType(t.i8, weight.shape))
+    y = OPS["matmul"](x, w, out=t.i32)
+    graph = FAST.run(Graph("f", (x,), (y,), params={"w": weight}))
+    assert columns == 64 or beside(graph, monkeypatch, target) > 1
+    plan, want = lower(graph, target), given.astype(np.int32) @ weight.astype(np.int32)
+    for threads in (1, 2):
+        np.testing.assert_array_equal(Program(plan, target, threads=threads)(given), want)
+    np.testing.assert_array_equal(run_plan(plan, given)[0], want)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from planish.ir import types as t
 from planish.ir.loop_scalars import OPERATIONS
 from planish.ir.loop_verify import DOTS
 from planish.ir.loops import For, Kernel, Store, scalar
+from planish.runtime.kernels.words import STARTS
 from planish.runtime.target import Target
 from tests.ir.nests import J, buffer, n
 from tests.runtime.native import assembly, check
@@ -51,30 +52,37 @@ def test_what_dots_of_bytes_mean() -> None:
         np.testing.assert_array_equal(OPERATIONS[op](np.int32([100, 100]), a, b), want)
 
 
-def words(*parts: int) -> np.ndarray:
-    """A word of four bytes."""
-    return np.array(parts, np.int16).astype(np.int8).view("<u4")
-
-
 @pytest.mark.parametrize("width", WIDTHS)
-def test_dot_of_bytes_by_signs(width: int) -> None:
-    """In every spelling, and the bits of a product of signed bytes where b has no -128."""
+def test_dot_of_flipped_bytes(width: int) -> None:
+    """In every spelling, and the bits of a product of signed bytes once magnitudes are added."""
     ends = RNG.choice(np.array([-128, -127, 127], np.int8), (101, 4))
     some = RNG.integers(-128, 128, (101, 4), np.int8)
     given = np.where(RNG.random((101, 4)) < 0.7, ends, some)
     total = RNG.integers(-(1 << 31), 1 << 31, 100).astype(np.int32)
-    for last in (-127, 127):
+    for last in (-128, 127):
         given[100] = last
         a, b = given[:100].view("<u4")[:, 0], given[100:].view("<u4")[:, 0]
-        (*_, got) = check(dot_kernel("dpsign", 100, width), a, b, total, rtol=0)
-        np.testing.assert_array_equal(got, OPERATIONS["dpbssd"](total, a, b))
+        (*_, got) = check(dot_kernel("dpflip", 100, width), a, b, total, rtol=0)
+        short = STARTS["dpflip"](given[:100].T)
+        np.testing.assert_array_equal(got + short.astype("i4"), OPERATIONS["dpbssd"](total, a, b))
 
 
-def test_signs_that_cannot_change_are_why_b_is_at_most_127() -> None:
-    a, b = words(-1, -1, -128, -128), words(-127, 127, 127, 127)
-    (right,) = OPERATIONS["dpbssd"](np.int32([0]), a, b)
-    assert OPERATIONS["dpsign"](np.int32([0]), a, b) == [right] == [-32512]
-    assert OPERATIONS["dpsign"](np.int32([0]), words(-1, 0, 0, 0), words(-128, 0, 0, 0)) == [-128]
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("op", ["dpbusw", "dpwssd"])
+def test_dot_of_halves(op: str, width: int) -> None:
+    """What does not fit in 16 bits is cut off before it is added; sums wrap."""
+    words = RNG.integers(0, 1 << 32, 101, np.uint32)
+    words[:3], words[100] = [0xFFFF7F80, 0x7FFF8000, 0x01FF8080], 0x7F7F8081
+    total = RNG.integers(-(1 << 31), 1 << 31, 100).astype(DOTS[op].numpy)
+    check(dot_kernel(op, 100, width), words[:100], words[100:], total, rtol=0)
+
+
+def test_what_dots_of_halves_mean() -> None:
+    a, b = np.uint32([0x02010403]), np.uint32([0x01FF0101])
+    assert OPERATIONS["dpbusw"](np.uint32([0xFFFF0001]), a, b) == [0x00000008]
+    most = np.uint32([0xFFFFFFFF]), np.uint32([0x7F7F8080])
+    assert OPERATIONS["dpbusw"](np.uint32([0]), *most) == [0x7FFF8000]
+    assert OPERATIONS["dpwssd"](np.int32([5]), np.uint32([0x0002FFFF]), a) == [5 + 2 * 513 - 1027]
 
 
 @pytest.mark.parametrize(
@@ -88,9 +96,12 @@ def test_signs_that_cannot_change_are_why_b_is_at_most_127() -> None:
         ("dpbssd", "znver4", "vpmaddwd.*zmm"),
         ("dpbusd", "x86-64-v3", "vpmaddwd.*ymm"),
         ("dpbssd", "x86-64-v2", "pmaddwd.*xmm"),
-        ("dpsign", "x86-64-v3", "vpmaddubsw.*ymm"),
-        ("dpsign", "x86-64-v3", "vpsignb.*ymm"),
-        ("dpsign", "x86-64-v2", "pmaddubsw.*xmm"),
+        ("dpflip", "x86-64-v4", "vpmaddubsw.*zmm"),
+        ("dpflip", "x86-64-v3", "vpmaddubsw.*ymm"),
+        ("dpflip", "x86-64-v3", "vpcmpgtb.*ymm"),
+        ("dpflip", "x86-64-v2", "pmaddubsw.*xmm"),
+        ("dpbusw", "x86-64-v3", "vpmaddubsw.*ymm"),
+        ("dpwssd", "x86-64-v2", "pmaddwd.*xmm"),
         ("dpbssd", "aarch64:neoverse-n1", "sdot"),
         ("dpbusd", "aarch64:neoverse-v1", "usdot"),
     ],

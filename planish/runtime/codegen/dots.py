@@ -3,16 +3,18 @@
     dpbf16          vdpbf16ps; else two fma
     dpbusd, dpbssd  vpdpbusd, usdot (a unsigned); sdot (signed); vpmaddwd of every other byte
                     (vpmaddubsw would saturate); else four products
-    dpsign          vpabsb, vpsignb, vpmaddubsw, vpmaddwd by ones; else four products
+    dpflip          vpabsb, vpcmpgtb, vpxor, vpmaddubsw, vpmaddwd by ones; else four products
+    dpbusw          vpmaddubsw, vpaddw; else four products
+    dpwssd          vpmaddwd, vpaddd; else two products
 
 All give the same bits as `planish.ir.loop_scalars` says, subnormal numbers of vdpbf16ps excepted.
 
-Why dpsign: what it does for 32 products, beside dpbssd where there is no vpdpbusd. By the tables of
-instructions, all but additions wait for the same one (Zen 1: for two cycles; Haswell) or two ports
-(Zen 3, Skylake), and dpbssd shifts besides, three times for each vector and for each element of A:
+Why dpflip: what it does for 32 products where there is no vpdpbusd, once magnitudes and flips of a
+vector are there for many others. vpsignb instead of vpxor needs no sums besides, but waits for the
+ports of multiplications: on Zen 3 four instructions took 1.25 cycles, these take 1.1.
 
-    dpbssd  2 vpmaddwd, 2 vpaddd
-    dpsign  vpsignb, vpmaddubsw, vpmaddwd, vpaddd
+    dpbssd  2 vpmaddwd, 2 vpaddd, and shifts of both sides
+    dpflip  vpxor, vpmaddubsw, vpmaddwd, vpaddd
 
 See `planish.runtime.cores` for what it gains.
 """
@@ -35,7 +37,6 @@ ONES = 0x00010001  # two halves of 1, by which vpmaddwd adds halves
 _BYTES = (16, 8, 4)  # lanes of i32 in registers of 512, 256, 128 bits
 _HALFWISE = {16: "avx512.pmaddw.d.512", 8: "avx2.pmadd.wd", 4: "sse2.pmadd.wd"}
 _BYTEWISE = {16: "avx512.pmaddubs.w.512", 8: "avx2.pmadd.ub.sw", 4: "ssse3.pmadd.ub.sw.128"}
-_SIGNS = {8: "avx2.psign.b", 4: "ssse3.psign.b.128"}
 _NEEDS = {"avx512": "avx512bw", "avx2": "avx2", "ssse3": "ssse3", "sse2": ""}
 
 
@@ -67,21 +68,59 @@ def dot_bytes(s: Scalars, total: Value, a: Value, b: Value, signed: bool) -> Val
     return _four_products(s, total, a, b, signed)
 
 
-def dot_signs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
-    """The sum of four products of bytes, as pairs of a's magnitude by b with a's sign."""
+def dot_flipped(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """The sum of four products of a's magnitudes by bytes of b, flipped where a is negative."""
     kind = vector_type("i8", 4 * max(1, a.lanes))
     bytes_of_a = s.writer.op(f"bitcast {a.typed} to {kind}")
     name = f"llvm.abs.{mangled(kind)}"
     size = s.writer.call(name, kind, (kind, bytes_of_a), ("i1", "false"))
-    words = _as_words(s, kind, size, a), _signed(s, b, a)
+    below = s.writer.op(f"icmp slt {kind} {bytes_of_a}, zeroinitializer")
+    cond = vector_type("i1", 4 * max(1, a.lanes))
+    flips = _as_words(s, kind, s.writer.op(f"sext {cond} {below} to {kind}"), a)
+    words = _as_words(s, kind, size, a), s.binary("xor", b, flips)
     if lanes := _x86_lanes(s, total.lanes, _BYTEWISE):
         return _pieces(s, partial(_by_pairs, s), lanes, total, *words)
     return _four_products(s, total, *words, signed=False)
 
 
+def dot_halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """The sum of two products of signed halves."""
+    if lanes := _x86_lanes(s, total.lanes, _HALFWISE):
+        return _pieces(s, partial(_halves, s), lanes, total, a, b)
+    for i in (0, 1):
+        x, y = _part(s, a, i, 16, True), _part(s, b, i, 16, True)
+        total = s.binary("add", total, s.binary("mul", x, y))
+    return total
+
+
+def dot_into_halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """Halves, to which two products of unsigned by signed bytes are added."""
+    if lanes := _x86_lanes(s, total.lanes, _BYTEWISE):
+        return _pieces(s, partial(_into_halves, s), lanes, total, a, b)
+    found = []
+    for half in (0, 1):
+        low, high = (
+            s.binary("mul", _part(s, a, i, 8, False), _part(s, b, i, 8, True))
+            for i in (2 * half, 2 * half + 1)
+        )
+        both = s.emit("max", [s.binary("add", low, high), s.const(-32768, low)], t.i32)
+        fitting = s.emit("min", [both, s.const(32767, low)], t.i32)
+        found.append(s.binary("add", _part(s, total, half, 16, False), fitting))
+    low, high = found
+    low, high = s.binary("and", low, s.const(0xFFFF, low)), s.binary("shl", high, s.const(16, high))
+    return Value(s.binary("or", low, high).ref, total.dtype, total.lanes)
+
+
+def _into_halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
+    """vpmaddubsw, and the addition of halves."""
+    kind, sums = _pairs(s, a, b)
+    halves = s.writer.op(f"bitcast {total.typed} to {kind}")
+    return _as_words(s, kind, s.writer.op(f"add {kind} {halves}, {sums}"), total)
+
+
 def _four_products(s: Scalars, total: Value, a: Value, b: Value, signed: bool) -> Value:
     for i in range(4):
-        x, y = _byte(s, a, i, signed), _byte(s, b, i, True)
+        x, y = _part(s, a, i, 8, signed), _part(s, b, i, 8, True)
         total = s.binary("add", total, s.binary("mul", x, y))
     return total
 
@@ -148,10 +187,15 @@ def _by_halves(s: Scalars, signed: bool, total: Value, a: Value, b: Value) -> Va
 
 def _by_pairs(s: Scalars, total: Value, a: Value, b: Value) -> Value:
     """vpmaddubsw makes halves, which vpmaddwd adds."""
-    given, kind = vector_type("i8", 4 * total.lanes), vector_type("i16", 2 * total.lanes)
-    words = [(given, s.writer.op(f"bitcast {x.typed} to {given}")) for x in (a, b)]
-    sums = s.writer.call(f"llvm.x86.{_BYTEWISE[total.lanes]}", kind, *words)
+    kind, sums = _pairs(s, a, b)
     return _halves(s, total, _as_words(s, kind, sums, a), s.const(ONES, a))
+
+
+def _pairs(s: Scalars, a: Value, b: Value) -> tuple[str, str]:
+    """vpmaddubsw: the type and the halves."""
+    given, kind = vector_type("i8", 4 * a.lanes), vector_type("i16", 2 * a.lanes)
+    words = [(given, s.writer.op(f"bitcast {x.typed} to {given}")) for x in (a, b)]
+    return kind, s.writer.call(f"llvm.x86.{_BYTEWISE[a.lanes]}", kind, *words)
 
 
 def _halves(s: Scalars, total: Value, a: Value, b: Value) -> Value:
@@ -172,34 +216,14 @@ def _half_words(s: Scalars, words: Value, odd: bool, signed: bool) -> Value:
     return _as_words(s, kind, s.writer.op(f"{op} {kind} {found}, {eight}"), words)
 
 
-def _signed(s: Scalars, x: Value, y: Value) -> Value:
-    """Bytes of x, negated where those of y are negative; any where those are 0."""
-    if lanes := _x86_lanes(s, x.lanes, _SIGNS):
-        return _pieces(s, partial(_with_signs, s), lanes, x, y)
-    kind = vector_type("i8", 4 * max(1, x.lanes))
-    a, b = (s.writer.op(f"bitcast {v.typed} to {kind}") for v in (x, y))
-    negated = s.writer.op(f"sub {kind} zeroinitializer, {a}")
-    below = s.writer.op(f"icmp slt {kind} {b}, zeroinitializer")
-    cond = vector_type("i1", 4 * max(1, x.lanes))
-    return _as_words(
-        s, kind, s.writer.op(f"select {cond} {below}, {kind} {negated}, {kind} {a}"), x
-    )
-
-
-def _with_signs(s: Scalars, x: Value, y: Value) -> Value:
-    """vpsignb, which makes 0 of what belongs to 0."""
-    kind = vector_type("i8", 4 * x.lanes)
-    given = [(kind, s.writer.op(f"bitcast {v.typed} to {kind}")) for v in (x, y)]
-    return _as_words(s, kind, s.writer.call(f"llvm.x86.{_SIGNS[x.lanes]}", kind, *given), x)
-
-
 def _as_words(s: Scalars, kind: str, ref: str, like: Value) -> Value:
     """A register of `kind` as words, or sums of them."""
     return Value(s.writer.op(f"bitcast {kind} {ref} to {like.type}"), like.dtype, like.lanes)
 
 
-def _byte(s: Scalars, words: Value, i: int, signed: bool) -> Value:
-    """Byte i of each word as i32."""
+def _part(s: Scalars, words: Value, i: int, bits: int, signed: bool) -> Value:
+    """Part i of so many bits of each word as i32."""
     x = Value(words.ref, t.i32, words.lanes)
-    left = s.binary("shl", x, s.const(24 - 8 * i, x)) if i < 3 else x
-    return s.binary("ashr" if signed else "lshr", left, s.const(24, x))
+    rest = 32 - bits * (i + 1)
+    left = s.binary("shl", x, s.const(rest, x)) if rest else x
+    return s.binary("ashr" if signed else "lshr", left, s.const(32 - bits, x))

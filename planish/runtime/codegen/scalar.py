@@ -15,7 +15,13 @@ from planish.ir import types as t
 from planish.ir.errors import IRError
 from planish.ir.loop_scalars import integer_range
 from planish.ir.types import DType
-from planish.runtime.codegen.dots import dot_bytes, dot_pairs, dot_signs
+from planish.runtime.codegen.dots import (
+    dot_bytes,
+    dot_flipped,
+    dot_halves,
+    dot_into_halves,
+    dot_pairs,
+)
 from planish.runtime.codegen.text import (
     Writer,
     literal,
@@ -356,7 +362,9 @@ _SPECIAL: dict[str, Callable[..., Value]] = {
     "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, signed=False),
     "dpbssd": partial(dot_bytes, signed=True),
-    "dpsign": dot_signs,
+    "dpflip": dot_flipped,
+    "dpwssd": dot_halves,
+    "dpbusw": dot_into_halves,
 }
 
 # What `Scalars.emit` knows; other scalars have a definition in planish.ir.math.

@@ -15,7 +15,15 @@ more lines under way, and sums that do not wait for each other. Zen 1, two threa
 Of the projections to q, k and v a thread computes those of its heads, where attention is by heads
 too: it reads what it has written itself, and need not wait for the others.
 
-Sums of integers have no order to keep: they read one panel in several places, see `tiles.streams`.
+Bytes gain besides, as each step takes apart an element of A for all panels. Panels side by side
+are far apart, so that each of them is read on where the last one ended. Zen 3, 2026-11-27, us:
+
+    python benchmarks/tune.py --forms int8 --shapes 1x384x1536,1x768x3072
+                              --tiles 2x4x1,2x4x2,2x4x4
+
+    B, bytes           one panel   two panels   four
+    590 KB (L3)             14.5         12.5   12.1
+    2.4 MB (L3)             47.1         37.3   35.8
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ from math import gcd
 
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.loops import Buffer, Const, Expr, as_index, size_expr
+from planish.ir.loops import Buffer, Expr, as_index, size_expr
 from planish.ir.node import Node
 from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles
 from planish.runtime.kernels.nest import Index, Lowered, lowered
@@ -34,7 +42,7 @@ from planish.runtime.kernels.strides import whole
 from planish.runtime.kernels.tiles import WAITING
 from planish.runtime.target import Target
 
-VECTORS = 8  # of B, at most, that are read in a step
+VECTORS = 8  # of B, at most, that are read in a step of floats
 MANY = 32  # groups of panels: one more or less for a thread is no matter
 
 
@@ -69,8 +77,9 @@ class SideGemm(Gemm):
                     self.group([nest.let(at * width + i) for i in range(width)], (part,))
             return
         if not self.heads:
-            with nest.loop("p", count // width, "parallel") as at:
-                self.group([nest.let(at * width + i) for i in range(width)])
+            apart = count // width
+            with nest.loop("p", apart, "parallel") as at:
+                self.group([nest.let(at + i * apart) for i in range(width)])
             return
         with nest.loop("p", self.heads, "parallel") as head:
             parts = count // (self.heads * self.wide)
@@ -95,8 +104,9 @@ class SideGemm(Gemm):
             [nest.local(f"{name}{n}", self.dtype, self.mr, self.nr) for n in range(len(panels))]
             for name in ("acc", "tile")
         )
-        for acc in sums:
-            self._fill(acc, lambda i, j: Const(0.0, self.dtype))
+        starts = self._starts((), of_a)
+        for acc, panel in zip(sums, panels, strict=True):
+            self._fill(acc, partial(starts, panel))
 
         def step(k: Expr) -> None:
             for acc, panel in zip(sums, panels, strict=True):
@@ -118,7 +128,7 @@ def panels_of(gemm: Gemm) -> int:
 
 
 def panels_beside(gemm: Gemm) -> int:
-    """How many panels are better read side by side: of few rows and floats, as many as have their
+    """How many panels are better read side by side: of few rows, as many as have their
     sums in registers and can be shared out evenly among two threads."""
     for many in (4, 2):
         panels = panels_of(gemm) if may_read_beside(gemm, many) else 1
@@ -137,20 +147,22 @@ def may_read_beside(gemm: Gemm, many: int, width: int = 0) -> bool:
         return False
     if p.batch and whole(gemm.b) is gemm.b:
         return False
-    if gemm.panel is None or gemm.matrix or not gemm.dtype.is_float:
+    if gemm.panel is None or gemm.matrix:
         return False
     vectors = (width or gemm.nr) // gemm.target.lanes(gemm.dtype) * many
-    fits = vectors <= VECTORS and (vectors + 1) * gemm.mr < gemm.target.vector_registers
+    most = VECTORS if gemm.dtype.is_float else gemm.target.vector_registers // 2
+    fits = vectors <= most and (vectors + 1) * gemm.mr < gemm.target.vector_registers
     return fits and rows <= min(gemm.mr, WAITING)
 
 
 def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
     """How many panels are read side by side where threads have (heads, columns of each) of their
-    own; 0 where that cannot be, or would not be shared out evenly among two threads."""
+    own; 0 where that cannot be, or would not be shared out evenly among two threads. Bytes lose
+    more by reading short panels here and there than they gain."""
     count, size = heads
     rows, columns = product(gemm.product.rows), gemm.product.columns
     width = gcd(size, gemm.nr)
-    if rows != 1 or count % 2 or width % gemm.target.lanes(gemm.dtype):
+    if rows != 1 or count % 2 or width % gemm.target.lanes(gemm.dtype) or not gemm.dtype.is_float:
         return 0
     if not isinstance(columns, int) or columns % (count * size):
         return 0

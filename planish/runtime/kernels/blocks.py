@@ -60,7 +60,7 @@ class BlockGemm(PartedGemm):
 
     def __init__(self, body: Graph, anchor: Node, roles: Roles, target: Target, kept: int, nr: int):
         width = nr // target.lanes(sums_in(anchor.dtype))
-        mr = heights(target, product(roles.product.rows), roles.clipped)[width]
+        mr = heights(target, product(roles.product.rows), roles.dot == "dpflip")[width]
         super().__init__(body, anchor, roles, target, mr, nr)
         self.places = self.part(0, t.i32, kept)
         self.values = self.part(2, self.b.dtype, kept, nr)

@@ -11,9 +11,9 @@ bits do not depend on its place.
 
 Operands of bf16 and i8 come as words, two or four steps of k in each: see `words`. A matrix unit,
 where there is one, takes tiles of those of bf16. Processors that multiply unsigned by signed bytes
-get a `shifted` A, with 128 added to each; what that adds to the sums, 128 times the sum of a column
-of B, is taken away beforehand: sums start with the first row of a panel, which is made for that.
-Those that add pairs of them in 16 bits multiply a `clipped` A, which `quantize` made.
+get an A with 128 added to each; what that adds to the sums, 128 times the sum of a column of B, is
+taken away beforehand: sums start with the first row of a panel, which is made for that. So is what
+is missing where pairs are added in 16 bits: see `STARTS`.
 
 Leading axes of A beyond B's batch are rows: x[B, T, K] @ w[K, N] has M = B * T.
 """
@@ -34,9 +34,9 @@ from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
-from planish.runtime.kernels.strides import strides, whole
-from planish.runtime.kernels.tiles import HIGHEST, group, quickest, streams
-from planish.runtime.kernels.words import dot_of
+from planish.runtime.kernels.strides import is_turned, strides, whole
+from planish.runtime.kernels.tiles import HIGHEST, group, quickest
+from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
 
 ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
@@ -74,8 +74,7 @@ class Roles:
     a: Node
     b: Node
     swapped: bool = False
-    shifted: bool = False  # bytes of A are made unsigned
-    clipped: bool = False  # no byte of A is -128, which the processor makes use of
+    dot: str | None = None  # the scalar that multiplies words
     strips: bool = False  # A is packed, too
 
     @staticmethod
@@ -110,11 +109,6 @@ def narrow(b: Node) -> Node:
     return b.inputs[0] if widened else b
 
 
-def is_turned(body: Graph, a: Node) -> bool:
-    """Whether neighbours in a column of `a`, not those in a row, lie side by side."""
-    return strides(body, a)[-2] == {(): 1}
-
-
 def pays_strips(a: Node, b: Node) -> bool:
     """Whether a transposed A is worth packing: read often, and too large to be read as it lies."""
     size, columns = product(a.shape), b.shape[1]
@@ -131,7 +125,7 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
         return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
     turned = a.type.rank == b.type.rank == 2 and not roles.strips and is_turned(body, a)
     most = HIGHEST if turned else None
-    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, roles.clipped)
+    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, roles.dot == "dpflip")
     return height, vectors * lanes
 
 
@@ -184,8 +178,7 @@ class Gemm:
         self.dtype = sums_in(anchor.dtype)
         self.mr, self.nr = choose_tile(body, roles, target, self.dtype)
         self.matrix = takes_matrix(body, roles, target, self.dtype)
-        self.shifted = roles.shifted
-        self.dot = dot_of(anchor, roles.shifted, roles.clipped)
+        self.dot, self.ahead = roles.dot, roles.dot in STARTS
         self.target, self.body, self.split = target, body, split
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
@@ -200,7 +193,7 @@ class Gemm:
         if packed:
             *batch, k, n = whole(self.b).shape
             count = (size_expr(n) + (self.nr - 1)) // self.nr
-            deep = size_expr(k) + int(self.shifted)
+            deep = size_expr(k) + int(self.ahead)
             sizes = (*(size_expr(s) for s in batch), count, deep, Const(self.nr, t.i64))
             self.panel = Buffer("packed", self.b.dtype, sizes)
             self.nest.params.append(self.panel)
@@ -277,27 +270,33 @@ class Gemm:
         nest, dtype = self.nest, self.dtype
         acc = nest.local("acc", dtype, self.mr, self.nr)
         self.tile = nest.local("tile", dtype, self.mr, self.nr)
-        self._tile(lambda i, j: nest.store(acc, (i, j), self._start(batch, panel, j)))
+        start = partial(self._starts(batch, of_a), panel)
+        self._tile(lambda i, j: nest.store(acc, (i, j), start(i, j)))
         self._over_k(lambda k: self._step(acc, of_a, batch, panel, k))
         self._tile(lambda i, j: nest.store(self.tile, (i, j), nest.load(acc, i, j)))
 
+    def _starts(self, batch: Index, of_a: list[Along]) -> Callable[[Expr, Expr, Expr], Expr]:
+        """What the sums of a panel, a row of the tile and a column start with."""
+        if not self.flips_a:
+            return lambda panel, i, j: self._start(batch, panel, j)
+        lanes = self.target.lanes(self.dtype)
+        rows = row_starts(self.nest, of_a, self.product.depth, lanes)
+        return lambda panel, i, j: self.nest.load(rows, i)
+
+    @property
+    def flips_a(self) -> bool:
+        """Whether dpflip takes magnitudes of A, of which there are fewer vectors than of B."""
+        return self.dot == "dpflip" and self.mr * self.target.lanes(self.dtype) < self.nr
+
     def _over_k(self, step: Callable[[Expr], None]) -> None:
-        """All steps of k; those of sums that have an order, in order."""
+        """All steps of k, in order."""
         nest, depth = self.nest, self.product.depth
         if self.split > 1 and isinstance(depth, int):
             with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
                 step(k1 * self.split + k2)
             return
-        parts = self._streams()
-        apart = depth if parts == 1 else int(depth) // parts  # type: ignore[arg-type]
-        with nest.loop("k", apart) as k:
-            for part in range(parts):
-                step(k + size_expr(apart) * part)
-
-    def _streams(self) -> int:
-        """How many places of a panel are read in turn; sums of integers have no order to keep."""
-        ordered = self.panel is None or self.dtype.is_float
-        return 1 if ordered else streams(self.mr, self.product.depth)
+        with nest.loop("k", depth) as k:
+            step(k)
 
     def multiply(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
         """tile[i, j] = sum over k, by the matrix unit but for the last words."""
@@ -331,13 +330,13 @@ class Gemm:
         nest = self.nest
         for i, along in enumerate(of_a):
             a = along(k)
-            a = nest.let(a ^ UNSIGNED) if self.shifted else a
+            a = nest.let(a ^ UNSIGNED) if self.dot == "dpbusd" else a
             with nest.loop("j", self.nr, "vector", self.nr) as j:
                 b = self._b(batch, panel, k, j)
                 nest.store(acc, (as_index(i), j), self._sum(a, b, nest.load(acc, i, j)))
 
     def _sum(self, a: Expr, b: Expr, total: Expr) -> Expr:
-        if self.dot == "dpsign":  # B's magnitudes are made once for all rows of A
+        if self.dot == "dpflip" and not self.flips_a:
             return scalar(self.dot, total, b, a)
         if self.dot is not None:
             return scalar(self.dot, total, a, b)
@@ -350,14 +349,14 @@ class Gemm:
         return tuple(zero if s == 1 else i for i, s in zip(kept, self.a.shape, strict=True))
 
     def _start(self, batch: Index, panel: Expr, j: Expr) -> Expr:
-        if self.shifted and self.panel is not None:
+        if self.ahead and self.panel is not None:
             first = self.nest.load(self.panel, *self._lead(batch), panel, 0, j)
             return bitcast(first, self.dtype)
         return Const(0.0 if self.dtype.is_float else 0, self.dtype)
 
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
         if self.panel is not None:
-            row, lead = k + int(self.shifted), self._lead(batch)
+            row, lead = k + int(self.ahead), self._lead(batch)
             if lead and len(self.panel.shape) == 3:  # of a whole matrix
                 row, lead = lead[0] * size_expr(self.product.depth) + row, ()
             return self.nest.load(self.panel, *lead, panel, row, j)

@@ -26,7 +26,12 @@ class PartedGemm(Gemm):
         self.mr, self.nr = mr, nr
         self.count = -(-self.product.columns // nr)  # type: ignore[operator]
         self.starts = self.part(1, t.i64, self.count + 1)
-        self.first = self.part(3, t.u32, self.count, nr) if self.shifted else None
+        self.first = self.part(3, t.u32, self.count, nr) if self.ahead else None
+
+    @property
+    def flips_a(self) -> bool:
+        """Never: rows of B that are not there would leave out nothing."""
+        return False
 
     def part(self, number: int, dtype: DType, *shape: object) -> Buffer:
         """One of the arrays."""

@@ -78,6 +78,11 @@ class SparseGemm(PartedGemm):
         shape = (LANES,) if self.once else (self.across, depth, nr)
         self.wide = self.nest.local("wide", self.b.dtype, *shape)
 
+    @property
+    def flips_a(self) -> bool:
+        """Of rows that are multiplied as B expands: all of it is there, zeros put back."""
+        return self.once and self.dot == "dpflip"
+
     def write(self) -> None:
         """One parallel iteration for each panel, strip by strip where it is wider than a tile."""
         nest = self.nest
@@ -121,7 +126,7 @@ class SparseGemm(PartedGemm):
             return
         nest = self.nest
         factors = [along(k) for along in of_a]
-        factors = [nest.let(a ^ UNSIGNED) if self.shifted else a for a in factors]
+        factors = [nest.let(a ^ UNSIGNED) if self.dot == "dpbusd" else a for a in factors]
         for v, value in self.vectors(panel, k):
             with nest.loop("j", LANES, "vector", LANES) as j:
                 nest.store(self.wide, (j,), value(j))

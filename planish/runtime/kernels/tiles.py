@@ -32,15 +32,14 @@ from planish.runtime.target import Target
 WIDTHS = (4, 2, 1)
 GAP = 1  # a cycle: so it is measured, see `CORES`; it makes large tiles better than small ones
 WAITING = 2  # rows of a tile; more are multiplied no faster than memory gives
-STREAMS = 4  # gpt2's decode by bytes, which no cache holds, took 5 % less in four turns of two
 HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothing
 
 
 def tiles(target: Target, most: int, signs: bool = False) -> tuple[tuple[int, int], ...]:
     """The tiles (vectors, rows) that fit into the registers, the largest first; `most` rows.
 
-    Those of dpsign (`signs`) hold B's magnitudes, too, the ones by which it adds, and a product:
-    with 2 x 6 of them on Zen 1 what did not fit took all that it gains, see `CORES`.
+    Those of dpflip (`signs`) hold B's magnitudes and flips, the ones by which it adds, and a
+    product: with 2 x 6 of such on Zen 1 what did not fit took all that it gains, see `CORES`.
     """
     found = []
     for v in WIDTHS:
@@ -86,13 +85,6 @@ def group(target: Target, panel: int) -> int:
     the L1 cache from panel to panel, and save reading all of A again for each panel.
     """
     return max(1, target.core.l2 // 2 // max(1, panel))
-
-
-def streams(rows: int, depth: AnySize) -> int:
-    """In how many places at once a panel is read where sums have no order."""
-    if rows > WAITING or not isinstance(depth, int):
-        return 1
-    return next(n for n in range(STREAMS, 0, -1) if depth % n == 0)
 
 
 def times(size: AnySize | None, step: int) -> float:

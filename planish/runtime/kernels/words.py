@@ -11,18 +11,20 @@ zeros.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from planish.ir import types as t
-from planish.ir.dims import Shape
-from planish.ir.loops import Expr, bitcast, cast
+from planish.ir.dims import AnySize, Shape
+from planish.ir.loops import Buffer, Const, Expr, as_index, bitcast, cast, scalar
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import Elementwise
 from planish.ir.ops.leaf import input_
 from planish.ir.types import DType, TensorType
+from planish.runtime.kernels.nest import Nest
+from planish.runtime.target import Target
 
 
 def word(low: Expr, high: Expr) -> Expr:
@@ -87,6 +89,32 @@ def _in_place(parts: Sequence[np.ndarray]) -> np.ndarray | None:
 WORDS = {2: Word("pair", 2), 4: Word("quad", 4)}
 
 
+def _unsigned_sums(b: np.ndarray) -> np.ndarray:
+    return -128 * b.sum(-2, dtype=np.int64)
+
+
+def _negative_sums(b: np.ndarray) -> np.ndarray:
+    return -np.minimum(b, 0).sum(-2, dtype=np.int64)
+
+
+# What sums over bytes of B [..., K, N] start with, so that dots add up to products of signed bytes:
+# dpbusd takes bytes of A that are 128 more, dpflip leaves out magnitudes.
+STARTS = {"dpbusd": _unsigned_sums, "dpflip": _negative_sums}
+
+
+def row_starts(
+    nest: Nest, of_a: Sequence[Callable[[Expr], Expr]], depth: AnySize, lanes: int
+) -> Buffer:
+    """What sums of each row start with where dpflip leaves out magnitudes of A."""
+    starts, zero = nest.local("starts", t.i32, len(of_a)), Const(0, t.i32)
+    for i, along in enumerate(of_a):
+        nest.store(starts, (as_index(i),), zero)
+        with nest.loop("w", depth, "vector", lanes) as w:
+            short = -scalar("dpflip", zero, along(w), Const(0, t.u32))
+            nest.accumulate(starts, (as_index(i),), "add", short)
+    return starts
+
+
 def takes_words(anchor: Node) -> bool:
     """Whether a matmul reads words: operands of bf16 or i8, whose depth is known now."""
     narrow = anchor.inputs[0].dtype
@@ -99,15 +127,16 @@ def in_word(dtype: DType) -> int:
     return 4 // dtype.itemsize
 
 
-def dot_of(anchor: Node, shifted: bool, clipped: bool) -> str | None:
-    """The scalar that multiplies words; None where a matmul's operands are none.
+def dot_of(anchor: Node, target: Target, weights: bool) -> str:
+    """The scalar that multiplies the words of a matmul of bf16 or i8, whose B may be `weights`.
 
-    Bytes of a `shifted` A are unsigned, 128 more than they were; of a `clipped` one none is -128.
+    With those sums may start with what `STARTS` says, which is found when they are packed.
     """
-    if anchor.inputs[0].dtype != t.u32 or anchor.dtype == t.u32:
-        return None
-    of_bytes = "dpbusd" if shifted else "dpsign" if clipped else "dpbssd"
-    return "dpbf16" if anchor.dtype.is_float else of_bytes
+    if anchor.dtype.is_float:
+        return "dpbf16"
+    if not weights or target.arch != "x86_64":
+        return "dpbssd"
+    return "dpbusd" if target.has_byte_dot else "dpflip" if target.has_byte_pairs else "dpbssd"
 
 
 def padded(x: Node, axis: int) -> Node:
