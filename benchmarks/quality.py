@@ -88,10 +88,10 @@ class Row:
     bars: list[dict] = field(default_factory=list)
 
 
-def recipe(base: str, quantize: str = "quantize", before: str = "") -> str:
-    """A named pipeline, in which its first pass that quantizes is another."""
+def recipe(base: str, quantize: str) -> str:
+    """A named pipeline, in which the first pass that quantizes is another."""
     first = {"int8": "quantize,", "int4": "quantize{bits=4},"}[base]
-    return before + str(pl.PIPELINES[base]).replace(first, f"{quantize},", 1)
+    return str(pl.PIPELINES[base]).replace(first, f"{quantize},", 1)
 
 
 def static(method: str, more: str = "") -> str:
@@ -108,7 +108,7 @@ SPARSE = (Bar("size", 0.13), Bar("ratio", 1.05))
 FASTER = Bar("decode_x", 1.0, least=True)
 SHRUNK = (Bar("ratio", 1.05), Bar("prefill_x", 1.6, least=True), Bar("decode_x", 1.6, least=True))
 LARGE = tuple(replace(x, models=("gpt2",)) for x in (Bar("size", 0.12), FASTER))
-SMOOTH = static("minmax").replace("simplify", "smooth,simplify", 1)
+SMOOTH = f"smooth,{static('minmax')}"
 
 QUALITY = (
     Case(BASE, "O2", timed=True),
