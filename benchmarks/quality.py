@@ -108,7 +108,7 @@ SPARSE = (Bar("size", 0.13), Bar("ratio", 1.05))
 FASTER = Bar("decode_x", 1.0, least=True)
 SHRUNK = (Bar("ratio", 1.05), Bar("prefill_x", 1.6, least=True), Bar("decode_x", 1.6, least=True))
 LARGE = tuple(replace(x, models=("gpt2",)) for x in (Bar("size", 0.12), FASTER))
-SMOOTH = f"smooth,{static('minmax')}"
+SMOOTH = f"smooth,{static('mse')}"
 
 QUALITY = (
     Case(BASE, "O2", timed=True),
@@ -116,14 +116,14 @@ QUALITY = (
     Case("int8", "int8", bars=INT8, timed=True),
     Case("int8 asymmetric", recipe("int8", "quantize{activations=asymmetric}"), bars=INT8,
          timed=True),
-    *(Case(f"int8 static {x}", static(x), bars=INT8, timed=x == "minmax")
+    *(Case(f"int8 static {x}", static(x), bars=INT8, timed=x == "mse")
       for x in ("minmax", "percentile", "mse", "entropy")),
     Case("int8 static asymmetric", static("mse", ",activations=asymmetric"), bars=INT8),
     Case("int8 weights", recipe("int8", "quantize{mode=weights}"), bars=INT8, timed=True),
     Case("int8 gptq", recipe("int8", "gptq{bits=8},quantize"), bars=INT8),
-    Case("int8 static, outliers 100", static("minmax"), "outliers 100"),
+    Case("int8 static, outliers 100", static("mse"), "outliers 100"),
     Case("int8 smooth, outliers 100", SMOOTH, "outliers 100", bars=INT8),
-    Case("int8 static, outliers 1e4", static("minmax"), "outliers 1e4"),
+    Case("int8 static, outliers 1e4", static("mse"), "outliers 1e4"),
     Case("int8 smooth, outliers 1e4", SMOOTH, "outliers 1e4", bars=INT8),
     *(Case(f"int4 groups {x}", recipe("int4", f"quantize{{bits=4,group={x}}}"),
            bars=INT4 if x > 32 else INT4[1:],  # whose scales are a bit for each weight
