@@ -22,6 +22,7 @@ import quality
 import reference
 import table
 import variants
+import zero_points
 from peers import ours
 from peers.case import Case
 from turns import Contestant
@@ -172,3 +173,12 @@ def test_outliers_change_no_function() -> None:
     assert (before != after).sum() == 1 and after.max() == 1e4
     logits = [pl.interpret(x, np.arange(8, dtype=np.int32)[None]) for x in (model, made)]
     np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+def test_zero_points_gain_where_weights_are_on_one_side() -> None:
+    rows = np.random.default_rng(0).uniform(1, 3, (8, 64)).astype(np.float32)
+    both, one = np.concatenate([rows, -rows], 1), rows
+    for weights, least, most in ((both, -0.1, 0.1), (one, 3, 6)):
+        *_, gain = next(iter(zero_points.table([weights])))
+        assert least <= float(gain) <= most
+    assert [x[1] for x in zero_points.table([both])][1:] == [f"group of {n}" for n in (32, 64, 128)]

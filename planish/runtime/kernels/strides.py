@@ -50,3 +50,10 @@ def _mentions(term: tuple[Expr, ...], name: str) -> bool:
             return True
         stack.extend(getattr(item, "args", ()))
     return False
+
+
+def whole(b: Node) -> Node:
+    """The matrix [P * K, N] whose rows `b` [P, K, N] has in parts: they read its panels."""
+    if b.op.name != "reshape" or b.type.rank != 3 or b.inputs[0].type.rank != 2:
+        return b
+    return b.inputs[0] if b.inputs[0].shape[1] == b.shape[2] else b
