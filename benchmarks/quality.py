@@ -121,9 +121,9 @@ QUALITY = (
     Case("int8 static asymmetric", static("mse", ",activations=asymmetric"), bars=INT8),
     Case("int8 weights", recipe("int8", "quantize{mode=weights}"), bars=INT8, timed=True),
     Case("int8 gptq", recipe("int8", "gptq{bits=8},quantize"), bars=INT8),
-    Case("int8 static, outliers 100", static("mse"), "outliers 100"),
+    Case("int8 static minmax, outliers 100", static("minmax"), "outliers 100"),
     Case("int8 smooth, outliers 100", SMOOTH, "outliers 100", bars=INT8),
-    Case("int8 static, outliers 1e4", static("mse"), "outliers 1e4"),
+    Case("int8 static minmax, outliers 1e4", static("minmax"), "outliers 1e4"),
     Case("int8 smooth, outliers 1e4", SMOOTH, "outliers 1e4", bars=INT8),
     *(Case(f"int4 groups {x}", recipe("int4", f"quantize{{bits=4,group={x}}}"),
            bars=INT4 if x > 32 else INT4[1:],  # whose scales are a bit for each weight
