@@ -88,10 +88,10 @@ class Row:
     bars: list[dict] = field(default_factory=list)
 
 
-def recipe(base: str, quantize: str = "quantize", before: str = "") -> str:
-    """A named pipeline, in which its first pass that quantizes is another."""
+def recipe(base: str, quantize: str) -> str:
+    """A named pipeline, in which the first pass that quantizes is another."""
     first = {"int8": "quantize,", "int4": "quantize{bits=4},"}[base]
-    return before + str(pl.PIPELINES[base]).replace(first, f"{quantize},", 1)
+    return str(pl.PIPELINES[base]).replace(first, f"{quantize},", 1)
 
 
 def static(method: str, more: str = "") -> str:
@@ -108,24 +108,26 @@ SPARSE = (Bar("size", 0.13), Bar("ratio", 1.05))
 FASTER = Bar("decode_x", 1.0, least=True)
 SHRUNK = (Bar("ratio", 1.05), Bar("prefill_x", 1.6, least=True), Bar("decode_x", 1.6, least=True))
 LARGE = tuple(replace(x, models=("gpt2",)) for x in (Bar("size", 0.12), FASTER))
-SMOOTH = static("minmax").replace("simplify", "smooth,simplify", 1)
+SMOOTH = f"smooth,{static('mse')}"
 
 QUALITY = (
     Case(BASE, "O2", timed=True),
     Case("bf16", "bf16"),
     Case("int8", "int8", bars=INT8, timed=True),
-    Case("int8 asymmetric", recipe("int8", "quantize{activations=asymmetric}"), bars=INT8),
-    *(Case(f"int8 static {x}", static(x), bars=INT8)
+    Case("int8 asymmetric", recipe("int8", "quantize{activations=asymmetric}"), bars=INT8,
+         timed=True),
+    *(Case(f"int8 static {x}", static(x), bars=INT8, timed=x == "mse")
       for x in ("minmax", "percentile", "mse", "entropy")),
     Case("int8 static asymmetric", static("mse", ",activations=asymmetric"), bars=INT8),
-    Case("int8 weights", recipe("int8", "quantize{mode=weights}"), bars=INT8),
+    Case("int8 weights", recipe("int8", "quantize{mode=weights}"), bars=INT8, timed=True),
     Case("int8 gptq", recipe("int8", "gptq{bits=8},quantize"), bars=INT8),
-    Case("int8 static, outliers 100", static("minmax"), "outliers 100"),
+    Case("int8 static minmax, outliers 100", static("minmax"), "outliers 100"),
     Case("int8 smooth, outliers 100", SMOOTH, "outliers 100", bars=INT8),
-    Case("int8 static, outliers 1e4", static("minmax"), "outliers 1e4"),
+    Case("int8 static minmax, outliers 1e4", static("minmax"), "outliers 1e4"),
     Case("int8 smooth, outliers 1e4", SMOOTH, "outliers 1e4", bars=INT8),
     *(Case(f"int4 groups {x}", recipe("int4", f"quantize{{bits=4,group={x}}}"),
-           bars=INT4 if x > 32 else INT4[1:])  # whose scales are a bit for each weight
+           bars=INT4 if x > 32 else INT4[1:],  # whose scales are a bit for each weight
+           timed=x == 64)
       for x in (32, 64, 128)),
     Case("int4 gptq", recipe("int4", "gptq{bits=4},quantize{bits=4}"), bars=INT4),
     Case(READ, "O2", by_caches=True),
@@ -182,6 +184,7 @@ def measured(family: Family, cases: Sequence[Case], parts: Sequence[str], pieces
                 judges[kind] = judge_of(family, model, case.by_caches, pieces)
             found = judges[kind](passes)
             row.perplexity, row.kl, row.top1 = found.perplexity, found.kl, found.top1
+            note(f"  perplexity {found.perplexity:.4f}, KL {found.kl:.6f}, same {found.top1:.2%}")
         yield row
 
 

@@ -35,7 +35,7 @@ class Variant:
     `gradually` are options of `pl.Gradual`, whose last pruning is at five eighths of the steps.
     """
 
-    change: Change | None = None
+    change: Change
     gradually: Mapping[str, Any] | None = None
     forward: str = ""
     trained: bool = True
@@ -58,9 +58,19 @@ def with_outliers(model: pl.TinyGPT, tokens: np.ndarray, factor: float) -> pl.Ti
             for name in (f"h.{i}.{norm}.weight", f"h.{i}.{norm}.bias"):
                 state[name][chosen] *= np.float32(factor)
             state[f"h.{i}.{reader}.weight"][:, chosen] /= np.float32(factor)
+    return with_weights(model, state)
+
+
+def with_weights(model: pl.TinyGPT, state: Mapping[str, np.ndarray]) -> pl.TinyGPT:
+    """Another model like it, with these weights."""
     made = pl.TinyGPT(**model.config)
     made.load_state_dict(state)
     return made
+
+
+def copied(model: pl.TinyGPT, tokens: np.ndarray) -> pl.TinyGPT:
+    """As it is; what trains a variant changes its weights, and not those of others."""
+    return with_weights(model, model.state_dict())
 
 
 def once(function: Callable[..., pl.TinyGPT], **options: Any) -> Variant:
@@ -70,12 +80,12 @@ def once(function: Callable[..., pl.TinyGPT], **options: Any) -> Variant:
 
 HALVES = {"heads": 1 / 3, "channels": 0.5, "method": "taylor"}
 VARIANTS = {
-    "trained on": Variant(),
-    "70 %": Variant(gradually={"ratio": 0.7, "skip": UNGROUPED}),
-    "2:4": Variant(gradually={"pattern": "2:4", "skip": UNGROUPED}),
-    "blocks": Variant(gradually={"ratio": 0.5, "pattern": "16x1", "skip": UNGROUPED}),
+    "trained on": Variant(copied),
+    "70 %": Variant(copied, {"ratio": 0.7, "skip": UNGROUPED}),
+    "2:4": Variant(copied, {"pattern": "2:4", "skip": UNGROUPED}),
+    "blocks": Variant(copied, {"ratio": 0.5, "pattern": "16x1", "skip": UNGROUPED}),
     "structured": Variant(partial(pruned, **HALVES)),
-    "for 4 bits": Variant(forward="fake_quantize{bits=4}"),
+    "for 4 bits": Variant(copied, forward="fake_quantize{bits=4}"),
     "70 % at once": once(pruned, ratio=0.7, skip=UNGROUPED),
     "50 % by magnitude": once(pruned, ratio=0.5, scope="row", skip=UNGROUPED),
     "50 % by wanda": once(pruned, ratio=0.5, scope="row", method="wanda", skip=UNGROUPED),
@@ -118,9 +128,8 @@ class Family:
 
     def changed(self, name: str, variant: Variant) -> pl.TinyGPT:
         """A variant, trained on if it is one that is."""
-        change = variant.change or (lambda model, tokens: model)
         if not variant.trained:
-            return change(self.base, self.learnt)
+            return variant.change(self.base, self.learnt)
         base, sparse = self.base, variant.gradually is not None
         gradual = None
         if variant.gradually is not None:
@@ -133,7 +142,7 @@ class Family:
                 lr=RATE, betas=(0.9, 0.99), weight_decay=0.1, keep_zeros=sparse
             )
             return pl.Trainer(
-                change(base, self.learnt), optimizer, schedule, batch=self.sizes.batch,
+                variant.change(base, self.learnt), optimizer, schedule, batch=self.sizes.batch,
                 seed=self.seed + 1, tokenizer=self.tokenizer, threads=self.threads,
                 forward=variant.forward,
             )  # fmt: skip

@@ -182,3 +182,15 @@ def test_zero_points_gain_where_weights_are_on_one_side() -> None:
         *_, gain = next(iter(zero_points.table([weights])))
         assert least <= float(gain) <= most
     assert [x[1] for x in zero_points.table([both])][1:] == [f"group of {n}" for n in (32, 64, 128)]
+
+
+def test_variants_begin_with_the_same_weights(
+    family: variants.Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family, "trained", lambda name, make, *_: make().model)
+    family.base = PRESETS["nano"].model(len(family.tokenizer))
+    for name in ("trained on", "70 %"):
+        made = family.model(name)
+        assert made is not family.base
+        for key, x in made.state_dict().items():
+            np.testing.assert_array_equal(x, family.base.state_dict()[key])

@@ -30,7 +30,7 @@ BINS = 2048  # of a histogram of magnitudes
 LEVELS = 127  # magnitudes that i8 tells apart
 CANDIDATES = 64  # ranges among which the best is sought
 PERCENTILE = 99.99
-CLIPPED = 10.0  # times the least error that the range of least divergence may make
+CLIPPED = 3.0  # times the least error that the range of least divergence may make
 METHODS = ("minmax", "percentile", "mse", "entropy")
 
 Run = Callable[..., Sequence[np.ndarray]]

@@ -93,7 +93,7 @@ class Quantize:
     group: int = 0
     per_channel: bool = True
     skip: str = ""
-    method: str = "minmax"
+    method: str = "mse"
     faster: str = ""  # the rule by which weights are to stay
     slower: str = ""  # patterns of those that do
     calibration: str = ""  # names what it was bound to

@@ -184,13 +184,15 @@ def test_entropy_gives_way_where_it_would_clip_outliers() -> None:
     assert scale_by("entropy", wide) == scale_by("mse", wide) and not fallen("mse", wide)
     assert fallen("entropy", wide) == "scale by mse: entropy would clip outliers"
     assert not fallen("entropy", plain) and scale_by("entropy", plain) != scale_by("mse", plain)
+    tails = {n: seen(np.random.default_rng(0).standard_t(n, 100_000)) for n in (3, 4)}
+    assert fallen("entropy", tails[3]) and not fallen("entropy", tails[4])
     model = pl.TinyGPT(19, 16, 1, 2, 8, dropout=0.0)
     gain = model.state_dict()["h.0.ln_1.weight"].copy()
     gain[2] = 1e4
     model.load_state_dict({**model.state_dict(), "h.0.ln_1.weight": gain})
     text = str(PIPELINES["int8"]).replace("quantize", "quantize{mode=static,method=entropy}")
     recipe = pl.calibrate(model, text, np.arange(64) % 19)
-    seen = Layers()
-    recipe.run(forward(model), (seen,))
-    told = {x.name for x in seen.found if x.reason.endswith("entropy would clip outliers")}
+    layers = Layers()
+    recipe.run(forward(model), (layers,))
+    told = {x.name for x in layers.found if x.reason.endswith("entropy would clip outliers")}
     assert "h.0.attn.c_attn.weight" in told and "h.0.mlp.c_fc.weight" not in told
