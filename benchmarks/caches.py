@@ -3,10 +3,9 @@
     python benchmarks/caches.py MODEL --text tinyshakespeare.txt [--pipelines int8,int8_cache]
         [--pieces 32] [--threads 2]
 
-Pieces of the last tenth of the text, each as long as the context, are read side by side: every
-token is the next one of the text, whatever the model prefers, and all keys come from the caches.
-`KL` is the mean divergence from the model as it is (O2), in nats; times are those of one text, at
-a quarter of the context and at its end.
+Pieces of the last tenth of the text, each as long as the context, are read side by side. `KL` is
+the mean divergence from the model as it is (O2), in nats; times are those of one text, at a quarter
+of the context and at its end.
 """
 
 from __future__ import annotations
@@ -14,37 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from pruning import in_turns, note, split
+from judged import CacheJudge, in_turns, note
 
 import planish as pl
-from planish.frontend.api import compiled
+from planish.frontend.data import split
 from planish.frontend.workloads import workload
-
-
-def log_probabilities(
-    model: pl.TinyGPT, pipeline: str, pieces: np.ndarray, threads: int | None
-) -> tuple[np.ndarray, int]:
-    """Of every token after each of the pieces' [B, T], by caches; and the bytes of those."""
-    rows, length = pieces.shape
-    specs = pl.spec((rows,), "i32"), pl.spec((rows,), "i32"), model.cache_specs(rows)
-
-    def step(tokens: object, pos: object, caches: object) -> object:
-        logits, caches = model.decode_step(tokens, caches, pos)
-        return caches, logits
-
-    graph = pl.trace(step, *specs, donate={2: 0})
-    program = compiled(graph, pl.PIPELINES[pipeline], threads=threads)
-    state = [np.zeros(x.type.shape, x.type.dtype.numpy) for x in program.image.inputs]
-    bound = program.bind(*state)
-    found = []
-    for place in range(length):
-        state[0][...], state[1][...] = pieces[:, place], place
-        bound.run()
-        found.append(bound.outputs[-1].astype(np.float64))
-    x = np.stack(found, 1)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True)), sum(c.nbytes for c in state[2:]) // rows
 
 
 def main() -> None:
@@ -58,8 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     model, tokenizer = pl.load_model(options.model)
     context = model.config["max_seq_len"]
-    held = split(tokenizer, options.text)[1][: options.pieces * context].reshape(-1, context)
-    exact, _ = log_probabilities(model, "O2", held, options.threads)
+    held = split(tokenizer.encode(pl.read_text(options.text)))[1][: options.pieces * context]
+    judge = CacheJudge(model, held.reshape(-1, context), options.threads)
     lengths = context // 4, context - 2
     loads = [
         workload("decode", model, length=length, pipeline=p, threads=options.threads)
@@ -73,13 +46,10 @@ def main() -> None:
     )
     for at, pipeline in enumerate(options.pipelines):
         note(f"{pipeline}: reading")
-        found, size = log_probabilities(model, pipeline, held, options.threads)
-        loss = -np.take_along_axis(found[:, :-1], held[:, 1:, None], -1).mean()
-        kl = (np.exp(exact) * (exact - found)).sum(-1).mean()
-        same = (exact.argmax(-1) == found.argmax(-1)).mean()
+        found = judge(pl.PIPELINES[pipeline])
         print(
-            f"{pipeline:14}{size:12,}{np.exp(loss):12.4f}{kl:10.5f}{same:10.2%}"
-            + "".join(f"{x:12.4f}" for x in times[2 * at : 2 * at + 2])
+            f"{pipeline:14}{judge.size:12,}{found.perplexity:12.4f}{found.kl:10.5f}"
+            f"{found.top1:10.2%}" + "".join(f"{x:12.4f}" for x in times[2 * at : 2 * at + 2])
         )
 
 

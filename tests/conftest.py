@@ -19,14 +19,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a new cache, which processes of t
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the golden cases."""
+    """Options of the golden cases, and of what takes longer."""
     parser.addoption(
         "--bless", action="store_true", help="rewrite golden cases that differ in text only"
     )
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test marked `isa("avx512f")` where the processor lacks that feature."""
+    """Skip a test marked `isa("avx512f")` where the processor lacks that feature, or `slow`."""
+    if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
+        pytest.skip("of the thorough set, which --slow runs, too")
     for mark in item.iter_markers("isa"):
         missing = [name for name in mark.args if not Target.host().has(name)]
         if missing:

@@ -10,18 +10,25 @@ import numpy as np
 import pytest
 
 import planish as pl
+from planish.frontend.judge import Judgement
+from planish.frontend.presets import PRESETS, Preset
 from planish.runtime.roof import LEVELS, Reading, Roof
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import bounds
 import compare
+import quality
 import reference
 import table
+import variants
+import zero_points
 from peers import ours
 from peers.case import Case
 from turns import Contestant
 from workloads import CONFIGS, Config
+
+from tests.frontend.small import TEXT, TOKENS, same_state, small_trainer
 
 NANO = CONFIGS["nano"]
 
@@ -94,3 +101,84 @@ def test_the_first_token_is_that_of_the_likeliest_logit() -> None:
     assert judge.error([float((np.ravel(made)[0] + 1) % c.vocab)]) > 1e-3
     assert judge.error([0.0, 0.0]) == np.inf
     assert bounds.operations("first", c) < bounds.operations("prefill", c)
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> variants.Family:
+    """A preset as small as can be, which is as if it was trained."""
+    monkeypatch.setitem(PRESETS, "nano", Preset(8, 1, 2, 6, 3, 1e-2))
+    text = tmp_path / "book.txt"
+    text.write_text(TEXT, "utf-8")
+    made = variants.Family("nano", text, tmp_path, steps=5, more=4, seed=0, threads=1)
+    made.folder.mkdir()
+    pl.save(made.sizes.model(len(made.tokenizer)), made.folder / "nano-5x3.safetensors")
+    return made
+
+
+def test_a_recipe_is_beside_its_bars(
+    family: variants.Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = {"O2": Judgement(4.0, 0.0, 1.0), "int8": Judgement(4.04, 0.001, 0.98)}
+    by_recipe = {pl.PIPELINES[name]: x for name, x in judged.items()}
+    monkeypatch.setattr(quality, "judge_of", lambda *_: by_recipe.get)
+    cases = quality.chosen("nano", "o int8$")
+    assert [x.name for x in cases] == ["float32", "int8"]
+    more = (quality.Bar("decode_x", 2, models=("nano",)), quality.Bar("size", 0.0))  # baby's
+    cases[1] = replace(cases[1], bars=(*cases[1].bars, *more))
+    exact, row = found = list(quality.measured(family, cases, ["size", "quality"], pieces=2))
+    quality.compare(cases, found)
+    assert exact.bytes > 4 * family.base.count_parameters()
+    assert exact.bars == [] and (exact.size, exact.ratio) == (1, 1)
+    assert row.size == row.bytes / exact.bytes != 1 and row.ratio == pytest.approx(1.01)
+    verdicts = [(x["what"], x["ok"]) for x in row.bars]
+    assert verdicts == [("ratio", False), ("kl", True), ("top1", True)]
+    lines = [x.split()[2:] for x in quality.verdicts(found).splitlines()[1:]]
+    assert lines[0] == ["ratio", "1.01000", "at", "most", "1.005", "OVER"]
+    assert lines[2] == ["same", "top", "98.00%", "at", "least", "98%", "ok"]
+    assert len(lines) == 3 and "decode" not in quality.table(found)
+    speed = list(quality.measured(family, cases, ["speed"], pieces=2))
+    assert quality.table(speed).splitlines() == ["model  row"]  # none was looked for
+
+
+def test_times_are_beside_those_of_the_row_named() -> None:
+    cases = quality.chosen("gpt2", "70 %")
+    rows = [quality.Row("gpt2", x.name, n, n, decode_ms=n) for n, x in enumerate(cases, 2)]
+    quality.compare(cases, rows)
+    assert [x.decode_x for x in rows] == [1, 2 / 3, 3 / 4]
+    assert [x["ok"] for x in rows[2].bars] == [False, False]
+    assert quality.Bar("ratio", 1.05).holds(float("nan")) is False
+
+
+def test_a_training_that_is_stopped_goes_on(family: variants.Family) -> None:
+    family.learnt = TOKENS
+    whole, again = small_trainer(), small_trainer()
+    family.trained("whole", lambda: whole, 4)
+
+    def stop(trainer: pl.Trainer) -> None:
+        if trainer.steps == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        family.trained("half", small_trainer, 4, stop)
+    found = family.trained("half", lambda: again, 4)
+    assert same_state(whole, again)
+    assert [x.name for x in sorted(family.folder.glob("half*"))] == ["half.safetensors"]
+    assert family.trained("half", lambda: 1 / 0, 4).state_dict().keys() == found.state_dict().keys()
+
+
+def test_outliers_change_no_function() -> None:
+    model = pl.TinyGPT(19, 16, 1, 2, 8, dropout=0.0)
+    made = variants.with_outliers(model, TOKENS, 1e4)
+    before, after = (x.h[0].ln_1.weight.array for x in (model, made))
+    assert (before != after).sum() == 1 and after.max() == 1e4
+    logits = [pl.interpret(x, np.arange(8, dtype=np.int32)[None]) for x in (model, made)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+def test_zero_points_gain_where_weights_are_on_one_side() -> None:
+    rows = np.random.default_rng(0).uniform(1, 3, (8, 64)).astype(np.float32)
+    both, one = np.concatenate([rows, -rows], 1), rows
+    for weights, least, most in ((both, -0.1, 0.1), (one, 3, 6)):
+        *_, gain = next(iter(zero_points.table([weights])))
+        assert least <= float(gain) <= most
+    assert [x[1] for x in zero_points.table([both])][1:] == [f"group of {n}" for n in (32, 64, 128)]

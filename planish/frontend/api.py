@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from planish.frontend import kept
 from planish.frontend.compiled import Compiled, Origin, flat_arguments
+from planish.frontend.recipes import NotFinite
 from planish.frontend.trace import trace
 from planish.frontend.tree import restore
 from planish.ir.errors import TraceError
@@ -67,9 +69,8 @@ def compiled(
     found = files.get(key) if key else None
     if found is not None:
         image, recipes = kept.unpacked(found)
-        weights = kept.weights_of(image, recipes, graph)
-        if weights is not None:
-            params = params_of(image.made, weights, panels)
+        with suppress(NotFinite):  # the passes, which follow, say where
+            params = params_of(image.made, recipes.follow(graph.params), panels)
             program = Compiled.of(image, params, lambda: planned(graph, passes, machine), threads)
             program.origin = origin
             return program

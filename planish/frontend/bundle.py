@@ -16,7 +16,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def save_bundle(
 def _image(graph: Graph, target: Target) -> Image:
     """A program with the functions of a pool of threads beside it."""
     image = build.build(lowering.lower(graph, target), target)
-    return replace(image, code=(*image.code, pool_object(target)))
+    return image._replace(code=(*image.code, pool_object(target)))
 
 
 def load_bundle(path: Path, threads: int | None = None) -> Compiled:
@@ -122,7 +121,7 @@ def _program(path: Path, data: bytes, graph: Graph, threads: int | None) -> Comp
         raise ArtifactError(f"{path}: damaged: its code reads {unknown[0]}, which is not there")
     params = params_of(image.made, graph.params)
     code = loaded(image.code, image.target)
-    image = replace(image, code=image.code[:-1])  # those of a pool are everybody's
+    image = image._replace(code=image.code[:-1])  # those of a pool are everybody's
     return Compiled.of(image, params, lambda: lowering.lower(graph, image.target), threads, code)
 
 

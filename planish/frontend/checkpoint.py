@@ -50,6 +50,8 @@ KINDS = {
     "I8": t.i8, "U32": t.u32, "U8": t.u8, "BOOL": t.boolean,
 }  # fmt: skip
 TRAINING = "training/"  # how the names of arrays begin that are no weights
+EVALUATIONS, LOSSES = TRAINING + "evaluations", TRAINING + "losses"
+CHECKSUM = "planish.sha256"
 
 M = TypeVar("M")
 
@@ -141,23 +143,25 @@ def save_snapshot(
     path: str | os.PathLike[str], model: Any, tokenizer: Tokenizer | None, snapshot: Snapshot
 ) -> None:
     """Write a training, so that it can be resumed, or its model loaded."""
-    write_snapshot(path, model.state_dict(), model_facts(model, tokenizer), snapshot)
-
-
-def write_snapshot(
-    path: str | os.PathLike[str], parameters: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str], snapshot: Snapshot,
-) -> None:  # fmt: skip
-    """Write a training of a model that has these parameters and this metadata."""
-    history = np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
     arrays = {
-        **parameters,
+        **model.state_dict(),
         **snapshot.weights,
         **{TRAINING + name: array for name, array in snapshot.state.items()},
-        TRAINING + "losses": np.array(snapshot.losses, np.float64),
-        TRAINING + "evaluations": history,
+        LOSSES: np.array(snapshot.losses, np.float64),
+        EVALUATIONS: history(snapshot),
     }
-    write_file(path, arrays, {**metadata, "planish.training": json.dumps(snapshot.facts)})
+    write_file(path, arrays, training_facts(model_facts(model, tokenizer), snapshot))
+
+
+def training_facts(metadata: Mapping[str, str], snapshot: Snapshot) -> dict[str, str]:
+    """The metadata of a training's file, of a model that has this metadata."""
+    facts = {"planish.training": json.dumps(snapshot.facts), "planish.format": READ[0]}
+    return {**metadata, **facts}
+
+
+def history(snapshot: Snapshot) -> np.ndarray:
+    """The evaluations of a training as the file has them: f64 [N, 2], steps and losses."""
+    return np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
 
 
 def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
@@ -183,8 +187,8 @@ def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
                 f"{name} is {found.dtype}{list(found.shape)} in the file, "
                 f"{array.dtype}{list(array.shape)} here"
             )
-    losses = arrays.get(TRAINING + "losses", np.zeros((0, 0)))
-    evaluations = arrays.get(TRAINING + "evaluations", np.zeros(0))
+    losses = arrays.get(LOSSES, np.zeros((0, 0)))
+    evaluations = arrays.get(EVALUATIONS, np.zeros(0))
     if losses.ndim != 1 or evaluations.shape[1:] != (2,):
         mistakes.append("missing: the losses")
     if mistakes:
@@ -208,7 +212,7 @@ def write_file(
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     plain, bitmaps = without_zeros(whole)
     facts = {**metadata, **bitmaps, "planish.format": str(FORMAT if bitmaps else 1)}
-    facts["planish.sha256"] = digest(plain, facts)
+    facts[CHECKSUM] = digest(plain, facts)
     write_atomically(Path(path), file_bytes(plain, facts))
 
 
@@ -235,7 +239,7 @@ def read_file(path: str | os.PathLike[str]) -> File:
         raise ArtifactError(f"{source}: not a safetensors file: {error!s:.300}") from error
     if set(header) - {"__metadata__"} != set(arrays):
         raise ArtifactError(f"{source}: the header names other arrays than the file holds")
-    wanted = metadata.pop("planish.sha256", None)
+    wanted = metadata.pop(CHECKSUM, None)
     ours = wanted is not None or "planish.format" in metadata or "planish.model" in metadata
     if ours and wanted != digest(arrays, metadata):
         raise ArtifactError(f"{source}: damaged: the contents do not match their checksum")

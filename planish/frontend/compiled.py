@@ -63,7 +63,7 @@ class Compiled(Program):
         """The time of each step, with FLOPs, bytes, and percent of what the machine allows.
 
         `roof` is that of `machine_roof`, measured in about two seconds and then kept in the user's
-        cache. Donated arguments are updated `repeat` + 1 times.
+        cache. Donated arguments are updated `repeat` + 4 times.
         """
         given = flat_arguments(arrays, len(self.image.inputs))
         roof = roof or roofs.machine_roof(self.threads)

@@ -5,7 +5,7 @@
 
 A recipe is a pipeline. Those that want to see text are calibrated on the first half of it, and all
 are judged on the second, beside the model as it is. "auto" is the recipe that `auto_recipe` finds
-on the first half.
+on the first half. Of those that are slower than float32 a line says by how much, and what helps.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from typing import Any
 from planish.frontend.auto import BUDGET, auto_recipe
 from planish.frontend.judge import Judge, halves
 from planish.frontend.quantize import calibrate, stored, with_faster
+from planish.frontend.slower import LOAD, Slower, slower
 from planish.frontend.workloads import Workload, workload
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
 from planish.ir.store import save_graph
 from planish.passes.compare import show_bytes, title_of
 from planish.passes.pipeline import Pipeline
+from planish.passes.pipelines import PIPELINES
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.passes.table import table_text
+from planish.runtime.target import Target
 
 PIECES = 64  # of the text, each as long as the context, by which recipes are judged
 ROUNDS = 50  # turns of timing, at most
+FLOAT = PIPELINES["O2"]  # what recipes are slower than, or faster
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,22 @@ HEAD = ("recipe", "disk", "memory", "prefill ms", "tokens/s", "perplexity", "KL"
 
 @dataclass(frozen=True)
 class Frontier:
-    """Rows of recipes; prints as a table. `pipelines` are the recipes, bound to what they saw."""
+    """Rows of recipes; prints as a table, and a line for each that is slower than float32.
+
+    `pipelines` are the recipes, bound to what they saw.
+    """
 
     rows: tuple[Row, ...]
     pipelines: tuple[Pipeline, ...]
+    slower: tuple[Slower, ...] = ()
 
     def records(self) -> list[dict[str, Any]]:
         """For JSON."""
         return [asdict(row) for row in self.rows]
 
     def __str__(self) -> str:
-        return table_text([HEAD, *(row.cells() for row in self.rows)])
+        table = table_text([HEAD, *(row.cells() for row in self.rows)])
+        return "\n".join([table, *map(str, self.slower)])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw perplexity against size and against speed."""
@@ -115,22 +124,18 @@ def compress(
     named = [named_recipe(model, x, seen, budget, faster, threads) for x in recipes]
     judge = Judge(model, kept, PIECES, threads)
     judged = [judge(p) for _, p in named]
-    loads = [
-        [workload(what, model, pipeline=p, threads=threads) for what in ("prefill", "decode")]
-        for _, p in named
-    ]
-    times = timed([x for pair in loads for x in pair], seconds)
-    rows = []
-    for at, ((name, p), judgement, (_, decode)) in enumerate(
-        zip(named, judged, loads, strict=True)
-    ):
-        prefill_time, decode_time = times[2 * at : 2 * at + 2]
-        memory = decode.bound.program.memory.params
-        disk = disk_bytes(stored(model, p))
-        rows.append(
-            Row(name, disk, memory, prefill_time * 1e3, 1 / decode_time, **asdict(judgement))
-        )
-    return Frontier(tuple(rows), tuple(p for _, p in named))
+    passes = [p for _, p in named]
+    measured = passes if FLOAT in passes else [*passes, FLOAT]
+    loads = [[workload(x, model, pipeline=p, threads=threads) for x in LOAD] for p in measured]
+    turns = timed([x for pair in loads for x in pair], seconds)
+    times = list(zip(turns[::2], turns[1::2], strict=True))  # of prefill, of decode
+    rows, late, before = [], [], times[measured.index(FLOAT)]
+    for (name, p), judgement, (_, decode), after in zip(named, judged, loads, times, strict=False):
+        memory, disk = decode.bound.program.memory.params, disk_bytes(stored(model, p))
+        prefill_ms, each = 1e3 * median(after[0]), 1 / median(after[1])
+        rows.append(Row(name, disk, memory, prefill_ms, each, **asdict(judgement)))
+        late.append(slower(name, p, before, after, faster, Target.parse()))
+    return Frontier(tuple(rows), tuple(passes), tuple(x for x in late if x))
 
 
 def named_recipe(
@@ -153,8 +158,8 @@ def disk_bytes(graph: Graph) -> int:
         return path.stat().st_size
 
 
-def timed(loads: Sequence[Workload], seconds: float) -> list[float]:
-    """The median time of a run of each; they take turns."""
+def timed(loads: Sequence[Workload], seconds: float) -> list[list[float]]:
+    """The times of runs of each, in seconds; they take turns."""
     found: list[list[float]] = [[] for _ in loads]
     end = time.perf_counter() + seconds
     for turn in range(ROUNDS + 1):
@@ -166,4 +171,4 @@ def timed(loads: Sequence[Workload], seconds: float) -> list[float]:
             times.append(time.perf_counter() - started)
         if turn and time.perf_counter() > end:
             break
-    return [median(times[1:]) for times in found]
+    return [times[1:] for times in found]

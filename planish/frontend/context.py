@@ -10,9 +10,10 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,11 @@ class Trace:
         finally:
             _CURRENT.reset(token)
 
-    @contextmanager
-    def inside(self, scope: str) -> Iterator[None]:
+    def inside(self, scope: str, run: Callable[[], Any]) -> Any:
         """Run a module: nodes made meanwhile carry its path."""
         self.scopes.append(scope)
         try:
-            yield
+            return run()
         finally:
             self.scopes.pop()
 
@@ -84,12 +84,12 @@ def current() -> Trace | None:
 def here(scope: str = "") -> Loc:
     """The line that runs now of the user's model: the first frame that is not planish or NumPy."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and _is_machinery(frame.f_code.co_filename):
-        frame = frame.f_back
-    code = frame.f_code
+    while _is_machinery((code := frame.f_code).co_filename) and (back := frame.f_back):
+        frame = back
     return Loc(code.co_filename, frame.f_lineno, code.co_name, scope)
 
 
+@lru_cache(1 << 10)
 def _is_machinery(file: str) -> bool:
     if file.startswith(PACKAGE):
         return not file.startswith(MODELS)

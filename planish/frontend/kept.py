@@ -14,23 +14,20 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from planish.frontend.recipes import Recipes, Step
 from planish.ir.errors import PlanishError
-from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
-from planish.ir.parse import parse
-from planish.ir.text import graph_text
 from planish.passes.pipeline import Pipeline
 from planish.runtime.cache import digest
 from planish.runtime.image import Image
 from planish.runtime.target import Target
+from planish.runtime.version import llvm_version
 
 _LENGTH = struct.Struct("<q")
 
@@ -54,9 +51,18 @@ def key_of(graph: Graph, text: str, pipeline: Pipeline, target: Target) -> str |
 def ours() -> str:
     """Planish and what it compiles with: a changed file is another compiler."""
     root = Path(__file__).resolve().parent.parent
-    files = sorted((str(x), x.stat()) for x in root.rglob("*.py"))
-    facts = [(name, x.st_size, x.st_mtime_ns) for name, x in files]
-    return json.dumps([facts, version("llvmlite"), np.__version__, os.name])
+    return json.dumps([sorted(_sources(str(root))), llvm_version(), np.__version__, os.name])
+
+
+def _sources(folder: str) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of the last change of all modules in a folder."""
+    with os.scandir(folder) as found:
+        for x in found:
+            if x.name.endswith(".py"):
+                facts = x.stat()
+                yield x.path, facts.st_size, facts.st_mtime_ns
+            elif "." not in x.name and x.name != "__pycache__" and x.is_dir():
+                yield from _sources(x.path)
 
 
 def packed(image: Image, before: Graph, after: Graph) -> bytes | None:
@@ -64,56 +70,19 @@ def packed(image: Image, before: Graph, after: Graph) -> bytes | None:
 
     `before` is the graph that the key is of, `after` what the passes made of it.
     """
-    recipes: dict[str, str] = {}
     if "" in after.made:
         return None
-    for name in dict.fromkeys(name for x in image.made for name in x.names):
-        if not _noted(name, after.params[name], before, after, recipes):
-            return None
-    head = json.dumps(recipes).encode()
+    names = dict.fromkeys(name for x in image.made for name in x.names)
+    recipes = Recipes.of(names, before, after)
+    if recipes is None:
+        return None
+    head = json.dumps(recipes, separators=(",", ":")).encode()
     return _LENGTH.pack(len(head)) + head + image.to_bytes()
 
 
-def _noted(
-    name: str, array: np.ndarray, before: Graph, after: Graph, recipes: dict[str, str]
-) -> bool:
-    """Whether a param is one of the graph before, or made of such; how goes to `recipes`."""
-    if before.params.get(name) is array:
-        return True
-    source = after.made.get(name)
-    if source is None or name in before.params:
-        return False
-    made = all(_noted(n, x, before, after, recipes) for n, x in source.params.items())
-    recipes[name] = graph_text(source)  # after those that it reads
-    return made
-
-
-def unpacked(data: bytes) -> tuple[Image, dict[str, str]]:
+def unpacked(data: bytes) -> tuple[Image, Recipes]:
     """The image in an entry, and how weights are made."""
     (length,) = _LENGTH.unpack_from(data)
     start = _LENGTH.size + length
-    return Image.from_bytes(data[start:]), json.loads(data[_LENGTH.size : start])
-
-
-def weights_of(
-    image: Image, recipes: Mapping[str, str], graph: Graph
-) -> dict[str, np.ndarray] | None:
-    """The arrays that an image's params are made of.
-
-    None where one is not finite: passes that round weights refuse it, and say where it is.
-    """
-    arrays = dict(graph.params)
-    for name, text in recipes.items():
-        source = parse(text)
-        reads = {n: arrays[n] for n in source.param_nodes}
-        if not all(map(_is_finite, reads.values())):
-            return None
-        made = evaluate(replace(source, params=reads))
-        arrays[name] = made[0] if isinstance(made, tuple) else made
-        arrays[name].flags.writeable = False
-    return {name: arrays[name] for x in image.made for name in x.names}
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    kind = np.asarray(array).dtype.kind
-    return kind in "iub" or bool(np.isfinite(array.sum(dtype=np.float64)))
+    texts, steps = json.loads(data[_LENGTH.size : start])
+    return Image.from_bytes(data[start:]), Recipes(texts, tuple([Step(*x) for x in steps]))

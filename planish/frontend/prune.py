@@ -13,8 +13,8 @@ from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
-from planish.passes.norms import input_norms
-from planish.passes.prune import Prune
+from planish.passes.calibrate import Samples
+from planish.passes.prune import Prune, norms_seen
 
 
 def prune(
@@ -63,4 +63,4 @@ def _norms(options: Prune, graph: Graph, runs: Iterable[Any] | None) -> dict[str
         return {}
     if runs is None:
         raise DataError(f"prune: method={options.method!r} needs tokens: ids of some text")
-    return input_norms(graph, runs)
+    return norms_seen(graph, Samples(tuple(runs)))

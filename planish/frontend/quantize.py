@@ -28,6 +28,7 @@ from planish.passes.pipelines import CLEAN, FAST, SMALL
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.passes.quantize import Quantize
 from planish.passes.reports import Reports, reports
+from planish.passes.skip import check_some
 
 PIECES = 32  # of a text, each as long as the context, that are looked at
 TOGETHER = 8  # of them in one run
@@ -72,10 +73,12 @@ def quantize(
     method, faster. With bits=4, tables get 8. mode="static" wants `calibration`: tokens for a
     model, `Samples` for a graph. With `faster` ("decode", "prefill", "both") each product by a
     weight is timed, and weights stay that would be slower. DataError refuses a weight that is NaN,
-    a pattern that matches nothing, and static scales without calibration.
+    a pattern that matches nothing, static scales without calibration, and a graph that has nothing
+    to quantize, or no more, and says why.
     """
     graph = model if isinstance(model, Graph) else forward(model)
     first = Quantize(**options)
+    check_left(CLEAN.run(graph))
     small = SMALL if first.bits == 4 else Pipeline(*SMALL.passes[1:])
     passes = CLEAN + Pipeline(first) + small
     if calibration is not None or first.faster:
@@ -87,6 +90,13 @@ def quantize(
         clock = samples.clock or layer_clock(model, threads)
         passes = passes.calibrated(graph, replace(samples, clock=clock))
     return passes.run(graph)
+
+
+def check_left(graph: Graph) -> None:
+    """Refuse a graph of which no weight can become integers, for one that all are already."""
+    nodes = graph.param_nodes.items()
+    done = {name: f"it is {x.dtype} already" for name, x in nodes if not x.dtype.is_float}
+    check_some("quantize", {**done, **Quantize().reasons(graph)})
 
 
 def layer_report(

@@ -20,8 +20,7 @@ from planish.ir.draws import GREEDY_BELOW, folded, key
 from planish.ir.errors import DataError, DTypeError, PlanishError, ShapeError
 
 EVERYTHING = 2.0  # a top-p above any sum of probabilities
-LARGEST = float(np.finfo(np.float32).max)
-SMALLEST = float(np.finfo(np.float32).tiny)
+LARGEST, SMALLEST = float.fromhex("0x1.fffffep127"), float.fromhex("0x1p-126")  # normal, of f32
 OPTIONS = {"min_p": 0.0, "repetition_penalty": 1.0}  # and the values that change nothing
 
 

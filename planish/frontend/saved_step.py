@@ -22,12 +22,9 @@ from planish.ir.errors import (
     TargetError,
     TokenError,
 )
-from planish.ir.later import later
 from planish.runtime.artifact import Artifact, Level, Shared
 from planish.runtime.host import records
 from planish.runtime.target import thread_count
-
-checkpoint = later("planish.frontend.checkpoint")
 
 ERRORS: dict[int, type[PlanishError]] = {
     records.FILE: ArtifactError, records.CPU: TargetError, records.FAULT: TokenError,
@@ -39,6 +36,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "create": (_P, ctypes.c_char_p, _I), "free": (None, _P), "status": (_I, _P),
     "error": (ctypes.c_char_p, _P), "steps": (_L, _P), "losses": (_P, _P), "arrays": (_L, _P),
     "get": (_I, _P, _L, _P),
+    "save": (_I, _P, ctypes.c_char_p), "restore": (_I, _P, ctypes.c_char_p),
     "step": (_I, _P, _P, _P, _F, ctypes.c_uint64, ctypes.POINTER(_F), ctypes.POINTER(_F)),
 }  # fmt: skip
 
@@ -99,7 +97,7 @@ class SavedStep:
     """
 
     def __init__(self, found: Artifact, threads: int | None = None) -> None:
-        facts = self._facts = found.facts
+        facts = found.facts
         self.path, self.threads = found.path, thread_count(threads)
         self.rows, self.context = facts["rows"], facts["context"]
         self.vocab_size, self.seed = facts["vocabulary"], facts["training"]["seed"]
@@ -153,12 +151,15 @@ class SavedStep:
         """Write a checkpoint: a file for `Trainer.resume`, which also loads as a model.
 
         DataError where the model has parameters that no step changes: the library lacks them.
+        ArtifactError where the file cannot be written.
         """
-        facts = self._facts
-        if facts["untrained"]:
-            raise DataError(f"{self.path} lacks {facts['untrained'][0]}, which is not trained")
-        weights = {name: self.arrays[name] for name in facts["trained"]}
-        state = {name: x for name, x in self.arrays.items() if name not in weights}
-        evaluations = [(step, loss) for step, loss in facts["evaluations"]]
-        kept = (facts["training"], weights, state, self.losses, evaluations)
-        checkpoint.write_snapshot(path, {}, facts["model"], checkpoint.Snapshot(*kept))
+        with self._model.lock:
+            self._model.check(self._model("save", os.fsencode(path)))
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint of this training, which `save` or `Trainer.save` wrote.
+
+        ArtifactError where it is damaged or of another one; nothing has changed then.
+        """
+        with self._model.lock:
+            self._model.check(self._model("restore", os.fsencode(path)))

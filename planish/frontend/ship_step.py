@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.api import compiled
-from planish.frontend.checkpoint import model_facts
+from planish.frontend.checkpoint import (
+    CHECKSUM,
+    EVALUATIONS,
+    LOSSES,
+    TRAINING,
+    history,
+    model_facts,
+    training_facts,
+)
 from planish.frontend.ship import check_names
 from planish.ir import types as t
 from planish.ir.errors import ArtifactError
@@ -48,22 +56,25 @@ def save_step(
         for name, graph in graphs.items()
     }
     origins = [x.origin for x in programs.values()]
-    snapshot = trainer.snapshot()
+    snapshot, facts = trainer.snapshot(), model_facts(trainer.model, trainer.tokenizer)
+    untrained = [x for x in trainer.model.state_dict() if x not in snapshot.weights]
     shipped = shipping.ShippedStep(
         levels={level_name(machine): programs},
         more={
             **origins[-1].facts,
             "graph": hashlib.sha256("".join(x.graph for x in origins).encode()).hexdigest(),
             "training": snapshot.facts,
-            "trained": list(snapshot.weights),
-            "untrained": [x for x in trainer.model.state_dict() if x not in snapshot.weights],
-            "evaluations": snapshot.evaluations,
-            "model": model_facts(trainer.model, trainer.tokenizer),
         },
         prefix=prefix, arrays={**snapshot.weights, **snapshot.state},
         losses=np.array(snapshot.losses, np.float64), batch=trainer.batch,
         parts=trainer.accumulate, uniform=trainer.loss is not None, context=trainer.context,
         vocabulary=trainer.vocab_size,
+        checkpoint=shipping.Checkpoint(
+            metadata=training_facts(facts, snapshot),
+            names={x: x for x in snapshot.weights} | {x: TRAINING + x for x in snapshot.state},
+            history=(EVALUATIONS, LOSSES), evaluations=history(snapshot), total=CHECKSUM,
+            lacking=untrained[0] if untrained else "",
+        ),
     )  # fmt: skip
     if path.suffix == ".h":
         shipped.save_header(path)

@@ -12,7 +12,6 @@ them. NumPy's global state, `print`, clocks and the like run once, while tracing
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -175,21 +174,20 @@ def apply(name: str, *operands: Any, **attrs: Any) -> Any:
     With a tensor, a parameter inside a trace or a symbolic size among the operands, the result is a
     Tensor; so it is for ops without operands inside a trace. Else it is a NumPy array.
     """
-    op = OPS[name]
-    attrs = {key: _plain(value) for key, value in attrs.items()}
-    trace = current()
+    op, trace = OPS[name], current()
+    for key, value in attrs.items():
+        if type(value) not in _PLAIN:
+            attrs[key] = _plain(value)
     for x in operands:
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and x.trace is not trace:
             check_trace(x, trace)
     if trace is None:
         return _eager(op, operands, attrs)
     if operands and not any(map(_is_traced, operands)) and not _has_size(attrs):
         return _eager(op, operands, attrs)
     nodes = _lifted(trace, op, operands)
-    node = op(*nodes, **attrs)
-    return Tensor(
-        _located(node, here(trace.scope), {x for x in nodes if isinstance(x, Node)}), trace
-    )
+    loc = None if name in _NOWHERE else here(trace.scope)
+    return Tensor(_located(op.applied(nodes, attrs, loc), loc, nodes), trace)
 
 
 def check_trace(x: Tensor, trace: Trace | None) -> None:
@@ -221,12 +219,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, SymbolicSize):
         return value.size
     if isinstance(value, (tuple, list)):
-        return tuple(_plain(item) for item in value)
+        return tuple([x if type(x) in _PLAIN else _plain(x) for x in value])
     return value.item() if isinstance(value, np.generic) else value
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None), Size, t.DType})  # types of such
 
 
 def _lifted(trace: Trace, op: Any, operands: tuple) -> list[Any]:
     """Operands as nodes; Python numbers stay where the op gives them their partner's dtype."""
+    if all(map(_has_node, operands)):
+        return [_lift(trace, x, False) for x in operands]
     keeps_numbers = op.kind == "elementwise" or op.name == "concat"
     constants = [x for x in operands if isinstance(x, (np.ndarray, list, tuple))]
     nodes = [_lift(trace, x, keeps_numbers) for x in operands]
@@ -243,6 +246,10 @@ def _lifted(trace: Trace, op: Any, operands: tuple) -> list[Any]:
     if keeps_numbers and not any(isinstance(x, Node) for x in nodes):
         nodes = [_lift(trace, x, False) for x in nodes]
     return nodes
+
+
+def _has_node(x: Any) -> bool:
+    return isinstance(x, (Tensor, Parameter))
 
 
 def _lift(trace: Trace, x: Any, keeps_numbers: bool) -> Any:
@@ -271,12 +278,18 @@ def _refuse_silent_f64(operands: tuple, floats: list) -> None:
             )
 
 
-def _located(node: Node, loc: Loc, known: set[Node]) -> Node:
+def _located(node: Node, loc: Loc | None, known: list[Any]) -> Node:
     """`node`, and what was made with it (casts), said to come from `loc`."""
-    if node in known or node.loc is not None or node.op.name in ("input", "param", "const"):
+    made = [x for x in node.inputs if x not in known]
+    if not made and node.loc is loc:
         return node
-    inputs = tuple(_located(x, loc, known) for x in node.inputs)
-    return replace(node, inputs=inputs, loc=loc)
+    if node in known or (node.loc or loc) is not loc or node.op.name in _NOWHERE:
+        return node
+    inputs = tuple([_located(x, loc, known) for x in node.inputs])
+    return Node(node.op, inputs, node.attrs, node.type, loc)
+
+
+_NOWHERE = frozenset({"input", "param", "const"})  # they come from no line
 
 
 def _eager(op: Any, operands: tuple, attrs: dict[str, Any]) -> np.ndarray:

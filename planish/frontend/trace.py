@@ -10,6 +10,7 @@ graph. Weights of an `nn.Module` are shared with it, by their state-dict names.
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -214,16 +215,26 @@ def _constant(running: Trace, x: Any) -> Node:
     )
 
 
-def random_state() -> tuple[bytes, int]:
-    """What NumPy's global random generator will do next."""
-    state = np.random.get_state(legacy=False)
-    inner = state["state"]  # type: ignore[call-overload]
-    return inner["key"].tobytes(), inner["pos"]
+def random_state() -> list[Any] | None:
+    """What NumPy's global random generator will do next; None where nobody has imported it."""
+    return _state(_generator()) if "numpy.random" in sys.modules else None
+
+
+def _generator() -> Any:
+    return np.random.get_bit_generator()  # type: ignore[attr-defined]
+
+
+def _state(generator: Any) -> list[Any]:
+    inner = generator.state["state"].values()
+    return [x.tobytes() if isinstance(x, np.ndarray) else x for x in inner]
 
 
 def _warn_of_random(before: Any, running: Trace) -> None:
     """Warn where NumPy's global generator was used: its numbers are now constants."""
     after = random_state()
+    if before is None and after is not None:  # imported meanwhile: how it began
+        generator = _generator()
+        before = _state(type(generator)(generator.seed_seq))
     if before != after:
         warnings.warn(
             f"NumPy's global random generator was used while tracing {running.name!r}; its numbers "

@@ -253,7 +253,8 @@ class Trainer:
 
         `validation` is evaluated every `evaluate_every` steps, and at the end. `checkpoint` is
         written every `checkpoint_every` steps, at the end, and on Ctrl-C. `nan` says what a loss
-        that is not finite does: "stop", or "warn" and go on without that step's update.
+        that is not finite does: "stop", or "warn" and go on without that step's update. `on_step`
+        is called after each step, before that is evaluated and written.
         """
         _check_nan(nan)
         end = self.steps + whole_number("steps", steps, 0)
@@ -268,14 +269,14 @@ class Trainer:
                     loss = self._run(nan)
                     speed = (self.steps - first) / (time.perf_counter() - started)
                     report(self.steps - first, f"loss {loss:.4f}  {speed:.1f} steps/s")
-                    if held is not None and _due(self.steps, evaluate_every, end):
-                        self.evaluations.append((self.steps, self._mean_loss(held)))
-                    if checkpoint is not None and _due(self.steps, checkpoint_every, end):
-                        self._save_good(checkpoint)
                     if on_step is not None:
                         self._give_weights()
                         on_step(self)
                         self._take_weights()
+                    if held is not None and _due(self.steps, evaluate_every, end):
+                        self.evaluations.append((self.steps, self._mean_loss(held)))
+                    if checkpoint is not None and _due(self.steps, checkpoint_every, end):
+                        self._save_good(checkpoint)
         except KeyboardInterrupt:
             if checkpoint is not None and self.steps > first:
                 self._save_good(checkpoint)

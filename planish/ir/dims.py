@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from functools import reduce
+from operator import mul
+from typing import NamedTuple, TypeAlias, Union
 
 from planish.ir.errors import ShapeError
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A named size. `max` is the largest value it may take, or None where nobody said."""
 
     name: str
@@ -48,6 +49,8 @@ class Size:
         return other + self * -1
 
     def __mul__(self, other: AnySize) -> AnySize:
+        if isinstance(other, int) and other:  # the order of the terms stays
+            return self if other == 1 else Size(tuple([(m, c * other) for m, c in self.terms]))
         return _normal(
             (tuple(sorted(m + n)), c * d) for m, c in _terms(self) for n, d in _terms(other)
         )
@@ -137,10 +140,13 @@ def divide(size: AnySize, by: AnySize) -> AnySize:
 
 def product(sizes: Iterable[AnySize]) -> AnySize:
     """The product of sizes; 1 for none."""
-    total: AnySize = 1
+    total, named = 1, []
     for size in sizes:
-        total = total * size
-    return total
+        if isinstance(size, int):
+            total *= size
+        else:
+            named.append(size)
+    return reduce(mul, named, total) if named else total
 
 
 def symbols(*sizes: AnySize) -> tuple[Symbol, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import stat
 from contextlib import suppress
@@ -15,6 +14,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from planish.ir.errors import ArtifactError
+from planish.ir.later import later
+
+wild = later("glob")
 
 SMALL = 256 << 20  # bytes: the largest vocabularies that are published have a tenth of it
 
@@ -59,7 +61,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what writers left that were killed; those that are alive hold a lock."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}"):
+    for left in path.parent.glob(f".{wild.escape(path.name)}.{'[0-9a-f]' * 12}"):
         with suppress(OSError), open(left, "rb") as file:
             _lock(file)
             left.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ Here an index becomes a polynomial over atoms (variables, and whatever is not + 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial, reduce
 from typing import TypeAlias
 
 from planish.ir import types as t
@@ -22,6 +23,8 @@ from planish.ir.loops import Const, Expr, Scalar, Var, size_expr
 Term: TypeAlias = tuple[Expr, ...]  # a product of atoms, in order of `_order`
 Poly: TypeAlias = dict[Term, int]
 Ranges: TypeAlias = Mapping[str, Expr]
+
+_ALGEBRA = frozenset(("add", "sub", "neg", "mul", "floor_div", "mod"))
 
 
 def simplify_index(index: Expr, ranges: Ranges) -> Expr:
@@ -41,37 +44,44 @@ def linear_index(index: tuple[Expr, ...], shape: Shape, ranges: Ranges) -> Expr:
 
 def to_poly(index: Expr, ranges: Ranges) -> Poly:
     """`index` as a polynomial over atoms, simplified."""
-    match index:
-        case Const(value):
-            return {(): int(value)} if value else {}
-        case Scalar("add", (a, b)):
-            return _join(_add(to_poly(a, ranges), to_poly(b, ranges), 1))
-        case Scalar("sub", (a, b)):
-            return _join(_add(to_poly(a, ranges), to_poly(b, ranges), -1))
-        case Scalar("neg", (a,)):
-            return _add({}, to_poly(a, ranges), -1)
-        case Scalar("mul", (a, b)):
-            return _mul(to_poly(a, ranges), to_poly(b, ranges))
-        case Scalar("floor_div" | "mod" as op, (a, b)):
-            return _divide(op, to_poly(a, ranges), to_poly(b, ranges), ranges)
-    return {(index,): 1}
+    if isinstance(index, Const):
+        return {(): int(index.value)} if index.value else {}
+    if not isinstance(index, Scalar) or index.op not in _ALGEBRA:
+        return {(index,): 1}
+    op, (x, *rest) = index.op, [to_poly(x, ranges) for x in index.args]
+    if op == "neg":
+        return _add({}, x, -1)
+    (y,) = rest
+    if op == "mul":
+        return _mul(x, y)
+    if op in ("floor_div", "mod"):
+        return _divide(op, x, y, ranges)
+    return _join(_add(x, y, 1 if op == "add" else -1))
 
 
 def to_expr(poly: Poly) -> Expr:
     """A polynomial as an expression: terms in a fixed order, constants last."""
-    total: Expr = Const(0, t.i64)
+    total: Expr | None = None
     terms = list(poly.items())
     if len(terms) > 1:
         terms.sort(key=lambda item: (item[0] == (), _order(item[0])))
     for term, coefficient in terms:
-        product: Expr = Const(1, t.i64)
-        for atom in term:
-            product = product * atom
-        if coefficient < 0 and term and total != Const(0, t.i64):
-            total = total - product * -coefficient
-        else:
-            total = total + product * coefficient
-    return total
+        minus = coefficient < 0 and term != () and total is not None
+        value = _product(term, -coefficient if minus else coefficient)
+        total = value if total is None else _pair("sub" if minus else "add", total, value)
+    return Const(0, t.i64) if total is None else total
+
+
+def _product(term: Term, coefficient: int) -> Expr:
+    number = Const(coefficient, t.i64)
+    if not term:
+        return number
+    product = reduce(partial(_pair, "mul"), term)
+    return product if coefficient == 1 else _pair("mul", product, number)
+
+
+def _pair(op: str, a: Expr, b: Expr) -> Expr:
+    return Scalar(op, (a, b), t.i64)
 
 
 def has_division(index: Expr) -> bool:

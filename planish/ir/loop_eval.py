@@ -16,7 +16,7 @@ import numpy as np
 
 from planish.ir.errors import IRError
 from planish.ir.loop_lanes import lanes_independent
-from planish.ir.loop_scalars import LIBRARY, OPERATIONS, bitcast, cast
+from planish.ir.loop_scalars import LIBRARY, OPERATIONS, SIGNS, bitcast, cast
 from planish.ir.loop_text import expr_text, line_text
 from planish.ir.loops import (
     SCALARS,
@@ -163,7 +163,7 @@ class _Machine:
         if len(place) != len(shape):
             raise IRError(f"{name} has {len(shape)} axes, got {len(place)} indexes: {_show(where)}")
         for axis, (i, size) in enumerate(zip(place, shape, strict=True)):
-            low, high = (i, i) if np.ndim(i) == 0 else (i.min(), i.max())
+            low, high = (i, i) if i.ndim == 0 else (i[i.argmin()], i[i.argmax()])
             if low < 0 or high >= size:
                 bad = low if low < 0 else high
                 raise IRError(
@@ -178,7 +178,7 @@ class _Machine:
             steps = self.steps[id(expr)] = self.compile(expr)
         done: list[Value] = []
         for operation, places in steps:
-            done.append(operation(*[done[i] for i in places]))
+            done.append(operation(*[done[i] for i in places]) if places else operation())
         return done[-1]
 
     def compile(self, root: Expr) -> _Steps:
@@ -216,7 +216,7 @@ class _Machine:
             case Scalar("guard"):
                 return self.guard
             case Scalar(op) if op in OPERATIONS:
-                return OPERATIONS[op]
+                return SIGNS.get(op, OPERATIONS[op])
             case Scalar(op, args) if op in SCALARS:
                 return self.function(op, args)
         raise IRError(f"cannot evaluate {expr!r}")
@@ -238,9 +238,11 @@ class _Machine:
 
     def variable(self, name: str) -> Value:
         """The value of a name."""
-        if name not in self.values:
-            raise IRError(f"{name} has no value: neither a loop, a let nor a dimension binds it")
-        return self.values[name]
+        try:
+            return self.values[name]
+        except KeyError:
+            why = "neither a loop, a let nor a dimension binds it"
+            raise IRError(f"{name} has no value: {why}") from None
 
     def load(self, name: str, expr: Expr, *place: Value) -> Value:
         """One element of a buffer, or one for each lane."""

@@ -7,6 +7,7 @@ once. Callers silence NumPy's floating-point warnings (`np.errstate`).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,12 +52,11 @@ def fma(a: Value, b: Value, c: Value) -> Value:
         return a * b + c
     if dtype == np.float64:
         return _fma64(a, b, c)
-    wide = [np.asarray(x).astype(np.float64) for x in (a, b, c)]
     # The product is exact in f64. Rounding the sum to odd makes the second rounding harmless
-    # (Boldo and Melquiond 2008).
-    total, error = two_sum(wide[0] * wide[1], wide[2])
-    odd = (error != 0) & np.isfinite(error) & (total.view(np.int64) & 1 == 0)
-    toward = np.where(error > 0, np.inf, -np.inf)
+    # (Boldo and Melquiond 2008). The error of a sum that is not finite is NaN.
+    total, error = two_sum(np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64))
+    odd = (np.abs(error) > 0) & (total.view(np.int64) & 1 == 0)
+    toward = np.copysign(np.inf, error)
     return np.where(odd, np.nextafter(total, toward), total).astype(dtype)[()]
 
 
@@ -108,10 +108,9 @@ def dot_pairs(total: Value, a: Value, b: Value) -> Value:
 
 def dot_bytes(total: Value, a: Value, b: Value, kind: type[np.number]) -> Value:
     """total + the sum of a's bytes, of this kind, by b's signed ones, where words are four."""
-    for shift in range(0, 32, 8):
-        x, y = ((np.asarray(w) >> np.uint32(shift)).astype(np.uint8) for w in (a, b))
-        total = total + x.view(kind).astype(np.int32) * y.view(np.int8).astype(np.int32)
-    return total
+    x, y = (np.asarray(words).astype("<u4")[..., None] for words in (a, b))
+    products = x.view(kind).astype(np.int32) * y.view(np.int8)
+    return total + products.sum(-1, dtype=np.int32)
 
 
 def dot_flipped(total: Value, a: Value, b: Value) -> Value:
@@ -174,6 +173,14 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "umulhi": high_product, "popcount": popcount, "select": select, "dpbf16": dot_pairs,
     "dpbusd": partial(dot_bytes, kind=np.uint8), "dpbssd": partial(dot_bytes, kind=np.int8),
     "dpflip": dot_flipped, "dpwssd": dot_halves, "dpbusw": dot_into_halves,
+}  # fmt: skip
+
+# Those that Python has a sign for: the same on arrays, and sooner on NumPy's scalars.
+SIGNS: dict[str, Callable[..., Value]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
+    "floor_div": operator.floordiv, "mod": operator.mod, "neg": operator.neg,
+    "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le,
+    "gt": operator.gt, "ge": operator.ge, "and": operator.and_, "or": operator.or_,
 }  # fmt: skip
 
 # What the functions of planish.ir.math approximate.

@@ -300,10 +300,10 @@ def scalar(op: str, *operands: Operand, dtype: DType | None = None) -> Expr:
     arity, result = SCALARS[op]
     if len(operands) != arity:
         raise IRError(f"{op} takes {arity} operands, got {len(operands)}")
-    # `select`'s condition says nothing about the dtype of its other operands
-    like = next((x.type for x in operands[result == "second" :] if isinstance(x, Expr)), t.i64)
-    kinds = [t.boolean if result == "second" else like, *[like] * (arity - 1)]
-    args = tuple(map(as_expr, operands, kinds))
+    chooses = result == "second"  # the condition says nothing about the others' dtype
+    like = next((x.type for x in operands[chooses:] if isinstance(x, Expr)), t.i64)
+    args = tuple([as_expr(x, like) for x in operands])
+    args = (as_expr(operands[0], t.boolean), *args[1:]) if chooses else args
     if like == t.i64 and (folded := fold_index(op, args)) is not None:
         return folded
     kind = {"same": args[0].type, "bool": t.boolean, "explicit": dtype, "second": like}[result]
@@ -327,16 +327,16 @@ def fold_index(op: str, args: tuple[Expr, ...]) -> Expr | None:
     if op not in _FOLDS:
         return None
     a, b = args
-    if not (isinstance(a, Const) or isinstance(b, Const)):
-        return None
-    if isinstance(a, Const) and isinstance(b, Const):
-        return Const(_FOLDS[op](int(a.value), int(b.value)), t.i64)
-    match op, a, b:
-        case ("add", x, Const(0)) | ("add", Const(0), x) | ("sub", x, Const(0)):
-            return x
-        case ("mul", x, Const(1)) | ("mul", Const(1), x) | ("floor_div", x, Const(1)):
-            return x
-        case ("mul", _, Const(0)) | ("mul", Const(0), _) | ("mod", _, Const(1)):
+    if isinstance(a, Const):
+        if isinstance(b, Const):
+            return Const(_FOLDS[op](int(a.value), int(b.value)), t.i64)
+        if op not in ("add", "mul"):
+            return None
+        a, b = b, a
+    match op, b.value if isinstance(b, Const) else None:
+        case ("add" | "sub", 0) | ("mul" | "floor_div", 1):
+            return a
+        case ("mul", 0) | ("mod", 1):
             return Const(0, t.i64)
     return None
 

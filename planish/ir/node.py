@@ -7,9 +7,8 @@ in `OPS` by `register`, which states everything known about the operation (see `
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ class Attrs(Mapping[str, Any]):
     __slots__ = ("_hash", "_items")
 
     def __init__(self, items: Mapping[str, Any]):
-        self._items = dict(sorted(items.items()))
+        self._items = dict(sorted(items.items()) if len(items) > 1 else items)
         try:
             self._hash = hash(tuple(self._items.items()))
         except TypeError as error:
@@ -61,13 +60,21 @@ class Attrs(Mapping[str, Any]):
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        # repr tells 1, 1.0, True, 0.0 and -0.0 apart, which == does not; nan equals itself
         if not isinstance(other, Attrs) or self is other:
             return self is other
-        return self._hash == other._hash and repr(self._items) == repr(other._items)
+        mine, theirs = self._items, other._items
+        return mine == theirs and _kind((*mine.values(),)) == _kind((*theirs.values(),))
 
     def __repr__(self) -> str:
         return repr(self._items)
+
+
+def _kind(x: Any) -> Any:
+    """What tells apart equal values: 1, 1.0 and True, 0.0 and -0.0."""
+    if type(x) is not tuple:
+        return repr(x) if type(x) is float else type(x)
+    kinds = tuple(map(type, x))
+    return tuple(map(_kind, x)) if float in kinds or tuple in kinds else kinds
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -97,7 +104,9 @@ class Node:
 
     def at(self, loc: Loc | None) -> Node:
         """The same node, said to come from `loc`; itself where it has a location."""
-        return self if loc is None or self.loc is not None else replace(self, loc=loc)
+        if loc is None or self.loc is not None:
+            return self
+        return Node(self.op, self.inputs, self.attrs, self.type, loc)
 
     def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
         """The same op on other inputs; itself where nothing changed."""
@@ -171,10 +180,14 @@ class Op:
     no_vjp: str | None = None
 
     def __call__(self, *operands: object, **attrs: Any) -> Node:
+        return self.applied(operands, attrs)
+
+    def applied(self, operands: Sequence, attrs: dict[str, Any], loc: Loc | None = None) -> Node:
+        """The node of this op on operands, said to come from `loc`."""
         self.check_arity(len(operands))
-        inputs, canonical = self.prepare(operands, attrs)
+        inputs, canonical = self.prepare(tuple(operands), attrs)
         kept = Attrs(canonical)
-        return Node(self, inputs, kept, self.type_of(tuple(x.type for x in inputs), kept))
+        return Node(self, inputs, kept, self.type_of(tuple([x.type for x in inputs]), kept), loc)
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         """Operands as nodes, attributes in canonical form."""
@@ -186,14 +199,14 @@ class Op:
     @cached_property
     def attr_names(self) -> tuple[str, ...]:
         """The attributes that `infer` takes, in order."""
-        parameters = inspect.signature(self.infer).parameters.values()
-        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        code = type(self).infer.__code__  # which `inspect.signature` reads in 0.2 ms
+        return code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
 
     @cached_property
     def required_attrs(self) -> tuple[str, ...]:
         """Those of them without a default."""
-        parameters = inspect.signature(self.infer).parameters
-        return tuple(n for n in self.attr_names if parameters[n].default is inspect.Parameter.empty)
+        known = type(self).infer.__kwdefaults__ or {}
+        return tuple(n for n in self.attr_names if n not in known)
 
     def check_arity(self, count: int) -> None:
         """Refuse a wrong number of operands."""
@@ -204,16 +217,17 @@ class Op:
 
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
-        self.check_arity(len(types))
-        if any(not isinstance(x, TensorType) for x in types) and self.kind not in ("get", "fused"):
-            raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
-        # a fused op's attributes hold graphs, which hold weights: they must not be kept
-        if isinstance(attrs, Attrs) and self.kind not in ("get", "fused"):
+        # a fused op's attributes hold graphs, which hold weights: they must not be kept; those of a
+        # leaf are its own
+        if isinstance(attrs, Attrs) and self.kind not in ("get", "fused", "leaf"):
             return _inferred(self, types, attrs)
         return self.checked_type(types, attrs)
 
     def checked_type(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
-        """`infer`, with attribute names and values checked."""
+        """`infer`, with arity, types, attribute names and values checked."""
+        self.check_arity(len(types))
+        if self.kind not in ("get", "fused") and any(type(x) is not TensorType for x in types):
+            raise IRError(f"{self.name} takes tensors; use get for a result of a fused node")
         unknown = [n for n in attrs if n not in self.attr_names]
         missing = [n for n in self.required_attrs if n not in attrs]
         if unknown or missing:

@@ -290,17 +290,17 @@ class _GraphParser:
         negative = read.token.text == "-"
         token = read.ahead() if negative else read.token
         if token.kind == "number" and not token.text.isdigit():
-            read.next += 1 + negative
+            read.step(1 + negative)
             return -float(token.text) if negative else float(token.text)
         word: Any = KEYWORDS.get(token.text) if token.kind == "word" else None
         if isinstance(word, float) or (token.text in KEYWORDS and not negative):
-            read.next += 1 + negative
+            read.step(1 + negative)
             return -word if negative else word
         if not negative and token.text in DTYPES:
-            read.next += 1
+            read.step()
             return DTYPES[token.text]
         if not negative and token.text == "size" and read.ahead().text == "(":
-            read.next += 2
+            read.step(2)
             found = self.size()
             read.expect(")")
             return found

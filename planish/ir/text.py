@@ -214,11 +214,14 @@ def used_symbols(graph: Graph) -> list[Symbol]:
     """The symbols in the types and attributes of a graph, sorted; bodies declare their own."""
     sizes: set[Size] = set()
     for node in graph.nodes:
-        sizes.update(_sizes(node.type))
-        for value in node.attrs.values():
-            sizes.update(_sizes(value))
+        for value in (node.type, *node.attrs.values()):
+            if type(value) not in _PLAIN:
+                sizes.update(_sizes(value))
     found = {s for size in sizes for monomial, _ in size.terms for s in monomial}
     return sorted(found, key=lambda s: (s.name, s.max is not None, s.max or 0))
+
+
+_PLAIN = frozenset((int, float, bool, str, type(None), DType))  # values without sizes
 
 
 def _sizes(value: Type | Any) -> list[Size]:

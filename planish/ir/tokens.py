@@ -41,20 +41,25 @@ class Reader:
             if found is None:
                 self.fail(f"unexpected {text[at]!r}", at=Token("", "", at))
             kind, piece = str(found.lastgroup), found.group()
-            if kind == "comment" and self.tokens:
-                last = self.tokens[-1]
-                if "\n" not in text[last.at + len(last.text) : at]:
-                    self.tokens[-1] = last._replace(comment=piece)
-            elif kind not in ("space", "comment"):
+            if kind == "comment":
+                self._add_comment(piece, at)
+            elif kind != "space":
                 self.tokens.append(Token(kind, piece, at))
             at = found.end()
         self.tokens.append(Token("end", "end of text", len(text)))
         self.next = 0
+        self.token = self.tokens[0]  # that comes next
 
-    @property
-    def token(self) -> Token:
-        """The token that comes next."""
-        return self.tokens[self.next]
+    def _add_comment(self, piece: str, at: int) -> None:
+        """A comment belongs to the token before it on its line."""
+        last = self.tokens[-1] if self.tokens else None
+        if last is not None and "\n" not in self.text[last.at + len(last.text) : at]:
+            self.tokens[-1] = last._replace(comment=piece)
+
+    def step(self, count: int = 1) -> None:
+        """Go on."""
+        self.next += count
+        self.token = self.tokens[self.next]
 
     def ahead(self, count: int = 1) -> Token:
         """A token further on."""
@@ -75,7 +80,7 @@ class Reader:
         token = self.token
         if token.kind != kind:
             self.fail(f"expected {what or kind}, got {token.text}")
-        self.next += 1
+        self.step()
         return token
 
     def accept(self, text: str) -> bool:
@@ -83,7 +88,7 @@ class Reader:
         token = self.token
         if token.text != text or token.kind not in ("mark", "word"):
             return False
-        self.next += 1
+        self.step()
         return True
 
     def expect(self, text: str) -> None:

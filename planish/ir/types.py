@@ -90,6 +90,10 @@ boolean = DType("bool", "b", 8, "bool_")
 
 DTYPES = {d.name: d for d in (f64, f32, f16, bf16, i64, i32, i8, i4, u32, u8, boolean)}
 
+_BY_CODE = {
+    np.dtype(getattr(np, x.scalar)).str: x for x in DTYPES.values() if x.scalar not in _ADDED
+}
+
 
 def dtype(name: object) -> DType:
     """The DType called `name`: "f32", "float32", np.float32, a NumPy dtype, or a DType."""
@@ -97,6 +101,8 @@ def dtype(name: object) -> DType:
         return name
     if isinstance(name, str) and name in DTYPES:
         return DTYPES[name]
+    if isinstance(name, np.dtype) and name.str in _BY_CODE:
+        return _BY_CODE[name.str]
     try:
         # np.dtype(None) is float64: a dtype that nobody gave is no dtype
         wanted = np.dtype(name).newbyteorder("=") if name is not None else None  # type: ignore

@@ -34,6 +34,7 @@ from planish.passes.table import table_text
 VIEWS = ("transpose", "reshape")  # through which a weight is multiplied
 FEWER_BITS = (Quantize, Bf16)
 HEAD = ("layer", "shape", "bits", "scales", "SQNR dB", "bytes", "of f32", "why")
+BOTH = "product and rows, in memory once for each"
 STAYS = "stays: "  # before the reason why
 TIMES = ("decode us", "prefill us")  # before > after
 
@@ -151,9 +152,10 @@ def rounded(graph: Graph, node: Node) -> Layer:
 
 
 def uses(graph: Graph, node: Node) -> str:
-    """What reads a weight that changes."""
+    """What reads a weight that changes. One that both read is a file's once and a program's twice:
+    what multiplies reads panels, in which a row is no row."""
     kinds = {"product" if x.op.name in (*VIEWS, "matmul") else "rows" for x in graph.users[node]}
-    return " and ".join(sorted(kinds))
+    return BOTH if len(kinds) > 1 else kinds.pop()
 
 
 def sqnr(graph: Graph, after: Graph, made: Node) -> float | None:

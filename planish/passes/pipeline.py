@@ -1,7 +1,7 @@
 """Pipelines: passes composed, printed and parsed as text, and run with observers.
 
     pipeline ::= pass ("," pass)*            simplify,fold,cse,expand{keep=[attention]},fuse
-    pass     ::= name [ "{" option ("," option)* "}" ]
+    pass     ::= name [ "{" option ("," option)* "}" ] | name of a pipeline: all of its passes
     option   ::= name "=" value
     value    ::= true | false | none | number | word | "text" | "[" [ value ("," value)* ] "]"
 
@@ -19,7 +19,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from planish.ir.errors import ParseError, PlanishError
+from planish.ir.errors import DataError, ParseError, PlanishError
 from planish.ir.graph import Graph
 from planish.ir.node import Node
 from planish.ir.verify import verify
@@ -65,8 +65,11 @@ class Pipeline:
         return f"Pipeline.parse({str(self)!r})"
 
     @classmethod
-    def parse(cls, text: str, passes: Mapping[str, Pass | type] = PASSES) -> Pipeline:
-        """The pipeline that `text` names; ParseError where a pass or an option is unknown."""
+    def parse(cls, text: str, passes: Mapping[str, Pass | type | Pipeline] = PASSES) -> Pipeline:
+        """The pipeline that `text` names; ParseError where a pass or an option is unknown.
+
+        Names of pipelines are known if they are among `passes`, see `pipelines.pipeline`.
+        """
         return cls(*_Parser(text, passes).pipeline())
 
     def run(self, graph: Graph, observe: tuple[Observer, ...] = ()) -> Graph:
@@ -85,7 +88,7 @@ class Pipeline:
         """The pipeline with each pass bound that wants to look at samples: see `calibrate`."""
         bound: list[Pass] = []
         for position, step in enumerate(self.passes):
-            bound.append(step.calibrate(graph, samples) if hasattr(step, "calibrate") else step)
+            bound.append(bound_to(step, graph, samples))
             if any(hasattr(x, "calibrate") for x in self.passes[position + 1 :]):
                 graph = Pipeline(bound[-1]).run(graph)
         return Pipeline(*bound)
@@ -111,6 +114,19 @@ class Pipeline:
                 observer(Step(name, position, len(self.passes), graph, after, seconds, step))
             yield name, after
             graph = after
+
+
+def bound_to(step: Pass, graph: Graph, samples: Samples) -> Pass:
+    """A pass bound to samples, if it wants to look at some. DataError where its text names what it
+    was bound to, and that was something else."""
+    found = step.calibrate(graph, samples) if hasattr(step, "calibrate") else step
+    named, now = (getattr(x, "calibration", "") for x in (step, found))
+    if named and named != now:
+        raise DataError(
+            f"{pass_name(step)}: calibration={named} is of another text, or of other passes before "
+            f"it; this text makes {now}; leave calibration out to take it"
+        )
+    return found
 
 
 def pass_name(step: Pass) -> str:
@@ -162,7 +178,7 @@ class _Parser:
         r"|(?P<word>[A-Za-z_][A-Za-z0-9_.]*))"
     )
 
-    def __init__(self, text: str, passes: Mapping[str, Pass | type]):
+    def __init__(self, text: str, passes: Mapping[str, Pass | type | Pipeline]):
         self.text, self.passes, self.at = text, passes, 0
 
     def peek(self) -> tuple[str, str, int]:
@@ -197,18 +213,20 @@ class _Parser:
         """All passes, to the end of the text."""
         if self.peek()[0] == "end":
             return []
-        found = [self.step()]
+        found = [*self.step()]
         while self.accept(","):
-            found.append(self.step())
+            found.extend(self.step())
         self.take("end")
         return found
 
-    def step(self) -> Pass:
-        """A pass with its options."""
+    def step(self) -> tuple[Pass, ...]:
+        """A pass with its options, or those of a pipeline."""
         name = self.take("word")
         if name not in self.passes:
             raise self.error(unknown("pass", name, self.passes))
         made = self.passes[name]
+        if isinstance(made, Pipeline):
+            return made.passes
         options: dict[str, Any] = {}
         if self.accept("{"):
             known = [f.name for f in visible(made)] if is_dataclass(made) else []
@@ -221,12 +239,12 @@ class _Parser:
                 if self.peek()[1] != "}":
                     self.take("mark", ",")
         if not isinstance(made, type):
-            return made
+            return (made,)
         declared = fields(made) if is_dataclass(made) else ()
         needed = [f.name for f in declared if f.default is MISSING and f.name not in options]
         if needed:
             raise self.error(f"{name} needs {needed[0]}, as in {name}{{{needed[0]}=...}}")
-        return made(**options)
+        return (made(**options),)
 
     def value(self) -> Any:
         """An option's value."""

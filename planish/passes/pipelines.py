@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from planish.ir.errors import DTypeError, IRError, ParseError
@@ -20,12 +21,13 @@ from planish.passes.quantize import Quantize
 from planish.passes.registry import PASSES
 from planish.passes.remat import Remat
 from planish.passes.simplify import simplify
+from planish.passes.split_k import split_k
 
 CLEAN = Pipeline(simplify, fold, cse, Expand(), simplify, cse)
 NARROW = Pipeline(Bf16(), cse, fold, simplify)
 SMALL = Pipeline(Quantize(), cse, fold, simplify)
 TINY = Pipeline(Quantize(bits=4)) + SMALL
-FAST = Pipeline(pushup, cse, Chunk(), Fuse())
+FAST = Pipeline(pushup, cse, Chunk(), split_k, Fuse())
 TRAIN = Pipeline(Chunk(), Remat(), Fuse())
 
 PIPELINES = {
@@ -89,6 +91,12 @@ ORDER = (
     Before("prune", "bf16"),
     Not("prune", "bitmap"),  # nor are the zeros seen that it makes later
     Not("prune", "fuse"),
+    Before("shrink", "expand"),  # activations are whole
+    Before("shrink", "gptq"),  # what is rounded has its shape
+    Before("shrink", "quantize"),  # weights are float
+    Before("shrink", "bf16"),
+    Not("shrink", "bitmap"),
+    Not("shrink", "fuse"),
     Not("quantize", "bitmap"),  # integers are what is stored
     Not("bf16", "bitmap"),
     Not("fold", "bitmap"),  # it would find the params that it makes
@@ -116,6 +124,10 @@ ORDER = (
     Before("chunk", "remat"),  # what is kept is smaller then
     Not("pushup", "chunk"),  # the slices stay where they are
     Not("chunk", "fuse"),
+    Before("quantize", "split_k"),  # a product is quantized as one
+    Before("bf16", "split_k"),
+    Before("bitmap", "split_k"),
+    Not("split_k", "fuse"),
     Not("mixed", "fuse"),
     Not("grad", "mixed"),  # it is gradients that are to be computed in bf16
     Not("grad", "bf16"),  # gradients of rounded weights are none of the weights
@@ -144,7 +156,11 @@ for _name, _pipeline in PIPELINES.items():
 
 
 def pipeline(named: str | Pipeline) -> Pipeline:
-    """A pipeline by its name or its text; one that is a pipeline already is returned."""
+    """A pipeline by its name or its text; one that is a pipeline already is returned.
+
+    In a text, the name of a pipeline stands for its passes: shrink{heads=0.5},int8; what is a pass,
+    too (bf16), is that. IRError where passes are then in an order that `ORDER` refuses.
+    """
     if isinstance(named, Pipeline):
         return named
     if not isinstance(named, str):
@@ -153,4 +169,7 @@ def pipeline(named: str | Pipeline) -> Pipeline:
         return PIPELINES[named]
     if named.isidentifier() and named not in PASSES:
         raise ParseError(unknown("pipeline or pass", named, list({**PIPELINES, **PASSES})))
-    return Pipeline.parse(named)
+    made = Pipeline.parse(named, {**PIPELINES, **PASSES})
+    if (PIPELINES.keys() - PASSES.keys()).intersection(re.findall(r"\w+", named)):
+        check_order(named, made)
+    return made

@@ -107,14 +107,7 @@ class Prune:
         """For "wanda" bound to the norms of what each weight multiplies; else itself."""
         if self.is_bound:
             return self
-        found = products(graph)
-        squares: dict[str, np.ndarray] = {}
-        for arrays in samples.values(graph, [x.inputs[0] for x in found]):
-            for node, array in zip(found, arrays, strict=True):
-                name = viewed_of(node.inputs[1]).attrs["name"]
-                rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
-                squares[name] = squares.get(name, 0.0) + np.square(rows).sum(0)
-        norms = {name: np.sqrt(x).astype(np.float32) for name, x in squares.items()}
+        norms = norms_seen(graph, samples)
         return replace(self, norms=norms, calibration=digest(norms))
 
     def run(self, graph: Graph, norms: Mapping[str, np.ndarray]) -> Graph:
@@ -152,6 +145,18 @@ class Prune:
         """For each weight why it stays as it is; "" where it does not."""
         found = {name: _reason(graph, node) for name, node in graph.param_nodes.items()}
         return with_skipped("prune", found, self.skip, graph)
+
+
+def norms_seen(graph: Graph, samples: Samples) -> dict[str, np.ndarray]:
+    """For each weight the norm of each of its inputs, over some text."""
+    found = products(graph)
+    squares: dict[str, np.ndarray] = {}
+    for arrays in samples.values(graph, [x.inputs[0] for x in found]):
+        for node, array in zip(found, arrays, strict=True):
+            name = viewed_of(node.inputs[1]).attrs["name"]
+            rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+            squares[name] = squares.get(name, 0.0) + np.square(rows).sum(0)
+    return {name: np.sqrt(x).astype(np.float32) for name, x in squares.items()}
 
 
 def check_ratio(what: str, ratio: object) -> None:

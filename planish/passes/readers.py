@@ -22,6 +22,8 @@ def why_not(param: Node, graph: Graph) -> str:
             products |= is_product(x) and viewed_of(x.inputs[1]) is param
             if not is_product(x) or viewed_of(x.inputs[0]) is param:
                 return "a product other than of activations by this weight reads it"
+        elif any(u.op.name == "dequantize" and x in u.inputs[1:] for u in graph.users[x]):
+            return "it holds the scales of another"
         elif x in graph.outputs or not reads_rows(x):
             return f"{x.op.name} reads it, too"
     parts = any(x.op.name in ("slice", "add") for x in graph.users[param])

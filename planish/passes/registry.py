@@ -23,8 +23,10 @@ from planish.passes.prune import Prune
 from planish.passes.pushup import pushup
 from planish.passes.quantize import Quantize
 from planish.passes.remat import Remat
+from planish.passes.shrink import Shrink
 from planish.passes.simplify import simplify
 from planish.passes.smooth import Smooth
+from planish.passes.split_k import split_k
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 
@@ -41,11 +43,13 @@ PASSES: dict[str, Pass | type] = {
     "bf16": Bf16,
     "mixed": mixed,
     "prune": Prune,
+    "shrink": Shrink,
     "smooth": Smooth,
     "gptq": Gptq,
     "quantize": Quantize,
     "fake_quantize": FakeQuantize,
     "quantize_caches": quantize_caches,
     "bitmap": Bitmap,
+    "split_k": split_k,
     "fuse": Fuse,
 }

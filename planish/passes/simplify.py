@@ -41,34 +41,44 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 def simplify(graph: Graph) -> Graph:
     """Apply all rules everywhere until the graph no longer changes."""
+    settled: set[Node] = set()
     for _ in range(ROUNDS):
-        after = sweep(graph)
+        after = sweep(graph, settled)
         if after is graph:
             break
         graph = after
     return graph
 
 
-def sweep(graph: Graph) -> Graph:
-    """Rewrite every node once, operands before users."""
+def sweep(graph: Graph, settled: set[Node]) -> Graph:
+    """Rewrite every node once, operands before users.
+
+    `settled` are the nodes that rules leave alone, whoever reads them; a sweep adds to it.
+    """
     reads = readers(graph)
+    left = iter(graph.nodes[len(graph.inputs) :])  # `step` sees them in this order
 
     def step(node: Node) -> Node:
+        old = next(left)
         for _ in range(ROUNDS):
-            found = rewrite(node, reads)
+            found = rewrite(node, reads, settled)
             if found is None:
                 break
             node = found
+        if node is not old:  # those who read the old one will read it
+            reads[node] = reads.get(node, 0) + reads[old]
         return node
 
     return rewritten(graph, step)
 
 
-def rewrite(node: Node, reads: Mapping[Node, int]) -> Node | None:
+def rewrite(node: Node, reads: Mapping[Node, int], settled: set[Node]) -> Node | None:
     """What the first rule that applies makes of `node`."""
-    for rule in RULES.get(node.op.name, LAYOUT_RULES.get(node.op.kind, ())):
-        if (found := rule(node)) is not None:
-            return kept_type(rule, node, found)
+    if node not in settled:
+        for rule in RULES.get(node.op.name, LAYOUT_RULES.get(node.op.kind, ())):
+            if (found := rule(node)) is not None:
+                return kept_type(rule, node, found)
+        settled.add(node)
     for rule in SOLE_RULES.get(node.op.name, ()):
         if reads.get(node.inputs[0]) == 1 and (found := rule(node)) is not None:
             return kept_type(rule, node, found)

@@ -1,7 +1,8 @@
 """What pruning does to each weight, and how it is stored then: one line each, none left out.
 
-found, stored = Zeros(), Stored()
-pipeline.run(graph, observe=(found, stored))
+shapes, found, stored = Shapes(), Zeros(), Stored()
+pipeline.run(graph, observe=(shapes, found, stored))
+print(shapes)
 print(found)
 print(stored)
 
@@ -23,10 +24,75 @@ from planish.ir.ops.sparse import bitmap_bytes
 from planish.passes.bitmap import Bitmap
 from planish.passes.pipeline import Step
 from planish.passes.prune import Prune
+from planish.passes.shrink import Shrink
 from planish.passes.table import table_text
+from planish.passes.units import units
 
+SHAPES = ("layer", "shape", "after", "kept", "why")
 HEAD = ("layer", "shape", "zeros", "kept", "why")
 KEPT = ("layer", "shape", "dtype", "zeros", "bytes", "of dense", "why")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A weight before and after heads or channels went, and the share of its squares left; one of a
+    layer that went has no shape after."""
+
+    name: str
+    shape: tuple[int, ...]
+    after: tuple[int, ...]
+    kept: float
+    reason: str
+
+    def cells(self) -> tuple[str, ...]:
+        """As they print."""
+        sizes = ("x".join(map(str, x)) for x in (self.shape, self.after))
+        return self.name, *sizes, f"{self.kept:.3f}", self.reason
+
+
+def shapes(before: Graph, after: Graph, options: Shrink) -> tuple[Shape, ...]:
+    """The matrices of products in a graph before and after a pass with these options."""
+    lost: dict[str, list[str]] = {}
+    told: dict[str, str] = {}
+    for one in units(before):
+        share = getattr(options, one.kind)
+        told[one.name] = one.why or f"{one.kind}=0"
+        if share and not one.why:
+            text = f"{round(share * one.count)} of {one.count} {one.kind}"
+            for name in one.weights():
+                lost.setdefault(name, []).append(text)
+    return tuple(
+        _shape(before, after, name, " and ".join(lost.get(name, ())) or f"stays: {why}")
+        for name, why in told.items()
+        if name in before.params
+    )
+
+
+def _shape(before: Graph, after: Graph, name: str, reason: str) -> Shape:
+    old, new = before.params[name], after.params.get(name)
+    if new is None:
+        return Shape(name, old.shape, (), 0.0, "its layer goes")
+    power, left = (float(np.square(x.astype(np.float64)).sum()) for x in (old, new))
+    return Shape(name, old.shape, new.shape, left / power if power else 1.0, reason)
+
+
+@dataclass
+class Shapes:
+    """An observer of pipelines that collects `shapes` of each pass that shrinks; prints as a
+    table."""
+
+    found: list[Shape] = field(default_factory=list)
+
+    def __call__(self, step: Step) -> None:
+        if isinstance(step.ran, Shrink):
+            self.found.extend(shapes(step.before, step.after, step.ran))
+
+    def records(self) -> list[dict[str, Any]]:
+        """For JSON."""
+        return [asdict(x) for x in self.found]
+
+    def __str__(self) -> str:
+        return table_text([SHAPES, *(x.cells() for x in self.found)], (0, len(SHAPES) - 1))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from planish.ir.later import later
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
 from planish.runtime import objects
+from planish.runtime.host.abi import ABI
 from planish.runtime.image import MALFORMED, Image
 from planish.runtime.memory import plan_memory
 from planish.runtime.target import Target, common_here, level_wanted, missing_here
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from planish.runtime.program import Program
 
 linker = later("planish.runtime.linker")
-records = later("planish.runtime.host.records")
 tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
@@ -101,7 +101,7 @@ class Artifact(NamedTuple):
         TargetError says what the processor lacks; ArtifactError refuses code that is called in
         another way.
         """
-        ours = records.ABI if "kind" in self.facts else VERSION
+        ours = ABI if "kind" in self.facts else VERSION
         if (abi := self.facts["abi"]) != ours:
             raise ArtifactError(
                 f"{self.path} has ABI {abi!r:.20}; this planish calls ABI {ours}: compile it again"

@@ -9,6 +9,7 @@ import numpy as np
 from planish.ir.dims import AnySize
 from planish.ir.errors import IRError
 from planish.ir.graph import Graph
+from planish.ir.loops import Kernel
 from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Lowered
@@ -36,6 +37,7 @@ class Draft:
     sites: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.numbered: dict[int, tuple[Kernel, Kernel]] = {}  # by the id of a kernel
         self.home: dict[tuple[Node, int], int] = {}  # result -> the output that it is written to
         for j, node in enumerate(self.graph.outputs):
             root = source(node)
@@ -96,7 +98,10 @@ class Draft:
         for kind, k in made.args:
             known = {"out": outs, "packed": packed}.get(kind)
             args.append(self.slot(operands[k]) if known is None else known[k])
-        kernel = number_sites(made.kernel, self.sites)
+        if id(made.kernel) not in self.numbered:
+            numbered = made.kernel, number_sites(made.kernel, self.sites)
+            self.numbered[id(made.kernel)] = numbered
+        kernel = self.numbered[id(made.kernel)][1]
         self.steps.append(Step(kernel, tuple(args), text, flops))  # type: ignore[arg-type]
 
 

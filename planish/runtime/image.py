@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Size, Symbol, symbols
@@ -34,8 +33,7 @@ MALFORMED = (struct.error, ValueError, KeyError, TypeError, IndexError, Attribut
 KINDS = {x.name: x for x in t.DTYPES.values()}
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A program. `code` are object files whose function `planish_main` runs it.
 
     `dims` are the symbolic sizes that it is handed, `scratch` the large locals of each kernel,

@@ -47,6 +47,7 @@ from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
+from planish.runtime.kernels.strides import whole
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels
@@ -292,12 +293,17 @@ class Lowering(Operands):
             )
 
 
-def heads_of(graph: Graph, node: Node) -> tuple[int, int] | None:
-    """How many heads of attention read a value, and the size of each; None where others do."""
+def heads_of(graph: Graph, node: Node, gates: bool = True) -> tuple[int, int] | None:
+    """How many heads of attention, or parts of a product's sum, read a value, and the size of each;
+    None where others do."""
     for user in graph.users[node]:
         for x in user.attrs["body"].nodes if user.op.kind == "fused" else (user,):
             if x.op.name == "attention" and x.inputs[0].shape[1] == x.inputs[1].shape[1]:
                 return x.inputs[0].shape[1], x.inputs[0].shape[3]
+            if x.op.name == "matmul" and whole(x.inputs[1]) is not x.inputs[1]:
+                return x.inputs[0].shape[0], x.inputs[0].shape[2]
+            if gates and x.op.name == "matmul" and x.shape == node.shape:  # this is a gate of that
+                return heads_of(graph, user, gates=False)
     return None
 
 

@@ -1,7 +1,8 @@
 """Where everything is: one arena for all temporaries, planned ahead.
 
 A temporary lives from the step that writes it first to the step that reads it last. Two that are
-never alive together may have the same bytes, see `arena`.
+never alive together may have the same bytes, see `arena`. Those of a small one are free some steps
+later only: who writes there at once would have to wait for threads that still read it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from planish.runtime.slots import Slot
 
 ALIGN = 64  # a cache line, and a whole vector register
 HUGE_PAGE = 1 << 21
+LINGERING, LINGER = 1 << 14, 8  # bytes of a small one; steps, about those of half a layer
 # Bytes of a store's first chunk and of its largest: only what is used of one becomes resident, but
 # that by whole huge pages.
 CHUNK, CHUNKS = 8 << 20, 64 << 20
@@ -36,8 +37,7 @@ class Life(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """The memory plan of a program. `peak` is the most that is alive at once: a lower bound.
 
     `fixed` says that the offsets hold for every binding of the symbolic dimensions; where a
@@ -88,7 +88,12 @@ def plan_memory(plan: Planned, binding: Mapping[str, int] | None = None) -> Memo
             count = value(slot.type.size, binding) if binding is not None else 0
         sizes.append(_aligned(count * slot.type.dtype.itemsize))
     spans = plan.spans
-    offsets = arena.offsets(sizes, spans)
+    last = max((end for _, end in spans), default=0)
+    kept = [
+        (first, min(end + LINGER, last) if size <= LINGERING else end)
+        for size, (first, end) in zip(sizes, spans, strict=True)
+    ]
+    offsets = arena.offsets(sizes, kept)
     lives = tuple(
         Life(slot.name, size, *span, offset)
         for slot, size, span, offset in zip(plan.temps, sizes, spans, offsets, strict=True)

@@ -33,7 +33,7 @@ from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
-from planish.runtime.kernels.strides import is_turned
+from planish.runtime.kernels.strides import is_turned, whole
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
     STARTS,
@@ -158,14 +158,15 @@ class Operands(Draft):
             given = {leaf: self.graph.params[name] for leaf, name in names.items()}
             form = self.form(body, roles, anchor, given, nr)
             found = tuple(names.values())
-            view = view_text((roles.b,), tuple(given))
+            b = whole(roles.b) if form.kind == "panels" else roles.b
+            view = view_text((b,), tuple(given))
             before = roles.dot if roles.dot in STARTS else ""
             made = Made(found, form.kind, view, form.nr, before)
             text = f"{found[0]} (packed{form.note})"
-            panels = self.packed_param(made, (roles.b,), given, text)
+            panels = self.packed_param(made, (b,), given, text)
         elif not is_direct(body, roles, nr):
             form = Form("panels", nr)
-            panels = (self.packed_now(node, body, operands, roles.b, nr),)
+            panels = (self.packed_now(node, body, operands, whole(roles.b), nr),)
         if not roles.strips:
             return (None, *panels), form
         if takes_matrix(body, roles, self.target, dtype):
@@ -195,7 +196,7 @@ class Operands(Draft):
         """The panels of a B that is a weight, packed here and now."""
         if made not in self.packed_weights:
             self.packed_weights[made] = tuple(
-                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, replace(made, part=i))
+                self.constant(x, TensorType(t.dtype(x.dtype), x.shape), text, made._replace(part=i))
                 for i, x in enumerate(self.packing.packed(made, view, given))
             )
         return self.packed_weights[made]

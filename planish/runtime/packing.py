@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -156,7 +155,7 @@ def params_of(
     views = {text: parse(text, more=WORDS.values()) for text in sorted(texts)}
     found: dict[Made, tuple[np.ndarray, ...]] = {}
     with (panels or Panels()).packing() as packing:
-        for x in (replace(x, part=0) for x in made):
+        for x in (x._replace(part=0) for x in made):
             read = [arrays[name] for name in x.names]
             if x.kind == "plain":
                 found[x] = (packing.plain(x.names[0], read[0]),)
@@ -164,7 +163,7 @@ def params_of(
                 view = views[x.view]
                 given = dict(zip(view.inputs, read, strict=True))
                 found[x] = packing.packed(x, view.outputs, given)
-    return tuple(found[replace(x, part=0)][x.part] for x in made)
+    return tuple(found[x._replace(part=0)][x.part] for x in made)
 
 
 def pieces(panels: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

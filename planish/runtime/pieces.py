@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from planish.ir import types as t
-from planish.ir.index import Ranges, largest, linear_index, to_poly
+from planish.ir.index import Ranges, largest, to_poly
 from planish.ir.loops import (
     Accumulate,
     Buffer,
@@ -35,12 +35,14 @@ def in_pieces(kernel: Kernel, loop: For) -> dict[str, int]:
     lets = {s.var.name: s.value for s in walk(kernel.body) if isinstance(s, Let)}
     ranges = _ranges(loop)
     inside = set(map(id, _accesses((loop,))))
-    found: dict[str, set[int]] = {b.name: set() for b in kernel.params}
+    found: dict[str, int] = {}
     for access in _accesses(kernel.body):
-        index = tuple(_inlined(i, lets) for i in access.index)
-        mine = id(access) in inside
-        found[access.buffer.name].add(_rounds(access.buffer, index, loop, ranges) if mine else 0)
-    return {name: min(rounds) for name, rounds in found.items() if len(rounds) == 1 and all(rounds)}
+        name = access.buffer.name
+        if found.get(name) != 0:  # else no other access changes that
+            index = tuple(_inlined(i, lets) for i in access.index)
+            rounds = _rounds(access.buffer, index, loop, ranges) if id(access) in inside else 0
+            found[name] = rounds if found.setdefault(name, rounds) == rounds else 0
+    return {name: rounds for name, rounds in found.items() if rounds}
 
 
 def _ranges(loop: For) -> Ranges:
@@ -80,12 +82,13 @@ def _rounds(buffer: Buffer, index: tuple[Expr, ...], loop: For, ranges: Ranges) 
     if not isinstance(loop.extent, Const):
         return 0
     count, size = int(loop.extent.value), 1
-    for k, extent in enumerate(buffer.shape, 1):
+    whose: Expr = Const(0, t.i64)
+    for i, extent in zip(index, buffer.shape, strict=True):
         if not isinstance(extent, Const):
             return 0
         size *= int(extent.value)
-        shape = tuple(int(x.value) for x in buffer.shape[:k] if isinstance(x, Const))
-        place = to_poly(linear_index(index[:k], shape, ranges), ranges)
+        whose = whose * extent + i
+        place = to_poly(whose, ranges)
         piece = place.pop((loop.var,), 0)
         if piece <= 0 or size % (piece * count):
             continue

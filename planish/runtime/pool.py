@@ -16,8 +16,8 @@ from typing import Any
 from planish.ir.later import later
 from planish.runtime.memory import ALIGN, aligned
 from planish.runtime.target import Target, kept_in_cache
+from planish.runtime.version import llvm_version
 
-metadata = later("importlib.metadata")
 elf = later("planish.runtime.elf")
 llvm = later("planish.runtime.llvm")
 sync = later("planish.runtime.codegen.sync")
@@ -103,7 +103,7 @@ class Pools:
 def pool_object(target: Target) -> bytes:
     """The functions of a pool as an object file."""
     text, facts = sync.pool_text(target), (target.triple, target.cpu, target.feature_text)
-    parts = ("pool", text, *facts, metadata.version("llvmlite"))
+    parts = ("pool", text, *facts, llvm_version())
     return kept_in_cache(parts, lambda: llvm.compile_text(text, target))
 
 

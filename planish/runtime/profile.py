@@ -22,6 +22,7 @@ from planish.runtime.cost import Cost, Read, kernel_cost, step_bytes, step_flops
 from planish.runtime.in_place import storage
 from planish.runtime.memory import Memory
 from planish.runtime.plan import Plan, Step
+from planish.runtime.recording import Span, trace_events
 from planish.runtime.report import aligned_rows
 from planish.runtime.roof import Roof
 from planish.runtime.roofline import draw
@@ -71,12 +72,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The rows, in the order in which they run; `seconds` is their sum."""
+    """The rows, in the order in which they run; `seconds` is their sum.
+
+    `steps` are the rows of single steps, and `recorded` tells when each thread did each of them in
+    one more run.
+    """
 
     name: str
     rows: tuple[Row, ...]
     roof: Roof | None = None
     threads: int = 1
+    steps: tuple[Row, ...] = ()
+    recorded: tuple[Span, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -132,15 +139,26 @@ class Profile:
         ]
 
     def trace(self, path: str | Path) -> None:
-        """Write the steps as a trace for Perfetto, end to end, each as long as its median.
+        """Write the run that was recorded as a trace for Perfetto: a track for each thread.
 
-        That is no recording: all threads meet after each step of a profile, so there is one track.
+        That run is none of those whose steps were timed, after each of which all threads meet.
         """
-        Path(path).write_text(json.dumps(trace_events(self)), "utf-8")
+        names, layers = [x.label for x in self.steps], [x.layer for x in self.steps]
+        facts = [_facts(x) for x in self.steps]
+        found = trace_events(self.name, names, layers, facts, self.recorded)
+        Path(path).write_text(json.dumps(found), "utf-8")
 
     def roofline(self, path: str | Path) -> None:
         """Draw the kernels under the machine's roofs (.svg, .png, .pdf); needs matplotlib."""
         draw(path, self.name, self.by_kernel().rows, self.roof)
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """What a trace says of a step; rates are those of its median."""
+    facts: dict[str, Any] = {"kernel": row.kernel, "flops": row.flops, "bytes": row.bytes}
+    facts |= {"median us": 1e6 * row.seconds}
+    facts |= {"GFLOP/s": row.flop_rate / 1e9, "GB/s": row.byte_rate / 1e9}
+    return facts if row.of_roof is None else facts | {"% of roof": 100 * row.of_roof}
 
 
 def _sum(label: str, kernel: str, rows: Iterable[Row]) -> Row:
@@ -151,28 +169,6 @@ def _sum(label: str, kernel: str, rows: Iterable[Row]) -> Row:
         sum(row.bytes for row in rows), sum(ideals) if len(ideals) == len(rows) else None,
         sum(row.calls for row in rows),
     )  # fmt: skip
-
-
-def trace_events(profile: Profile) -> dict[str, Any]:
-    """Chrome's trace format: complete events, microseconds, categories by layer."""
-    name = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": profile.name}}
-    track = f"median of each step, {profile.threads} threads"
-    thread = {"name": "thread_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": track}}
-    events: list[dict[str, Any]] = [name, thread]
-    at = 0.0
-    for row in profile.rows:
-        facts = {"kernel": row.kernel, "flops": row.flops, "bytes": row.bytes}
-        facts |= {"GFLOP/s": row.flop_rate / 1e9, "GB/s": row.byte_rate / 1e9}
-        if row.of_roof is not None:
-            facts["% of roof"] = 100 * row.of_roof
-        events.append(
-            {
-                "name": row.label, "cat": row.layer or "model", "ph": "X", "pid": 0, "tid": 0,
-                "ts": 1e6 * at, "dur": 1e6 * row.seconds, "args": facts,
-            }
-        )  # fmt: skip
-        at += row.seconds
-    return {"traceEvents": events, "displayTimeUnit": "ns"}
 
 
 # What steps do
@@ -198,8 +194,9 @@ class Work:
 
 
 def profile(
-    plan: Plan, work: Sequence[Work], seconds: np.ndarray, roof: Roof | None, threads: int
-) -> Profile:
+    plan: Plan, work: Sequence[Work], seconds: np.ndarray, roof: Roof | None, threads: int,
+    recorded: tuple[Span, ...],
+) -> Profile:  # fmt: skip
     """The profile of a plan whose steps take so many seconds."""
     rows = tuple(
         Row(
@@ -208,7 +205,7 @@ def profile(
         )
         for step, done, spent in zip(plan.steps, work, seconds, strict=True)
     )  # fmt: skip
-    return Profile(plan.name, rows, roof, threads)
+    return Profile(plan.name, rows, roof, threads, rows, recorded)
 
 
 def plan_work(

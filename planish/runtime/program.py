@@ -21,7 +21,7 @@ from planish.runtime.arguments import (
 )
 from planish.runtime.gate import ProcessLock
 from planish.runtime.image import Image
-from planish.runtime.memory import aligned, plan_memory
+from planish.runtime.memory import ALIGN, aligned, plan_memory
 from planish.runtime.pool import POOLS
 from planish.runtime.scratch import scratch_bytes
 from planish.runtime.target import Target, need_memory, thread_count
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from planish.ir.loops import Kernel
     from planish.runtime.plan import Plan
     from planish.runtime.profile import Profile, Work
+    from planish.runtime.recording import Span
     from planish.runtime.roof import Roof
 
 build = later("planish.runtime.build")  # and with it LLVM
 elf = later("planish.runtime.elf")
 profiling = later("planish.runtime.profile")
+recording = later("planish.runtime.recording")
 
 
 class Program:
@@ -145,7 +147,7 @@ class Program:
     def profile(self, *arrays: object, repeat: int = 10, roof: Roof | None = None) -> Profile:
         """The time of each step, FLOPs, bytes, and their share of what `roof` allows.
 
-        Donated arguments are updated `repeat` + 1 times.
+        Donated arguments are updated `repeat` + 4 times.
         """
         return self.bind(*arrays).profile(repeat, roof)
 
@@ -157,7 +159,7 @@ class _Space:
         self.stride = scratch
         self.arena = aligned(arena)
         self.scratch = aligned(scratch * threads)
-        self.barrier = aligned(256)
+        self.barrier = aligned(threads * ALIGN)
         self.status = (ctypes.c_int64 * 4)()
         self.process = os.getpid()
 
@@ -247,24 +249,43 @@ class Bound:
         `before` is called before each run, to set donated arguments back.
         """
         _check_repeat(repeat)
-        plan, target = self.program.plan, self.program.target
-        ticks = np.zeros((repeat + 1, len(plan.steps) + 1), np.int64)
-        clocks = np.zeros(repeat + 1)
+        steps = len(self.program.plan.steps)
+        ticks = np.zeros((repeat + 1, steps + 1), np.int64)
+        seconds = self._counted(list(ticks), before)
+        passed = int(ticks[-1, 0] - ticks[0, 0])  # when the last step of a run ended
+        return ticks[1:, 1:] * self._tick(passed, seconds)
+
+    def recorded(self, before: Callable[[], object] | None = None) -> tuple[Span, ...]:
+        """When each thread did each step in a run, after one to warm up and one to wake up."""
+        steps, threads = len(self.program.plan.steps), self.program.threads
+        runs = [recording.blank(steps, threads) for _ in range(3)]
+        seconds = self._counted(runs, before)
+        ends = [int(x[2 + steps]) for x in runs]  # of the last step, on the first thread
+        tick = self._tick(ends[-1] - ends[0], seconds)
+        return recording.spans(runs[-1], steps, threads, tick)
+
+    def _counted(self, runs: list[np.ndarray], before: Callable[[], object] | None) -> float:
+        """Run once for each array, which notes the time; seconds between the ends of the first
+        and the last run."""
+        clocks = []
         try:
-            for number, row in enumerate(ticks):
+            for row in runs:
                 if before is not None:
                     before()
                 self._call[7] = address(row)
                 self._run(1)
-                clocks[number] = time.perf_counter()
-                if number == 0:
+                clocks.append(time.perf_counter())
+                if len(clocks) == 1:
                     time.sleep(COUNTING)
         finally:
             self._call[7] = 0
-        passed = int(ticks[-1, 0] - ticks[0, 0])  # when the last step of a run ended
-        if plan.steps and passed <= 0:
-            raise TargetError(f"{target.arch} has no counter to profile with")
-        return ticks[1:, 1:] * ((clocks[-1] - clocks[0]) / max(1, passed))
+        return clocks[-1] - clocks[0]
+
+    def _tick(self, passed: int, seconds: float) -> float:
+        """Seconds of a count of the clock that has counted so far."""
+        if self.program.plan.steps and passed <= 0:
+            raise TargetError(f"{self.program.target.arch} has no counter to profile with")
+        return seconds / max(1, passed)
 
     def work(self) -> list[Work]:
         """What each step does, with the arguments as they are now."""
@@ -276,12 +297,16 @@ class Bound:
         self, repeat: int = 10, roof: Roof | None = None,
         before: Callable[[], object] | None = None,
     ) -> Profile:  # fmt: skip
-        """The time of each step, the median of `repeat` runs, and what it does in that time."""
+        """The time of each step, the median of `repeat` runs, and what it does in that time.
+
+        One more run is recorded, see `recorded`.
+        """
         if before is not None:
             before()
         program, work = self.program, self.work()
         seconds = np.median(self.times(repeat, before), axis=0)
-        return profiling.profile(program.plan, work, seconds, roof, program.threads)
+        spans = self.recorded(before)
+        return profiling.profile(program.plan, work, seconds, roof, program.threads, spans)
 
 
 def _check_repeat(repeat: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from planish.ir import types as t
-from planish.ir.loops import Const, Expr, For
+from planish.ir.loops import Const, For, Kernel
 from planish.runtime.pieces import in_pieces
 from planish.runtime.plan import Plan, Step
 from planish.runtime.sizes import is_small, work
@@ -45,13 +45,26 @@ class Schedule:
     bytes: int
 
 
-class Job:
-    """What there is to know of a step's kernel."""
+class Nest:
+    """What there is to know of a kernel, which may be that of many steps."""
 
-    def __init__(self, step: Step, work: Expr):
-        self.step, self.kernel, self.work = step, step.kernel, work
-        loops = (s for s in step.kernel.body if isinstance(s, For) and s.kind == "parallel")
+    def __init__(self, kernel: Kernel):
+        self.kernel, self.work = kernel, work(kernel, kernel.dims)
+        loops = (s for s in kernel.body if isinstance(s, For) and s.kind == "parallel")
         self.loop = next((s for s in loops if s.extent != Const(1, t.i64)), None)
+
+    @cached_property
+    def apart(self) -> dict[str, int]:
+        """The params of which iteration p touches its own pieces alone: see `in_pieces`."""
+        return in_pieces(self.kernel, self.loop) if self.loop else {}
+
+
+class Job:
+    """What there is to know of a step."""
+
+    def __init__(self, step: Step, nest: Nest):
+        self.step, self.nest = step, nest
+        self.kernel, self.work, self.loop = nest.kernel, nest.work, nest.loop
 
     @property
     def small(self) -> bool:
@@ -87,7 +100,7 @@ class Job:
     @cached_property
     def pieces(self) -> dict[Slot, int]:
         """The slots of which iteration p touches its own pieces alone, and of how many rounds."""
-        apart = in_pieces(self.kernel, self.loop) if self.loop and self.fixed else {}
+        apart = self.nest.apart if self.fixed else {}
         found: dict[Slot, set[int]] = {}
         for slot, buffer in zip(self.step.args, self.kernel.params, strict=True):
             found.setdefault(slot, set()).add(apart.get(buffer.name, 0))
@@ -97,17 +110,18 @@ class Job:
         """Whether a thread that runs its share of both meets only its own pieces of a slot."""
         if not (self.fixed and other.fixed and self.loop and other.loop):
             return False
-        same = self.loop.extent == other.loop.extent and mine.type.size == theirs.type.size
-        rounds = self.pieces.get(mine), other.pieces.get(theirs)
-        return same and rounds[0] is not None and rounds[0] == rounds[1]
+        if self.loop.extent != other.loop.extent or mine.type.size != theirs.type.size:
+            return False
+        rounds = self.pieces.get(mine)
+        return rounds is not None and rounds == other.pieces.get(theirs)
 
 
 def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:
     """The schedule of a plan. `storage` gives a slot's memory as (space, begin, end), which are
     right for all sizes where `fixed`."""
-    kernels = {id(step.kernel): step.kernel for step in plan.steps}  # the same in many steps
-    works = {key: work(kernel, kernel.dims) for key, kernel in kernels.items()}
-    jobs = [Job(step, works[id(step.kernel)]) for step in plan.steps]
+    kernels = {id(step.kernel): step.kernel for step in plan.steps}
+    nests = {key: Nest(kernel) for key, kernel in kernels.items()}
+    jobs = [Job(step, nests[id(step.kernel)]) for step in plan.steps]
     storage = _remembered(storage)
     runs = ["one" if job.loop is None or job.small else "shared" for job in jobs]
     readers = _readers(jobs, storage)

@@ -27,8 +27,7 @@ class Limit(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """How a param of a plan is made of the graph's params called `names`.
 
     "plain": one as it is. Else what a method of `Packing` makes of a view of them, the text of a

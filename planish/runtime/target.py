@@ -26,13 +26,13 @@ from planish.ir.later import later
 from planish.ir.types import DType
 from planish.runtime.cache import cache_at, digest
 from planish.runtime.cpus import CPUS
+from planish.runtime.version import llvm_version
 
 if TYPE_CHECKING:
     from planish.runtime.cores import Core
 
 asked = later("planish.runtime.asked")
 cores = later("planish.runtime.cores")
-metadata = later("importlib.metadata")
 platformdirs = later("platformdirs")
 llvm = later("llvmlite.binding")  # LLVM is not needed where code comes from a cache
 
@@ -157,7 +157,7 @@ def _asked(name: str, arches: Sequence[str], cpu: str, vendor: str) -> Target:
     """A target that LLVM knows: code for it uses those of our features that it has, no others."""
     for arch in filter(_ANY.__contains__, arches):
         triple = f"{arch}-{vendor}"
-        parts = "asked", triple, cpu, metadata.version("llvmlite"), repr(CPUS)
+        parts = "asked", triple, cpu, llvm_version(), repr(CPUS)
         made = kept_in_cache(parts, partial(_features_text, triple, cpu))
         if (features := json.loads(made)) is not None:
             return Target(cpu, triple, _ANY[arch], frozenset(features))
@@ -174,7 +174,7 @@ def _features_text(triple: str, cpu: str) -> bytes:
 @cache
 def _host() -> Target:
     """What LLVM calls this machine: asked once for each processor, as LLVM takes long to load."""
-    parts = "host", _machine_text(), metadata.version("llvmlite")
+    parts = "host", _machine_text(), llvm_version()
     found = kept_in_cache(parts, lambda: json.dumps(_described()).encode())
     triple, cpu, listed = json.loads(found)
     features = set(listed)

@@ -48,19 +48,29 @@ def gpt2_arrays(config: dict[str, Any], size: float = 0.3) -> dict[str, np.ndarr
 def llama_arrays(config: dict[str, Any], size: float = 0.3) -> dict[str, np.ndarray]:
     """Random weights of Llama."""
     c, v, hidden = config["hidden_size"], config["vocab_size"], config["intermediate_size"]
-    keys = c // config["num_attention_heads"] * config["num_key_value_heads"]
+    width = config.get("head_dim") or c // config["num_attention_heads"]
+    queries, keys = (config[f"num_{x}_heads"] * width for x in ("attention", "key_value"))
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (v, c), "norm": (c,)}
     for i in range(config["num_hidden_layers"]):
         shapes |= {
             f"layers.{i}.{name}": shape
             for name, shape in {
-                "input_layernorm": (c,), "self_attn.q_proj": (c, c), "self_attn.k_proj": (keys, c),
-                "self_attn.v_proj": (keys, c), "self_attn.o_proj": (c, c),
+                "input_layernorm": (c,), "self_attn.q_proj": (queries, c),
+                "self_attn.k_proj": (keys, c), "self_attn.v_proj": (keys, c),
+                "self_attn.o_proj": (c, queries),
                 "post_attention_layernorm": (c,), "mlp.gate_proj": (hidden, c),
                 "mlp.up_proj": (hidden, c), "mlp.down_proj": (c, hidden),
             }.items()
         }  # fmt: skip
-    shapes = {f"model.{name}.weight": shape for name, shape in shapes.items()}
+    biased = [x for x in ("attention", "mlp") if config.get(f"{x}_bias")]
+    shapes |= {
+        f"{name}.bias": shape[:1] for name, shape in shapes.items()
+        if any(f"{'self_attn' if x == 'attention' else x}." in name for x in biased)
+    }  # fmt: skip
+    shapes = {
+        f"model.{name}" if name.endswith(".bias") else f"model.{name}.weight": shape
+        for name, shape in shapes.items()
+    }
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (v, c)
     return random_arrays(shapes, size)

@@ -62,18 +62,41 @@ def gpt2(arrays: Arrays, config: dict[str, Any], tokens: np.ndarray, dtype: Any)
     return norm(x, "ln_f") @ w.get("lm_head.weight", w["wte.weight"]).T
 
 
+def scaled_rate(rate: float, rope: dict[str, Any]) -> float:
+    """How fast a rotary pair turns, where `rope` is what config.json says of it."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return rate
+    if kind == "linear":
+        return rate / rope["factor"]
+    assert kind == "llama3"
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    trained, wave = rope["original_max_position_embeddings"], 2 * math.pi / rate
+    if wave < trained / high:
+        return rate
+    if wave > trained / low:
+        return rate / rope["factor"]
+    smooth = (trained / wave - low) / (high - low)
+    return (1 - smooth) * rate / rope["factor"] + smooth * rate
+
+
 def llama(arrays: Arrays, config: dict[str, Any], tokens: np.ndarray, dtype: Any) -> np.ndarray:
     """Logits [T, V] of tokens [T]."""
     w = {name.removeprefix("model."): x.astype(dtype) for name, x in arrays.items()}
     count, groups = config["num_attention_heads"], config["num_key_value_heads"]
-    half = config["hidden_size"] // count // 2
-    rates = config["rope_theta"] ** (-np.arange(half) / half)
+    half = (config.get("head_dim") or config["hidden_size"] // count) // 2
+    rope = config.get("rope_parameters") or {**(config["rope_scaling"] or {})}
+    theta = rope.get("rope_theta", config["rope_theta"])
+    rates = np.array([scaled_rate(theta ** (-i / half), rope) for i in range(half)])
     angles = np.arange(len(tokens))[:, None] * rates
     cos, sin = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         eps = dtype(config["rms_norm_eps"])
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w[name]
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", dtype(0))
 
     def rotated(x: np.ndarray) -> np.ndarray:
         a, b = x[..., :half], x[..., half:]
@@ -84,13 +107,13 @@ def llama(arrays: Arrays, config: dict[str, Any], tokens: np.ndarray, dtype: Any
         at = f"layers.{i}."
         y = norm(x, f"{at}input_layernorm.weight")
         q, k, v = (
-            heads(y @ w[f"{at}self_attn.{name}_proj.weight"].T, n)
+            heads(linear(y, f"{at}self_attn.{name}_proj"), n)
             for name, n in (("q", count), ("k", groups), ("v", groups))
         )
         k, v = (np.repeat(part, count // groups, axis=0) for part in (rotated(k), v))
         y = attention(rotated(q), k, v, dtype(1 / math.sqrt(2 * half)))
-        x = x + y.swapaxes(0, 1).reshape(x.shape) @ w[f"{at}self_attn.o_proj.weight"].T
+        x = x + linear(y.swapaxes(0, 1).reshape(len(x), -1), f"{at}self_attn.o_proj")
         y = norm(x, f"{at}post_attention_layernorm.weight")
-        gate = ACTIVATIONS["silu"](y @ w[f"{at}mlp.gate_proj.weight"].T)
-        x = x + (gate * (y @ w[f"{at}mlp.up_proj.weight"].T)) @ w[f"{at}mlp.down_proj.weight"].T
+        gate = ACTIVATIONS["silu"](linear(y, f"{at}mlp.gate_proj"))
+        x = x + linear(gate * linear(y, f"{at}mlp.up_proj"), f"{at}mlp.down_proj")
     return norm(x, "norm.weight") @ w.get("lm_head.weight", w["embed_tokens.weight"]).T

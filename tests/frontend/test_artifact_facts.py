@@ -23,7 +23,7 @@ from planish.passes.layers import Layer, Layers, report_text, reporter
 from planish.passes.pipelines import PIPELINES
 from planish.passes.speed import Speed
 from planish.runtime.artifact import HEAD, VERSION, read_shared
-from planish.runtime.host import records
+from planish.runtime.host.abi import ABI
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 
@@ -163,7 +163,7 @@ def with_abi(path: Path, abi: str) -> Path:
 
 
 @pytest.mark.parametrize(("save", "ours"), [
-    (program, VERSION), (generator, records.ABI), (step, records.ABI),
+    (program, VERSION), (generator, ABI), (step, ABI),
 ])  # fmt: skip
 def test_another_abi_is_refused_before_anything_runs(
     save: Callable, ours: int, tmp_path: Path

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import planish as pl
 from planish.frontend import auto
-from planish.frontend.auto import auto_recipe, bytes_of, ordered, seconds_of
+from planish.frontend.auto import auto_recipe, bytes_of, considered, ordered, seconds_of
 from planish.frontend.cli.entry import run
 from planish.frontend.judge import Judge, halves
 from planish.frontend.quantize import forward, stored
 from planish.frontend.sensitivity import Row
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
+from planish.passes.choices import Choices
 from planish.passes.layers import Layers
 from planish.passes.measure import weight_bytes
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN, PIPELINES, check_order
+from planish.passes.quantize import Quantize
 from planish.passes.speed import Clock
+from planish.runtime.target import Target
 
 STEPS, CONTEXT = 120, 16
 PIECES = 16
@@ -90,10 +94,39 @@ def test_the_cheapest_bytes_go_first() -> None:
 
     eight = [row("a", 75, 0.5), row("b", 75, 0.1), row("table", 30, 0.0)]
     four = [row("b", 87, 9.0), row("a", 87, 0.51)]
-    moves = ordered(eight, four, bytes_of((eight, four)))
+    moves = ordered({8: eight, 4: four}, bytes_of({8: eight, 4: four}))
     assert [(x.name, x.bits) for x in moves] == [
         ("table", 8), ("b", 8), ("a", 8), ("a", 4), ("b", 4)
     ]  # fmt: skip
+
+
+def test_bits_of_a_mix_are_those_of_its_recipe(model: pl.TinyGPT) -> None:
+    """After any number of moves, bf16 among them, as on a processor that multiplies it."""
+    graph = forward(model)
+    levels = {x: Choices.of(PIPELINES[auto.NAMES[x]], graph) for x in (16, 8, 4)}
+    steps = [("attn.c_attn", 16), ("mlp.c_fc", 8), ("mlp.c_proj", 16), ("mlp.c_proj", 4)]
+    moves = [auto.Move(f"h.0.{name}.weight", bits, 0.0, 1.0) for name, bits in steps]
+    moves += [auto.Move(name, 8, 0.0, 1.0) for name in ("wte.weight", "wpe.weight")]
+    judge = SimpleNamespace(exact=None)
+    mixes = auto.Mixes(judge, auto.steps_of(levels), moves, levels[8].changed)  # type: ignore
+    for count in range(1, len(moves) + 1):
+        recipe = mixes.pipeline(count)
+        assert Pipeline.parse(str(recipe)) == recipe
+        check_order("auto", recipe)
+        seen = bits_of(model, recipe)
+        assert {name: seen[name] for name in mixes.bits(count)} == mixes.bits(count)
+    assert sorted(mixes.bits(count).values()) == [4, 8, 8, 8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("x86-64-v3", "32, 8 and 4 bits (groups of 64); not 16, for x86-64-v3 has no products of"),
+        ("znver4", "32, 16 (bf16), 8 and 4 bits (groups of 64)"),
+    ],
+)
+def test_what_is_considered(name: str, told: str) -> None:
+    assert considered(Target.parse(name)).startswith(told)
 
 
 def test_what_saves_no_time_is_not_for_the_fastest() -> None:
@@ -104,7 +137,7 @@ def test_what_saves_no_time_is_not_for_the_fastest() -> None:
 
     eight, four = [row("a", 0.1), row("b", 0.1), row("c", 0.1)], [row("a", 0.3), row("b", 0.2)]
     gains = {("a", 8): 0.0, ("a", 4): 3.0, ("b", 8): 2.0, ("b", 4): 1.0}
-    assert [(x.name, x.bits, x.saved) for x in ordered(eight, four, gains)] == [
+    assert [(x.name, x.bits, x.saved) for x in ordered({8: eight, 4: four}, gains)] == [
         ("b", 8, 2.0), ("a", 4, 3.0)
     ]  # fmt: skip
 
@@ -123,9 +156,9 @@ def clock(before: float, eight: float, four: float) -> Clock:
 
 def test_gains_in_time_are_those_that_count(model: pl.TinyGPT) -> None:
     graph = CLEAN.run(forward(model))
-    found = seconds_of(graph, clock(9.0, 5.0, 6.0), "decode")
+    found = seconds_of(graph, clock(9.0, 5.0, 6.0), "decode", (Quantize(), Quantize(bits=4)))
     assert {(bits, gain) for (_, bits), gain in found.items()} == {(8, 4.0), (4, 3.0)}
-    assert set(seconds_of(graph, clock(9.0, 5.0, 6.0), "both").values()) == {0.0}
+    assert set(seconds_of(graph, clock(9.0, 5.0, 6.0), "both", [Quantize()]).values()) == {0.0}
 
 
 def test_the_fastest_mix(

@@ -165,4 +165,4 @@ def test_the_command_line_writes_and_describes_bundles(
     assert "--of last or --of all" in capsys.readouterr().err
     for more in (["--prefix", "my_"], ["--weights", "file"]):
         assert run(["compile", str(model), "-o", str(out), *more]) == 2
-        assert "are for what writes text, not for --of last" in capsys.readouterr().err
+        assert "are for C, not for a bundle" in capsys.readouterr().err

@@ -28,6 +28,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {}, "gpt2 untied": {"tie_head": False, "norm_eps": 1e-6, "bias": False},
     "llama": LLAMA, "llama untied": {**LLAMA, "tie_head": False, "rope_base": 500.0},
     "llama interleaved": {**LLAMA, "rope_interleaved": True, "hidden_dim": 40},
+    "llama linear": {**LLAMA, "head_dim": 10, "attn_bias": True,
+                     "rope_scaling": {"rope_type": "linear", "factor": 2.5}},
+    "llama 3": {**LLAMA, "head_dim": 16, "mlp_bias": True, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}},
 }  # fmt: skip
 IDS = TOKENIZER.encode("First Citizen: speak.")
 
@@ -275,8 +280,9 @@ def test_facts_that_do_not_fit(
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; planish has 'none'"),
-        ({"rope.dimension_count": 4}, "llama.rope.dimension_count is 4; planish has 8 only"),
+        ({"rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; planish has none and"),
+        ({"rope.scaling.factor": 2.0}, "does not know: llama.rope.scaling.factor=2.0"),
+        ({"attention.value_length": 4}, "llama.attention.value_length is 4; planish has 8 only"),
     ],
 )
 def test_facts_of_llama_that_are_refused(tmp_path: Path, facts: dict, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from tests.frontend import references
 from tests.frontend.foreign import GPT2, LLAMA, gpt2_arrays, llama_arrays, write_folder
 from tests.frontend.small import small_model
 
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
 TOKENS = np.random.default_rng(1).integers(0, 37, 17).astype(np.int32)
 
 
@@ -64,14 +69,18 @@ def test_gpt2_has_the_numbers_of_numpy(tmp_path: Path, options: dict, size: floa
 @pytest.mark.parametrize(
     "options",
     [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 6, "head_dim": None},
-     {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7e3}}],
+     {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7e3}},
+     {"head_dim": 10, "rope_scaling": {"type": "linear", "factor": 2.5}, "rms_norm_eps": 1e-2},
+     {"head_dim": 2, "attention_bias": True, "rope_scaling": {"rope_type": "default"}},
+     {"head_dim": 12, "rope_scaling": LLAMA3, "mlp_bias": True, "tie_word_embeddings": True},
+     {"rope_theta": None, "rope_parameters": {**LLAMA3, "rope_theta": 500.0},
+      "head_dim": 14, "attention_bias": True, "mlp_bias": True}],
     ids=str,
 )  # fmt: skip
 def test_llama_has_the_numbers_of_numpy(tmp_path: Path, options: dict) -> None:
     config = {**LLAMA, **options}
     arrays = llama_arrays(config)
     model = pl.TinyGPT.from_pretrained(write_folder(tmp_path / "one", config, arrays, shards=3))
-    config["rope_theta"] = config["rope_theta"] or 7e3
     near_reference(logits(model), references.llama, arrays, config)
     greedy = model.generate(TOKENS[:5], 6, temperature=0)
     seen = TOKENS[:5].tolist()
@@ -79,6 +88,18 @@ def test_llama_has_the_numbers_of_numpy(tmp_path: Path, options: dict) -> None:
     for token in greedy:
         assert token == references.llama(arrays, config, np.array(seen), np.float64)[-1].argmax()
         seen.append(int(token))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: cc")
+def test_a_stretched_llama_ships_in_8_bits(tmp_path: Path) -> None:
+    options = {"head_dim": 10, "attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA3}
+    config = {**LLAMA, **options}
+    model = pl.TinyGPT.from_pretrained(write_folder(tmp_path / "m", config, llama_arrays(config)))
+    pl.Generator(model, "int8").save(tmp_path / "m.so")
+    told = pl.load(tmp_path / "m.so").generate(TOKENS[:5], 9, temperature=0)
+    wanted = model.generate(TOKENS[:5], 9, temperature=0, pipeline="int8")
+    np.testing.assert_array_equal(told, wanted)
+    assert len(told) == 9
 
 
 def test_a_scaled_model_writes_what_it_predicts(tmp_path: Path) -> None:
@@ -140,6 +161,8 @@ def test_weights_stay_in_the_file(tmp_path: Path) -> None:
         {"positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False, "num_kv_heads": 1},
         {"positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False, "embed_dim": 16,
          "rope_interleaved": True, "rope_base": 500.0, "tie_head": False, "norm_eps": 1e-6},
+        {"positions": "rope", "norm": "rms", "mlp": "swiglu", "head_dim": 6, "num_kv_heads": 1,
+         "rope_interleaved": True, "mlp_bias": False, "rope_scaling": LLAMA3},
     ],
     ids=str,
 )  # fmt: skip
@@ -161,7 +184,19 @@ def test_what_is_saved_comes_back(tmp_path: Path, options: dict) -> None:
     ("options", "words"),
     [
         ({"positions": "sinusoidal"}, "not as gpt2 for its positions='sinusoidal'; not as llama"),
-        ({"positions": "rope", "norm": "rms", "mlp": "swiglu"}, "not as llama for its bias=True"),
+        (
+            {"positions": "rope", "norm": "rms", "mlp": "swiglu", "scale_attn": False},
+            "not as llama for its scale_attn=False",
+        ),
+        (
+            {
+                "positions": "rope",
+                "norm": "rms",
+                "mlp": "swiglu",
+                "rope_scaling": {"rope_type": "factors", "factors": [1.0, 2.0]},
+            },
+            "config.json has no word for factors of rotary angles",
+        ),
     ],
 )
 def test_models_that_no_layout_holds(tmp_path: Path, options: dict, words: str) -> None:
@@ -212,14 +247,18 @@ def test_row_75_options_of_gpt2_that_are_refused(tmp_path: Path, options: dict, 
     ("options", "words"),
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; known are silu, swish"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type is 'linear'"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_type is 'llama3'"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'; planish has 'default'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type is 'dynamic'; known are def"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'; known are default, lin"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 8.0}}, "rope_type is 'longrope'"),
+        ({"rope_scaling": {**LLAMA3, "type": "linear"}}, "'llama3' and the type 'linear'"),
+        ({"rope_scaling": {**LLAMA3, "beta_fast": 32}}, "does not know: beta_fast=32"),
+        ({"rope_scaling": {**LLAMA3, "partial_rotary_factor": 0.5}}, "rotary_factor is 0.5"),
+        (
+            {"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+            "rope_scaling and rope_parameters differ",
+        ),
         ({"rope_scaling": {"factor": 8.0}}, "does not know: factor=8.0"),
         ({"rope_scaling": 3}, "rope_type is 3"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"head_dim": 8}, "head_dim is 8; planish has 4 only"),
         ({"sliding_window": 4096}, "does not know: sliding_window=4096"),
     ],
 )
@@ -318,12 +357,24 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
         pl.TinyGPT.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("family", [{}, {"positions": "rope", "norm": "rms", "mlp": "swiglu"}])
-def test_heads_of_another_width_have_no_layout(family: dict[str, Any], tmp_path: Path) -> None:
-    model = pl.TinyGPT(
-        11, embed_dim=12, num_layers=1, num_heads=2, max_seq_len=8, head_dim=4,
-        bias=not family, **family,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({"rope_type": "linear"}, "rope_scaling of linear says factor, rope_type; got rope_type"),
+        ({"rope_type": "linear", "factor": 0.0}, "linear has positive numbers, got 0.0"),
+        ({"rope_type": "linear", "factor": True}, "linear has positive numbers, got True"),
+        ({**LLAMA3, "factor": "8"}, "llama3 has positive numbers, got '8'"),
+        ({**LLAMA3, "low_freq_factor": 4.0}, "low_freq_factor=4.0 is below high_freq_factor=4.0"),
+    ],
+)
+def test_scalings_that_are_none(tmp_path: Path, scaling: dict, words: str) -> None:
+    folder = write_folder(tmp_path / "m", {**LLAMA, "rope_scaling": scaling}, llama_arrays(LLAMA))
+    with pytest.raises(ArtifactError, match=rf"^{folder}: .*{words}$"):
+        pl.TinyGPT.from_pretrained(folder)
+
+
+def test_heads_of_another_width_are_not_those_of_gpt2(tmp_path: Path) -> None:
+    model = pl.TinyGPT(11, embed_dim=12, num_layers=1, num_heads=2, max_seq_len=8, head_dim=4)
     with pytest.raises(UnsupportedError, match="head_dim=4"):
         model.save_pretrained(tmp_path / "folder")
     with pytest.raises(UnsupportedError, match="head_dim=4"):

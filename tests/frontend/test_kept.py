@@ -90,11 +90,11 @@ def test_the_text_of_a_bound_recipe_is_refused(folder: Path, passes: str, messag
 
 @pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith(("train", "sparse"))])
 def test_other_weights_run_on_the_same_code(name: str, folder: Path, built: list[Any]) -> None:
-    for seed in range(3):
+    for seed in range(2):
         found = pl.compile(graph_of(seed), pipeline=name)(TOKENS)
         want = pl.compile(graph_of(seed), pipeline=name, cache=False)(TOKENS)
         assert np.array_equal(found, want)
-    assert len(built) == 4  # once for the cache
+    assert len(built) == 3  # once for the cache
 
 
 def test_a_program_from_the_cache_explains_itself(folder: Path, built: list[Any]) -> None:
@@ -237,12 +237,13 @@ WORK = """
 import json, os, sys, threading
 import numpy as np
 import planish as pl
+import planish.numpy as pnp
 from tests.frontend.small import small_model
 
 found = []
 def work():
-    graph = pl.trace(small_model(), pl.spec((1, 6), "i32"))
-    found.append(float(pl.compile(graph)(np.zeros((1, 6), np.int32)).sum()))
+    program = pl.compile(lambda x: pnp.tanh(x) @ x.T, pl.spec((6, 9)))
+    found.append(float(program(np.ones((6, 9), np.float32)).sum()))
 threads = [threading.Thread(target=work) for _ in range(int(sys.argv[1]))]
 [x.start() for x in threads]
 [x.join() for x in threads]
@@ -263,7 +264,7 @@ def test_row_34_many_processes_and_threads_compile_the_same_at_once(tmp_path: Pa
     found = [json.loads(x.communicate(timeout=300)[0]) for x in running]
     assert all(x[:3] == found[0][:3] and x[1] == 8 for x in found)
     entries = list((tmp_path / "cache").iterdir())
-    assert len(entries) == 5  # the model, prefill, decode, the pool, the machine
+    assert len(entries) == 5  # the function, prefill, decode, the pool, the machine
     last = json.loads(start(tmp_path / "cache", 1).communicate(timeout=300)[0])
     assert last == [found[0][0], 1, found[0][2], False]  # LLVM was not loaded
 

@@ -20,6 +20,7 @@ from planish.frontend.workloads import WORKLOADS, workload
 from planish.ir.errors import DataError, UnsupportedError
 from planish.runtime import roofline
 from planish.runtime.profile import Profile, Row, distances
+from planish.runtime.recording import Span, blank, spans
 from planish.runtime.roof import Reading, Roof
 
 ROOF = Roof(
@@ -89,20 +90,41 @@ def test_distances_are_what_was_touched_since() -> None:
     assert found[0][a] == 74 + 164
 
 
-def test_a_trace_has_an_event_for_each_step(prefill: Profile, tmp_path: Path) -> None:
+def test_a_trace_has_a_track_for_each_thread(prefill: Profile, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    prefill.trace(path)
+    prefill.by_kernel().trace(path)  # steps, whatever the table shows
     events = json.loads(path.read_text())["traceEvents"]
     names = {x["args"]["name"] for x in events if x["ph"] == "M"}
-    assert names == {prefill.name, "median of each step, 1 threads"}
+    assert names == {prefill.name, "thread 0"}
     steps = [x for x in events if x["ph"] == "X"]
-    lengths = [x["dur"] for x in steps]
-    assert lengths == pytest.approx([1e6 * x.seconds for x in prefill.rows])
     assert [x["name"] for x in steps] == [x.label for x in prefill.rows]
     assert {"h.0", "h.1", "ln_f", "model"} >= {x["cat"] for x in steps} >= {"h.0", "h.1"}
     ends = [x["ts"] + x["dur"] for x in steps]
     assert all(end <= x["ts"] + 1e-6 for end, x in zip(ends, steps[1:], strict=False))
-    assert {x["tid"] for x in steps} == {0} and steps[0]["args"]["flops"] >= 0
+    assert steps[0]["args"]["flops"] >= 0 and all(x["dur"] > 0 for x in steps)
+
+
+def test_a_recording_shows_threads_side_by_side() -> None:
+    program = pl.compile(lambda a, b: pnp.exp(a @ b) @ b, *[pl.spec((256, 256))] * 2, threads=2)
+    a = np.ones((256, 256), np.float32)
+    recorded = program.bind(a, a).recorded()
+    assert {(x.thread, x.step) for x in recorded} == {
+        (thread, step) for thread in (0, 1) for step in range(len(program.plan.steps))
+    }
+    for step, (one, other) in enumerate(zip(recorded[::2], recorded[1::2], strict=True)):
+        assert 0 <= one.begin < one.end and 0 <= other.begin < other.end and one.step == step
+    assert recorded[-1].begin >= max(x.end for x in recorded[:2])  # they meet between
+
+
+def test_a_recording_leaves_out_who_had_no_share() -> None:
+    words = blank(2, 2)
+    words[2:] = [100, 200, 300, 0, 220, 105, 210, 222, 0, 221]  # start, ends, begins after meeting
+    found = spans(words, 2, 2, 1e-8)
+    assert found == (
+        Span(0, 0, 0.0, pytest.approx(1e-6)),
+        Span(1, 0, pytest.approx(5e-8), pytest.approx(1.1e-6)),
+        Span(0, 1, pytest.approx(1.2e-6), pytest.approx(2e-6)),
+    )
 
 
 def test_a_roofline(prefill: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from planish.frontend.cli.recipes import named, split
-from planish.ir.errors import ParseError
+from planish.ir.errors import IRError, ParseError
 
 ONE = "simplify,fold,cse,prune{ratio=0.7,method=wanda},fuse"
 TEXT = 'expand,quantize{skip="a;b,}c|wte"},fuse'
@@ -25,6 +25,8 @@ TEXT = 'expand,quantize{skip="a;b,}c|wte"},fuse'
         (f"{ONE};", [ONE]),
         (f"{TEXT};int8", [TEXT, "int8"]),
         ("int8", ["int8"]),
+        ("shrink{heads=0.5},int8", ["shrink{heads=0.5},int8"]),
+        ("O2; prune{ratio=0.7},sparse_int8", ["O2", "prune{ratio=0.7},sparse_int8"]),
     ],
 )
 def test_names_and_lists(text: str, expected: list[str]) -> None:
@@ -35,14 +37,19 @@ def test_names_and_lists(text: str, expected: list[str]) -> None:
     "text, message",
     [
         ("int3", r"unknown pipeline or pass 'int3'"),
-        ("O2,int3", r"unknown pipeline or pass 'int3'.*read as names, for it has one; between "),
-        ("O2,expand,prune{ratio=0.7", r"'prune\{ratio=0.7'.*between lists of passes stands ';'"),
+        ("O2,int3", r"unknown pass 'int3'.*read as one list of passes; ',' separates"),
+        ("O2,prune{ratio=0.7", r"expected ',', found 'the end'.*read as one list of passes;"),
+        ("int8{bits=4},fuse", r"expected 'end', found '\{'.*read as one list of passes;"),
+        (
+            "O2,shrink{heads=0.5},int8",
+            r"must not run after fuse.*are names of pipe.*';' does",
+        ),
         ("expand,fusse", r"unknown pass 'fusse'; did you mean 'fuse'.*read as one list of passes;"),
         ("O2;expand,fusse", r"unknown pass 'fusse'.*read as 2 between ';'; ',' separates passes"),
     ],
 )
 def test_mistakes_say_what_was_understood(text: str, message: str) -> None:
-    with pytest.raises(ParseError, match=message):
+    with pytest.raises((ParseError, IRError), match=message):
         named(text, "--recipe")
 
 

@@ -22,7 +22,7 @@ from planish.frontend.data import IGNORED, random_batch
 from planish.frontend.optim import SGD
 from planish.frontend.saved_step import SavedStep
 from planish.frontend.training import Trainer
-from planish.runtime.host import records
+from planish.runtime.host.abi import ABI
 from tests.frontend.small import (
     CONTEXT,
     TEXT,
@@ -119,9 +119,83 @@ def test_parameters_that_are_not_trained_are_missed(tmp_path: Path) -> None:
     model.unused = pl.nn.Linear(2, 2)
     small_trainer(model, backend="native").save_step(tmp_path / "step.so")
     found = pl.load(tmp_path / "step.so")
-    with pytest.raises(pl.DataError, match=r"lacks unused\.weight, which is not trained"):
+    with pytest.raises(pl.DataError, match=r"lack unused\.weight, which is not trained"):
         found.save(tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+# checkpoints
+
+
+def refused(found: SavedStep, path: Path, why: str) -> None:
+    """A file is not taken, and nothing has changed."""
+    before = {name: x.copy() for name, x in found.arrays.items()}, found.losses
+    with pytest.raises(pl.ArtifactError, match=why) as told:
+        found.restore(path)
+    assert "\n" not in str(told.value)
+    assert all(np.array_equal(x, before[0][name]) for name, x in found.arrays.items())
+    assert found.losses == before[1]
+
+
+def test_a_checkpoint_of_the_trainer_is_gone_on_with(library: Path, tmp_path: Path) -> None:
+    """Also back to fewer steps than the library was made with."""
+    begun = small_trainer(small_model(dropout=0.2), backend="native", seed=3)
+    begun.save(tmp_path / "begun.safetensors")
+    trainer, found = trained(), pl.load(library)
+    trainer.step(*batch(0))
+    trainer.save(tmp_path / "more.safetensors")
+    for other, name in ((begun, "begun"), (trainer, "more")):
+        found.restore(tmp_path / f"{name}.safetensors")
+        assert same(found, other)
+        other.schedule = lambda step: 0.01
+        assert found.step(*batch(1), lr=0.01) == other.step(*batch(1))
+        assert same(found, other)
+
+
+def test_row_64_a_checkpoint_that_is_damaged_is_refused(library: Path, tmp_path: Path) -> None:
+    found, path = pl.load(library), tmp_path / "x.safetensors"
+    found.save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in (0, 7, 8, 30, *rng.integers(8, len(whole), 20).tolist()):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.integers(8)]) + whole[at + 1 :])
+        refused(found, path, r"x\.safetensors is (damaged|no checkpoint of this training)")
+    for size in (1, 7, 8, 100, len(whole) - 8, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        refused(found, path, r"x\.safetensors is no checkpoint of this training")
+    path.write_bytes(whole + whole[-8:])
+    refused(found, path, "is no checkpoint of this training")
+    path.write_bytes(b"")
+    refused(found, path, "is empty")
+    refused(found, tmp_path / "none", "cannot read .*none: No such file")
+    refused(found, tmp_path, "cannot map|no checkpoint|is empty|cannot read")
+
+
+def test_a_checkpoint_of_another_training_is_refused(library: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for options in ({"batch": 2}, {"optimizer": SGD(lr=0.1)}):
+        small_trainer(small_model(dropout=0.2), backend="native", seed=3, **options).save(path)
+        refused(pl.load(library), path, "is no checkpoint of this training")
+    trainer = trained()
+    trainer.evaluations.append((2, 1.5))
+    trainer.save(path)
+    refused(pl.load(library), path, "is no checkpoint of this training")
+
+
+def test_a_checkpoint_replaces_the_old_one_or_leaves_it(library: Path, tmp_path: Path) -> None:
+    found, path = pl.load(library), tmp_path / "x.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(pl.ArtifactError, match=r"cannot write .*: (Is a directory|File exists)"):
+        (tmp_path / "folder").mkdir()
+        found.save(tmp_path / "folder")
+    with pytest.raises(pl.ArtifactError, match=r"cannot write .*no/x: No such file"):
+        found.save(tmp_path / "no" / "x")
+    with pytest.raises(pl.ArtifactError, match=r"cannot write|too long"):
+        found.save(tmp_path / ("x" * 5000))
+    assert path.read_bytes() == b"old"
+    found.save(path)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["folder", "x.safetensors"]
+    assert pl.load_model(path)[1] == TOKENIZER
 
 
 def test_arrays_are_those_that_a_step_changes(library: Path) -> None:
@@ -231,6 +305,6 @@ def test_inspect_says_what_it_is(library: Path) -> None:
     done = CliRunner().invoke(commands, ["inspect", str(library), "--json"])
     facts = json.loads(done.output)
     assert (facts["program"], facts["rows"], facts["context"], facts["steps"]) == ("step", 3, 6, 2)
-    assert facts["training"]["optimizer"].startswith("AdamW(") and facts["abi"] == records.ABI
+    assert facts["training"]["optimizer"].startswith("AdamW(") and facts["abi"] == ABI
     assert facts["quantization"] == [] and facts["memory"]["state"] > 0
     assert "rows " in CliRunner().invoke(commands, ["inspect", str(library)]).output

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ int main(int argc, char **argv) {
 """
 
 
+@cache
 def model() -> pl.TinyGPT:
     return small_model(max_seq_len=CONTEXT)
 
@@ -373,7 +375,9 @@ def test_the_command_line_writes_and_inspects(tmp_path: Path) -> None:
     for emit, name in (("so", "x.so"), ("obj", "x.o"), ("header", "x.h")):
         assert run([*given, "--emit", emit, "--target", "x86-64-v2"]) == 0
         assert (tmp_path / name).is_file()
-    assert run([*given, "--emit", "obj", "--of", "last"]) == 2
+    assert run([*given, "--emit", "exe", "--of", "last"]) == 2
     for name in ("x.so", "x.o"):
         text = CliRunner().invoke(commands, ["inspect", str(tmp_path / name)]).output
         assert "CharTokenizer(28 characters)" in text and "generator" in text
+    assert run([*given, "--emit", "so", "--tokenizer", "none"]) == 0
+    assert pl.load(tmp_path / "x.so").tokenizer is None

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ MACHINES = {"aarch64": 183, "riscv64": 243}
 DOUBLES = 4  # of e_flags of RISC-V: arguments in registers of f64
 
 
+@cache
 def model() -> pl.TinyGPT:
     size = TOKENIZER.vocab_size
     return pl.TinyGPT(size, embed_dim=48, num_layers=1, num_heads=3, max_seq_len=40, dropout=0.0)

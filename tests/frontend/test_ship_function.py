@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import planish as pl
 from planish import numpy as pnp
-from planish.frontend.cli.entry import commands
+from planish.frontend.cli.entry import commands, run
 from tests.frontend.small import small_model
 
 pytestmark = [
@@ -171,3 +171,59 @@ def test_the_same_function_makes_the_same_bytes_and_says_what_it_is(tmp_path: Pa
     assert one == other
     text = CliRunner().invoke(commands, ["inspect", str(tmp_path / "a" / "f.so")]).output
     assert "x: f32[B, 8]" in text and "weights_checksum" in text and "vocabulary" not in text
+
+
+# The command line
+
+
+def given_to(tmp_path: Path, model: str, out: str, *more: str) -> list[str]:
+    return ["compile", str(tmp_path / model), "-o", str(tmp_path / out), *more]
+
+
+@pytest.mark.parametrize("name", ["g.safetensors", "folder"])
+def test_a_stored_graph_becomes_a_library(name: str, tmp_path: Path) -> None:
+    graph = pl.trace(dense, pl.spec((B, 8)), pl.spec((3,)))
+    pl.save_graph(graph, tmp_path / name)
+    assert run(given_to(tmp_path, name, "f.so", "--prefix", "f_", "--weights", "file")) == 0
+    x, y = W[:4, :1] @ np.ones((1, 8), np.float32), np.ones(3, np.float32)
+    want = program()(x, y)
+    out = [np.empty((4, 3), np.float32), np.empty(4, np.float32)]
+    found = Function(tmp_path / "f.so", tmp_path / "f.weights")
+    assert found([x, y], out, 4) == (0, "") and np.array_equal(out[0], want["sum"])
+    assert run(given_to(tmp_path, name, "plain.so")) == 0
+    assert np.array_equal(pl.load(tmp_path / "plain.so")(x, y)["top"], want["top"])
+    assert not (tmp_path / "plain.h").exists()
+
+
+def test_logits_become_a_function_of_c(tmp_path: Path) -> None:
+    pl.save(small_model(), tmp_path / "m.safetensors")
+    more = ("--of", "all", "--prefix", "f_", "--batch", "2")
+    assert run(given_to(tmp_path, "m.safetensors", "f.so", *more)) == 0
+    tokens, out = np.full((2, 4), 5, np.int32), np.empty((2, 4, 28), np.float32)
+    assert Function(tmp_path / "f.so")([tokens], [out], 2, 4) == (0, "")
+    assert np.array_equal(out, logits()(tokens))
+    assert run(given_to(tmp_path, "m.safetensors", "one.h", "--of", "last")) == 0
+    text = (tmp_path / "one.h").read_text()
+    assert "sizes[0]: B, 1 to 1\n" in text and "planish_call(" in text
+
+
+@pytest.mark.parametrize(("model", "out", "more", "why"), [
+    ("g.safetensors", "f.so", ["--of", "last"], "is a graph: --of is for models"),
+    ("g.safetensors", "f.so", ["--batch", "2"], "is a graph: --batch is for models"),
+    ("g.safetensors", "f.so", ["--tokenizer", "none"], "is a graph: --tokenizer is for models"),
+    ("g.safetensors", "f.so", ["--weights", "file"], "give it a prefix, such as 'f_'"),
+    ("g.safetensors", "f.so", ["--target", "multi"], "for one processor; a bundle is for several"),
+    ("g.safetensors", "f", ["--emit", "exe"], "no program for the shell"),
+    ("g.safetensors", "f.bundle", ["--prefix", "f_"], "are for C, not for a bundle"),
+    ("m.safetensors", "f.so", ["--of", "last", "--batch", "2"], "and for --of last and all in C"),
+    ("m.safetensors", "f.so", ["--of", "all", "--tokenizer", "none"], "--tokenizer is for what wr"),
+])  # fmt: skip
+def test_what_cannot_be_is_told_in_a_line(
+    model: str, out: str, more: list[str], why: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pl.save_graph(pl.trace(dense, pl.spec((B, 8)), pl.spec((3,))), tmp_path / "g.safetensors")
+    pl.save(small_model(), tmp_path / "m.safetensors")
+    assert run(given_to(tmp_path, model, out, *more)) == 2
+    told = capsys.readouterr().err
+    assert why in told and not (tmp_path / out).exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ FIRST, SECOND, *_ = LEVELS
 RUNS = [name for name in LEVELS if Target.parse(name).features <= Target.host().features]
 
 
+@cache
 def model() -> pl.TinyGPT:
     return small_model(max_seq_len=40)
 

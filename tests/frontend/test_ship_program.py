@@ -7,6 +7,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 import planish as pl
 from planish.runtime.artifact import read_shared
-from planish.runtime.host import records
+from planish.runtime.host.abi import ABI
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 from tests.frontend.test_llama2c import STORY
@@ -27,6 +28,7 @@ CONTEXT = 40
 OPTIONS = ("min_p", "repetition_penalty")
 
 
+@cache
 def model() -> pl.TinyGPT:
     return small_model(max_seq_len=CONTEXT)
 
@@ -73,7 +75,7 @@ def test_values_may_be_joined_to_options(program: Path) -> None:
 
 
 def test_its_version(program: Path) -> None:
-    told = f"{program}: planish {pl.__version__}, ABI {records.ABI}, code for {Target.host().cpu}\n"
+    told = f"{program}: planish {pl.__version__}, ABI {ABI}, code for {Target.host().cpu}\n"
     assert ran(program, "--version") == (0, told, "")
 
 

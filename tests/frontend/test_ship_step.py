@@ -32,6 +32,7 @@ MAIN = r"""
 #include "step.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int fail(planish_model *model) {
     int code = planish_status(model);
@@ -63,6 +64,17 @@ int main(int argc, char **argv) {
     }
     printf("%lld\n", (long long)planish_steps(model));
     fclose(out);
+    planish_model *again = planish_create(NULL, 1); /* what is saved is all there is */
+    if (planish_save(model, "saved")) return fail(model);
+    if (planish_restore(again, "saved")) return fail(again);
+    if (planish_steps(again) != planish_steps(model)) return 97;
+    if (memcmp(planish_losses(again), planish_losses(model), 8 * planish_steps(model))) return 96;
+    for (int64_t n = 0; n < planish_arrays(model); n++) {
+        planish_array one, other;
+        if (planish_get(model, n, &one) || planish_get(again, n, &other)) return 95;
+        if (memcmp(one.data, other.data, 4 * (size_t)one.size)) return 94;
+    }
+    planish_free(again);
     planish_free(model);
     free(tokens);
     free(targets);
@@ -143,6 +155,8 @@ def test_c_trains_bitwise_as_python_does(name: str, tmp_path: Path) -> None:
         told, found = trained(main, given, threads, trainer.seed)
         assert told == [*trainer.trained, *trainer.state_names, str(STEPS)]
         assert found.tobytes() == want.tobytes()
+    trainer.save(tmp_path / "python.safetensors")
+    assert (tmp_path / "saved").read_bytes() == (tmp_path / "python.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("weights", ["embed", "file"])

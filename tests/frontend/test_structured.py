@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import planish as pl
-from planish.frontend.structured import gradients
+from planish.frontend.quantize import forward
+from planish.frontend.structured import pieces
 from planish.ir.errors import DataError
+from planish.passes.calibrate import Samples
+from planish.passes.shrink import gradients
 
 KINDS = {
     "gpt2": {},
@@ -84,7 +87,8 @@ def test_a_smaller_model_is_a_model(kind: str, method: str, tmp_path: Path) -> N
 def test_methods_differ_and_taylor_sees_the_gradient() -> None:
     given = model()
     names = [n for n, x in given.state_dict().items() if n.startswith("h.") and x.ndim == 2]
-    found = gradients(given, names, TOKENS)
+    samples = Samples(tuple(pieces(given, TOKENS)))
+    found = gradients(forward(given), samples, names)
     assert set(found) == set(names) and all(np.abs(x).max() > 0 for x in found.values())
     kept = {
         method: pl.prune(given, method=method, tokens=TOKENS, channels=0.5)

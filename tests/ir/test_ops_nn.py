@@ -205,6 +205,14 @@ def test_the_two_rotary_conventions_are_one_up_to_order():
     np.testing.assert_allclose(run("rope", x, places, interleaved=True)[..., order], halves)
 
 
+def test_factors_slow_the_angles_of_pairs_down():
+    x, places = floats(2, 3, 6), np.array([0, 4, 8])
+    slow = run("rope", x, places, np.full(3, 4, np.float32))
+    np.testing.assert_allclose(slow, run("rope", x, places // 4), rtol=1e-6)
+    with pytest.raises(ShapeError, match=r"takes factors \[3\] once, got f32\[6\]"):
+        OPS["rope"](arg(t.f32, 3, 6), arg(t.i32, 3), arg(t.f32, 6))
+
+
 def test_rope_refuses_odd_widths_and_foreign_positions():
     with pytest.raises(ShapeError, match="D even"):
         OPS["rope"](arg(t.f32, 3, 5), arg(t.i32, 3))

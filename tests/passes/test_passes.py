@@ -23,6 +23,7 @@ from planish.passes.measure import bytes_moved, flops, live_bytes
 from planish.passes.pipelines import PIPELINES
 from planish.passes.pushup import pushup
 from planish.passes.remat import LEVELS, Remat, recomputed
+from planish.passes.rewrite import readers
 from planish.passes.rules_values import exact
 from planish.passes.simplify import simplify
 from tests.golden import same_numbers
@@ -55,6 +56,16 @@ def test_untouched_nodes_are_shared():
     kept = OPS["exp"](x)
     graph = Graph("f", (x,), (kept, OPS["neg"](OPS["neg"](kept))))
     assert simplify(graph).outputs == (kept, kept)
+
+
+def test_a_deep_chain_takes_no_more_sweeps(monkeypatch):
+    sweeps = []
+    monkeypatch.setattr("planish.passes.simplify.readers", lambda g: sweeps.append(g) or readers(g))
+    x = y = arg("x", 8, 8)
+    for _ in range(12):
+        y = OPS["tanh"](OPS["transpose"](OPS["matmul"](y, x), perm=(1, 0)))
+    simplify(Graph("f", (x,), (y,)))
+    assert len(sweeps) <= 3
 
 
 def test_nodes_that_rules_make_keep_the_place_in_the_model():

@@ -14,10 +14,9 @@ from planish.ir.node import OPS
 from planish.ir.types import TensorType
 from planish.passes.calibrate import Samples
 from planish.passes.masks import Pattern
-from planish.passes.norms import input_norms
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN
-from planish.passes.prune import Prune
+from planish.passes.prune import Prune, norms_seen
 from planish.passes.sparsity import Zeros
 
 RNG = np.random.default_rng(0)
@@ -153,7 +152,7 @@ def test_wanda_takes_what_multiplies_little() -> None:
     w, x = np.ones((4, 6), np.float32), normal(3, 6)
     x[:, 2] = 1e-3
     graph = dense(w)
-    norms = input_norms(graph, [(x,), (x,)])
+    norms = norms_seen(graph, Samples(((x,), (x,))))
     np.testing.assert_allclose(norms["w0"], np.sqrt(2 * np.square(x).sum(0)), 1e-6)
     after = Prune(1 / 6, "wanda", "row").run(graph, norms).params["w0"]
     assert (after[:, 2] == 0).all() and (after == 0).sum() == 4
@@ -168,7 +167,7 @@ def test_wanda_as_a_pass_is_bound_to_text() -> None:
     recipe = Pipeline.parse("prune{ratio=0.5,method=wanda,scope=row}")
     bound = recipe.calibrated(graph, Samples(((x,), (2 * x,))))
     for name, array in bound.run(graph).params.items():
-        norms = input_norms(graph, [(x,), (2 * x,)])
+        norms = norms_seen(graph, Samples(((x,), (2 * x,))))
         np.testing.assert_array_equal(array, options.run(graph, norms).params[name])
     assert bound != recipe and bound.calibrated(graph, Samples(())) == bound
     with pytest.raises(DataError, match=r"wanda needs text to see what w0 multiplies: pl\.cali"):

@@ -12,7 +12,7 @@ from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.node import OPS
 from planish.ir.types import TensorType
-from planish.passes.layers import Layers, layers
+from planish.passes.layers import BOTH, Layers, layers
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import CLEAN, PIPELINES, SMALL
 from planish.passes.quantize import Quantize
@@ -107,7 +107,7 @@ def test_the_report_has_every_weight_with_its_reason() -> None:
     graph = CLEAN.run(pl.trace(model(), pl.spec((1, "T"), "i32")))
     found = {x.name: x for x in layers(graph, Quantize(skip="h.1.mlp*"))}
     assert set(found) == set(graph.params)
-    assert found["wte.weight"].reason == "product and rows"
+    assert found["wte.weight"].reason == BOTH
     assert found["wpe.weight"].reason == "rows" and found["wpe.weight"].bytes == 24 * 48 + 24 * 4
     assert found["h.0.mlp.c_fc.weight"].granularity == "channel"
     assert 35 < found["h.0.mlp.c_fc.weight"].sqnr < 50
@@ -185,3 +185,15 @@ def test_the_pipeline_as_text() -> None:
     assert str(Pipeline(options)) == "quantize{bits=4,group=32}"
     assert Pipeline.parse(str(Pipeline(options))).passes == (options,)
     assert Pipeline.parse('quantize{bits=8,skip="lm_head"}').passes == (Quantize(skip="lm_head"),)
+
+
+def test_what_is_quantized_already_is_refused() -> None:
+    """With what it is; nor are the scales of rows taken for a table."""
+    model = pl.TinyGPT(19, 64, 1, 2, 16, dropout=0.0)
+    for bits, kinds in ((8, "i8"), (4, "i8 already.*it is i4")):
+        graph = pl.quantize(model, bits=bits)
+        assert Quantize().chosen(graph) == set()
+        with pytest.raises(DataError, match=f"quantize: nothing to change: .* it is {kinds} alre"):
+            pl.quantize(graph)
+    with pytest.raises(DataError, match="select and 1 more stay: it holds the scales of another"):
+        pl.quantize(graph, bits=4)

@@ -23,6 +23,7 @@ from planish.runtime.lower import lower
 from planish.runtime.program import Program
 from planish.runtime.sizes import element_count
 from planish.runtime.target import Target
+from tests.runtime.native import need_other_code
 
 RNG = np.random.default_rng(0)
 KEY = np.array([5, 6], np.uint32)
@@ -74,6 +75,7 @@ def native(graph: Graph, arrays: list[np.ndarray], target: Target, threads: int)
 def test_sizes(sizes: tuple[int, ...], causal: bool, name: str) -> None:
     arrays, target = arrays_of(sizes), target_of(name)
     graph = graph_of(arrays, causal=causal, merged=sizes[3] == sizes[4])
+    need_other_code(graph, target)
     (wanted,) = evaluate(graph, *arrays, dtype="f64")
     found = native(graph, arrays, target, 1)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

@@ -13,10 +13,12 @@ from planish.ir.node import OPS
 from planish.ir.ops.leaf import input_, param
 from planish.ir.types import TensorType
 from planish.passes.pipelines import FAST
+from planish.runtime.build import modules_of
 from planish.runtime.interpret import run_plan
 from planish.runtime.kernels.beside import VECTORS, SideGemm
 from planish.runtime.kernels.tiles import quickest
 from planish.runtime.lower import lower
+from planish.runtime.packing import Panels
 from planish.runtime.program import Program
 from planish.runtime.target import Target
 from tests.runtime.native import here
@@ -43,7 +45,7 @@ def beside(graph: Graph, monkeypatch: pytest.MonkeyPatch, target: Target = HOST)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("depth", [1, 7, 128])
+@pytest.mark.parametrize("depth", [1, 7, 40])
 @pytest.mark.parametrize("columns", [4 * WIDE, 8 * WIDE - 3, 129 * WIDE + 1, 5 * WIDE])
 def test_panels_side_by_side_have_the_bits_of_many_rows(
     rows: int, depth: int, columns: int
@@ -95,7 +97,7 @@ def test_groups_are_shared_out_evenly(
 @pytest.mark.parametrize(
     ("heads", "size", "apart"),
     [(2, WIDE, True), (4, 2 * WIDE, True), (6, 4 * WIDE, True), (3, WIDE, False),
-     (2, WIDE - 1, False)],
+     (2, WIDE - 1, False), (4, LANES, True), (4, WIDE + LANES, True)],
 )  # fmt: skip
 def test_columns_of_heads(heads: int, size: int, apart: bool) -> None:
     """An iteration has q, k and v of a head, and sums have the bits that they have by panels."""
@@ -129,3 +131,31 @@ def test_a_token_is_multiplied_by_the_panels_of_a_prompt() -> None:
         for columns in (65, 128, 384, 50257):
             lanes = target.lanes(t.f32)
             assert len({quickest(target, m, columns, lanes)[0] for m in (1, 2, 64, None)}) == 1
+
+
+@pytest.mark.parametrize("width", [LANES, 2 * WIDE])
+def test_a_sum_in_parts(width: int) -> None:
+    """A thread multiplies the parts that it has made, by the panels that a prompt is multiplied by:
+    no meeting between, and the same bits on any number of threads."""
+    rng = np.random.default_rng(width)
+    made = {
+        "v": rng.standard_normal((64, 256)).astype(np.float32) / 8,
+        "w": rng.standard_normal((256, 4 * width)).astype(np.float32) / 16,
+    }
+    v, w = (param(name=k, type=TensorType(t.f32, x.shape)) for k, x in made.items())
+    graphs = {}
+    for rows in (1, 5):
+        x = input_(name="x", type=TensorType(t.f32, (rows, 64)))
+        hidden = OPS["tanh"](OPS["matmul"](x, v))
+        graphs[rows] = FAST.run(Graph("f", (x,), (OPS["matmul"](hidden, w),), params=made))
+    given = rng.standard_normal((1, 64)).astype(np.float32)
+    panels = Panels()
+    plan, prompt = (lower(graphs[rows], HOST, panels) for rows in (1, 5))
+    for mine, theirs in zip(plan.params, prompt.params, strict=True):
+        assert mine is theirs
+    modules = modules_of(plan, HOST)
+    assert modules.schedule.meets[:2] == (False, False)
+    one, two = (np.asarray(Program(plan, HOST, threads=n)(given)) for n in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, evaluate(graphs[1], given)[0], 1e-4, 1e-5)
+    np.testing.assert_allclose(run_plan(plan, given)[0], one, 1e-5, 1e-6)

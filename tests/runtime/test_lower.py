@@ -118,7 +118,7 @@ def test_a_computed_matrix_is_packed_where_long_panels_are_read_often() -> None:
 
 def test_a_sum_lies_where_its_first_term_was() -> None:
     """Where nobody reads that later, nor at another place than its own."""
-    x, w = arg("x", 40, 24), arg("w", 24, 24)
+    x, w = arg("x", 11, 12), arg("w", 12, 12)
 
     def in_place(*outputs: Node) -> int:
         """Steps that write what they read; the numbers are right."""

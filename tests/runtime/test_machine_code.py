@@ -13,8 +13,8 @@ from planish.frontend.generate import graphs
 from planish.frontend.optim import AdamW
 from planish.frontend.step import training_graph
 from planish.ir.graph import Graph
+from planish.runtime import build
 from planish.runtime.lower import lower
-from planish.runtime.program import Program
 from planish.runtime.target import Target
 
 OURS = re.compile(r"planish[._]\w+|k\d+_\w+")
@@ -71,12 +71,18 @@ def traced(pipeline: str) -> Iterator[Graph]:
 
 
 @cache
+def optimised(pipeline: str) -> tuple[Graph, ...]:
+    """They do not depend on the target."""
+    passes = pl.PIPELINES["O2" if pipeline == "softmax" else pipeline]
+    return tuple(map(passes.run, traced(pipeline)))
+
+
+@cache
 def functions(pipeline: str, target: str) -> dict[str, list[str]]:
     """The instructions and labels of every function, by name."""
     machine, found = Target.parse(target), {}
-    for graph in traced(pipeline):
-        after = pl.PIPELINES["O2" if pipeline == "softmax" else pipeline].run(graph)
-        text = Program(lower(after, machine), machine, threads=2).assembly
+    for graph in optimised(pipeline):
+        text = build.assembly(lower(graph, machine), machine)
         for part in re.split(r"\n(?=[A-Za-z_][\w.]*:\s)", text):
             name, _, body = part.partition(":")
             lines = (re.split(r"\s+(?:#|//)", x)[0].strip() for x in body.splitlines())

@@ -14,17 +14,19 @@ import pytest
 from planish.ir import types as t
 from planish.ir.dims import Dim
 from planish.ir.errors import CompileError, DataError, DTypeError, ShapeError, TokenError
+from planish.ir.loops import For, Kernel, Store
 from planish.runtime import llvm
 from planish.runtime.build import modules_of
 from planish.runtime.codegen import sync
 from planish.runtime.codegen.steps import Modules
 from planish.runtime.elf import loaded
 from planish.runtime.interpret import run_plan
-from planish.runtime.plan import Plan
+from planish.runtime.plan import Plan, Step
 from planish.runtime.program import Program
 from planish.runtime.slots import Limit
 from planish.runtime.target import Target
-from tests.runtime.plans import B, chain, counter, elementwise, embedding, slot
+from tests.ir.nests import I, J, n
+from tests.runtime.plans import B, chain, counter, elementwise, embedding, slot, view
 
 RNG = np.random.default_rng(0)
 
@@ -278,6 +280,19 @@ def modules(program: Program) -> Modules:
 def test_equal_kernels_are_compiled_once() -> None:
     program = Program(chain(6), threads=1)
     assert len(program.kernels) == 6 and len(set(modules(program).symbols)) == 1
+
+
+def test_kernels_that_differ_in_names_are_one_function() -> None:
+    x, y = slot("input", 0, "x", 64, 40), slot("output", 0, "y", 64, 40)
+    between = slot("temp", 0, "t", 64, 40)
+    rows, out = view("rows", between), view("sums", y)
+    inner = For(J, n(40), "vector", (Store(out, (I, J), rows[I, J] + 1.0),), 16)
+    kernel = Kernel("g", (rows, out), ("sums",), (), (For(I, n(64), "parallel", (inner,)),))
+    steps = elementwise(lambda v: v + 1.0, x, out=between), Step(kernel, (between, y), "g")
+    program = Program(Plan("names", (x,), (y,), (between,), (), steps), threads=2)
+    assert modules(program).symbols == ("k0_f", "k0_f")
+    given = rand(64, 40)
+    assert np.array_equal(program(given), given + np.float32(1) + np.float32(1))
 
 
 def test_barriers_stand_where_steps_depend() -> None:

@@ -28,7 +28,7 @@ from planish.runtime.lower import lower
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target
-from tests.runtime.native import module_text, run_native
+from tests.runtime.native import code_of, module_text, run_native
 
 RNG = np.random.default_rng(0)
 PAIRS = {"sparse": "O2", "sparse_int8": "int8"}  # and what does the same with zeros
@@ -79,15 +79,18 @@ def test_the_same_bits_as_with_zeros(
 ) -> None:  # fmt: skip
     graph = product(rows, depth, columns, zeros)
     x = RNG.standard_normal((9 if rows == "T" else rows, depth)).astype(np.float32)
-    after = PIPELINES[pipeline].run(graph)
+    after, known = PIPELINES[pipeline].run(graph), set()
     for name in targets():
         machine = Target.parse(name)
-        want = Program(lower(PIPELINES[PAIRS[pipeline]].run(graph), machine), machine, 1)(x)
         with monkeypatch.context() as m:
             m.setattr(operands, "why_zeros", lambda *_: "")  # by other instructions, too
             m.setattr(operands, "may_skip", lambda *_: False)
             plan = lower(after, machine)
         assert is_sparse(plan)
+        if code_of(plan, machine) in known:
+            continue
+        known.add(code_of(plan, machine))
+        want = Program(lower(PIPELINES[PAIRS[pipeline]].run(graph), machine), machine, 1)(x)
         for threads in (1, 2):
             np.testing.assert_array_equal(Program(plan, machine, threads)(x), want)
 
@@ -124,12 +127,15 @@ def test_blocks_of_zeros_are_left_out(
 ) -> None:
     graph = blocky(product(rows, depth, columns, 0.0), 64, 4, zeros)
     x = RNG.standard_normal((9 if rows == "T" else rows, depth)).astype(np.float32)
-    after = PIPELINES[pipeline].run(graph)
+    after, known = PIPELINES[pipeline].run(graph), set()
     for name in targets():
         machine = Target.parse(name)
-        want = Program(lower(PIPELINES[PAIRS[pipeline]].run(graph), machine), machine, 1)(x)
         plan = lower(after, machine)
         assert plan.steps[-1].label.endswith("without blocks of zeros")
+        if code_of(plan, machine) in known:
+            continue
+        known.add(code_of(plan, machine))
+        want = Program(lower(PIPELINES[PAIRS[pipeline]].run(graph), machine), machine, 1)(x)
         for threads in (1, 2):
             np.testing.assert_array_equal(Program(plan, machine, threads)(x), want)
     if rows == 7:

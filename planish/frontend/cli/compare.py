@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from planish.frontend.api import compare
+from planish.frontend.cli.bound import Recipe, bound, calibrate_option
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -27,7 +28,7 @@ from planish.frontend.text import read_text
 from planish.frontend.trace import trace
 from planish.ir.errors import DataError
 from planish.passes.pipelines import pipeline
-from planish.passes.reports import Reports, reports
+from planish.passes.reports import KINDS, Reports, reports
 from planish.runtime.target import Target, thread_count
 
 PIECES = 64  # of the text, each as long as the context, from which perplexity is measured
@@ -45,6 +46,7 @@ PIECES = 64  # of the text, each as long as the context, from which perplexity i
 @click.option("--pipelines", default="O0,O1,O2", show_default=True, metavar="P,P",
               help="Names of pipelines, or a list of passes; ';' between lists.")  # fmt: skip
 @click.option("--text", type=File, help="Measure the perplexity on this text too.")
+@calibrate_option
 @click.option("--layers", is_flag=True,
               help="Show what became of each weight, and why.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
@@ -52,8 +54,9 @@ PIECES = 64  # of the text, each as long as the context, from which perplexity i
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=File, metavar="FILE.(png|svg)", help="Draw the table.")
 @threads_option
-def command(model: Path, pipelines: str, text: Path | None, layers: bool, seconds: float,
-            as_json: bool, plot: Path | None, threads: int | None) -> None:  # fmt: skip
+def command(model: Path, pipelines: str, text: Path | None, calibrate: Path | None, layers: bool,
+            seconds: float, as_json: bool, plot: Path | None,
+            threads: int | None) -> None:  # fmt: skip
     """Compare pipelines on MODEL: nodes, kernels, bytes, memory, times, and the largest error.
 
     The input is one text of the model's context. Programs take turns; times are medians. Errors are
@@ -61,8 +64,8 @@ def command(model: Path, pipelines: str, text: Path | None, layers: bool, second
     """
     if plot is not None:
         need_folder_of(plot)
-    names = named(pipelines)
     made, tokenizer = load_model(model)
+    names = bound(made, named(pipelines), calibrate, tokenizer, threads, "--pipelines")
     context, vocab = made.config["max_seq_len"], made.config["vocab_size"]
     tokens = np.random.default_rng(0).integers(0, vocab, (1, context)).astype(np.int32)
     judge = None
@@ -75,7 +78,7 @@ def command(model: Path, pipelines: str, text: Path | None, layers: bool, second
     table = compare(made, names, tokens, threads=threads, seconds=seconds, perplexity=judge)
     if plot is not None:
         table.plot(plot)
-    found = {name: layers_of(made, tokens, name) for name in names} if layers else {}
+    found = {str(name): layers_of(made, tokens, name) for name in names} if layers else {}
     if not as_json:
         print(table)
         for name, seen in found.items():
@@ -88,12 +91,12 @@ def command(model: Path, pipelines: str, text: Path | None, layers: bool, second
         "cpu": Target.parse().cpu,
         "rows": table.records(),
     }
-    for kind in ("layers", "zeros", "stored") if layers else ():
+    for kind in KINDS if layers else ():
         facts[kind] = {name: seen.records()[kind] for name, seen in found.items()}
     print(json_text(facts))
 
 
-def layers_of(model: TinyGPT, tokens: np.ndarray, name: str) -> Reports:
+def layers_of(model: TinyGPT, tokens: np.ndarray, name: Recipe) -> Reports:
     """What a pipeline makes of the weights."""
     return reports(trace(model, tokens), pipeline(name))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from planish.frontend.auto import BUDGET
+from planish.frontend.auto import BUDGET, considered
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -24,6 +24,7 @@ from planish.frontend.sensitivity import sensitivity
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
 from planish.ir.store import save_graph
+from planish.passes.pipelines import pipeline
 from planish.passes.speed import RULES
 from planish.runtime.target import Target, thread_count
 
@@ -64,7 +65,9 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
             as_json: bool, threads: int | None) -> None:  # fmt: skip
     """Compare recipes on MODEL: bytes, times, perplexity, distance from the model as it is.
 
-    A recipe is a pipeline. KL and same top are beside the float model.
+    A recipe is a pipeline. KL and same top are beside the float model. What looks at text, or is
+    chosen by it or by times, is printed below as a pipeline of its own: to be given to --pipeline
+    of other commands, with the same text as --calibrate.
     """
     for path in (out, plot):
         if path is not None:
@@ -95,6 +98,7 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     found = [weight_reports(made, p, seen, threads=threads) for p in table.pipelines if layers]
     if as_json:
         more = {"rows": table.records(), "pipelines": list(map(str, table.pipelines))}
+        more |= {"slower": [x.record() for x in table.slower]}
         told = [x.records() for x in found]
         more |= {kind: [x[kind] for x in told] for kind in (told[0] if told else ())}
         print(json_text({**facts, **more}))
@@ -102,5 +106,8 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     print(table)
     for row, report in zip(table.rows, found, strict=False):
         print(f"\n{row.recipe}\n{report}")
-    if AUTO in recipes:
-        print(f"\nauto: {table.pipelines[recipes.index(AUTO)]}")
+    for row, passes in zip(table.rows, table.pipelines, strict=True):
+        if row.recipe == AUTO or str(pipeline(row.recipe)) != str(passes):
+            print(f"\n{row.recipe}: {passes}")
+        if row.recipe == AUTO:
+            print(f"chosen from {considered(Target.parse())}")

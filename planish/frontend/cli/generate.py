@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from planish.frontend.cli.bound import bound, calibrate_option
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -59,9 +60,10 @@ MOST = 200  # new tokens where nobody says how many, if so many fit
               help="When the context is full, go on with its last half.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, when all is written.")
 @pipeline_option()
+@calibrate_option
 @threads_option
 def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None, slide: bool,
-            as_json: bool, pipeline: str, threads: int | None,
+            as_json: bool, pipeline: str, calibrate: Path | None, threads: int | None,
             **settings: Any) -> None:  # fmt: skip
     """Write on from a prompt with MODEL.
 
@@ -78,7 +80,8 @@ def command(model: Path, prompt: str, count: int | None, tokenizer: Path | None,
             f"the tokenizer has {len(words)} tokens, the model {made.config['vocab_size']}"
         )
     wanted = room(made, words, prompt, count, slide)
-    given = {**settings, "sliding_window": slide, "pipeline": pipeline, "threads": threads}
+    (passes,) = bound(made, [pipeline], calibrate, words, threads)
+    given = {**settings, "sliding_window": slide, "pipeline": passes, "threads": threads}
     if as_json:
         print(json_text({"model": str(model), **facts(made, words, prompt, wanted, given)}))
         return

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from planish.frontend.cli.bound import bound, calibrate_option
 from planish.frontend.cli.common import examples, model_argument, need_folder_of, note
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.next_token import graphs
+from planish.frontend.pretrained import load_model
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
@@ -31,22 +33,31 @@ DEFAULT = "O2"  # the pipeline that --after looks into
 @model_argument
 @click.option("--after", metavar="PASS", help=f"The graph after this pass of {DEFAULT}.")
 @click.option("--pipeline", metavar="P", help="The graph after these passes.  [default: none]")
+@calibrate_option
 @click.option("--of", "what", type=click.Choice(["forward", "prefill", "decode"]),
               default="forward", show_default=True,
               help="All logits; reading a prompt; or adding a token.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True), required=True,
               metavar="FILE.(txt|dot|svg|png)", help="The file; - prints text.")  # fmt: skip
-def command(model: Path, after: str | None, pipeline: str | None, what: str, out: Path) -> None:
+def command(model: Path, after: str | None, pipeline: str | None, calibrate: Path | None,
+            what: str, out: Path) -> None:  # fmt: skip
     """Write the graph of MODEL as text (.txt) or as a picture (.dot, .svg, .png)."""
     if after is not None and pipeline is not None:
         raise click.UsageError("--after and --pipeline exclude each other")
+    if calibrate is not None and pipeline is None:
+        raise click.UsageError("--calibrate is for --pipeline")
     to_stdout = str(out) == "-"
     if not to_stdout:
         need_folder_of(out)
         if out.suffix.lower() not in KINDS:
             raise click.UsageError(f"--out is a {', '.join(KINDS)} file, or -, not {out.name!r}")
-    passes = chosen(after, pipeline)
-    graph = passes.run(graph_of(TinyGPT.from_pretrained(model), what))
+    loaded, tokenizer = TinyGPT.from_pretrained(model), None
+    if calibrate is not None:
+        loaded, tokenizer = load_model(model)
+    passes = Pipeline() if after is None else up_to(after)
+    if pipeline is not None:
+        passes = pipeline_named(*bound(loaded, [pipeline], calibrate, tokenizer))
+    graph = passes.run(graph_of(loaded, what))
     if to_stdout:
         print(graph)
     elif out.suffix.lower() == ".txt":
@@ -54,13 +65,6 @@ def command(model: Path, after: str | None, pipeline: str | None, what: str, out
     else:
         graph.draw(out)
     note(f"{graph.name} after {passes or 'no pass'}: {len(graph.nodes)} nodes")
-
-
-def chosen(after: str | None, pipeline: str | None) -> Pipeline:
-    """The passes to run."""
-    if pipeline is not None:
-        return pipeline_named(pipeline)
-    return Pipeline() if after is None else up_to(after)
 
 
 def up_to(after: str) -> Pipeline:

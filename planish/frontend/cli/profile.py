@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from planish.frontend.cli.bound import Recipe, bound, calibrate_option
 from planish.frontend.cli.common import (
     File,
     examples,
@@ -18,7 +19,7 @@ from planish.frontend.cli.common import (
 )
 from planish.frontend.cli.table import show_table
 from planish.frontend.pretrained import load_model
-from planish.frontend.workloads import WORKLOADS, Workload, workload
+from planish.frontend.workloads import PIPELINE, WORKLOADS, Workload, workload
 from planish.runtime.profile import COLUMNS, Profile
 from planish.runtime.roofline import need_matplotlib
 from planish.runtime.roofs import machine_roof
@@ -47,15 +48,16 @@ RUNS = 3, 100  # at least, at most
     "--trace",
     type=File,
     metavar="FILE.json",
-    help="Write the steps, medians end to end, as a trace for Perfetto.",
+    help="Record a run of all threads, as a trace for Perfetto.",
 )
 @click.option("--roofline", type=File, metavar="FILE.(svg|png|pdf)", help="Draw the kernels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--pipeline", metavar="P", help="Passes to run.  [default: O2; train to train]")
+@calibrate_option
 @threads_option
 def command(model: Path, what: str, length: int | None, batch: int | None, steps: bool,
             trace: Path | None, roofline: Path | None, as_json: bool, pipeline: str | None,
-            threads: int | None) -> None:  # fmt: skip
+            calibrate: Path | None, threads: int | None) -> None:  # fmt: skip
     """Measure the time of each kernel of MODEL, and how near it is to what the machine can do.
 
     Layers that run the same kernel are one row. FLOPs and bytes are counted on the program; the
@@ -68,8 +70,11 @@ def command(model: Path, what: str, length: int | None, batch: int | None, steps
         need_matplotlib()
         if roofline.suffix.lower() not in PICTURES:
             raise click.UsageError(f"--roofline is a {', '.join(PICTURES)} file")
-    made = load_model(model)[0]
-    task = workload(what, made, batch=batch, length=length, pipeline=pipeline, threads=threads)
+    made, tokenizer = load_model(model)
+    passes: Recipe | None = pipeline
+    if pipeline is not None or calibrate is not None:
+        (passes,) = bound(made, [pipeline or PIPELINE[what]], calibrate, tokenizer, threads)
+    task = workload(what, made, batch=batch, length=length, pipeline=passes, threads=threads)
     note(f"compiled in {task.seconds:.2f} s")
     found = measured(task)
     if trace is not None:

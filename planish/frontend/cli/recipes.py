@@ -6,9 +6,8 @@ import re
 
 import click
 
-from planish.ir.errors import ParseError
+from planish.ir.errors import IRError, ParseError
 from planish.passes.pipelines import PIPELINES, pipeline
-from planish.passes.registry import PASSES
 
 AUTO = "auto"  # a recipe that is found
 NAMES = {*PIPELINES, AUTO}
@@ -19,22 +18,21 @@ PIECE = rf'(?:{WHOLE}|\{{(?:{WHOLE}|[^"}}])*\}}|[^{{}}"{{mark}}])*'
 
 def named(text: str, option: str = "--pipelines") -> list[str]:
     """The pipelines of an option. Commas separate names; what is no list of names is one pipeline,
-    a list of passes. ParseError says how a text was read that is neither."""
+    a list of passes, of which some may be those of a named one. Errors say how a text was read."""
     found = split(text, ";")
     parts = [part for one in found for part in split(one, ",")]
     if not parts:
         raise click.UsageError(f"{option} names none")
-    if len(found) == 1 and (NAMES.issuperset(parts) or (NAMES - {*PASSES}).intersection(parts)):
-        found, how = parts, "names, for it has one; between lists of passes stands ';'"
-    else:
-        how = f"{len(found)} between ';'" if len(found) > 1 else "one list of passes"
-        how += "; ',' separates passes, or names of pipelines if all are"
+    if len(found) == 1 and NAMES.issuperset(parts):
+        found = parts
+    how = f"{len(found)} between ';'" if len(found) > 1 else "one list of passes"
+    how += "; ',' separates passes, or recipes if all are names of pipelines, else ';' does"
     for one in found:
         try:
             _ = one == AUTO or pipeline(one)
-        except ParseError as error:
+        except (ParseError, IRError) as error:
             told = "" if len(parts) == 1 else f" (of {option} {text!r}, read as {how})"
-            raise ParseError(f"{error}{told}") from error
+            raise type(error)(f"{error}{told}") from error
     return found
 
 

@@ -3,12 +3,14 @@
     TinyGPT.from_pretrained("model.gguf")     model.save_gguf("model.gguf", "q8_0", tokenizer)
 
 Linear weights are [out, in] there as here. Llama's queries, keys and values stand apart, with
-rotary pairs side by side. Vectors and positions are always float32; where blocks of 32 do not
-divide the rows of a matrix, it is stored as f16, as llama.cpp's own tool does.
+rotary pairs side by side; what their angles are divided by is the tensor rope_freqs. Vectors and
+positions are always float32; where blocks of 32 do not divide the rows of a matrix, it is stored as
+f16, as llama.cpp's own tool does.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ import numpy as np
 
 from planish.frontend.formats.assemble import Part, Stored, assemble, parted
 from planish.frontend.formats.gguf_blocks import NAMED, WRITTEN, Kind
-from planish.frontend.formats.gguf_file import GGUF, write_gguf
+from planish.frontend.formats.gguf_file import GGUF, Tensor, write_gguf
 from planish.frontend.formats.gguf_words import tokenizer_facts
 from planish.frontend.formats.hf_config import family_of
-from planish.frontend.formats.huggingface import completed
-from planish.frontend.nn.transformer import default_hidden
+from planish.frontend.formats.huggingface import completed, rows_of
+from planish.frontend.nn.rotary import rope_factors
+from planish.frontend.nn.transformer import default_hidden, head_width
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir.errors import ArtifactError, DataError, UnsupportedError
 
@@ -36,14 +39,17 @@ LAYER = {
     "ln_2": "ffn_norm", "mlp.c_gate": "ffn_gate", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
 # Facts that change nothing here: other words for what tensors say, or for what others do with it
-NEUTRAL = {"rope.dimension_count", "attention.key_length", "attention.value_length", "vocab_size"}
+WIDTHS = ("rope.dimension_count", "attention.key_length", "attention.value_length")
+NEUTRAL = {*WIDTHS, "vocab_size"}
+FACTORS = "rope_freqs.weight"
 
 
 def load_gguf(cls: type, path: Path, file: GGUF, **options: Any) -> Any:
     """The model in a file."""
     config = {**_config(path, file), **options}
     weights = {n: Stored(x.shape, np.float32, x.read) for n, x in file.tensors.items()}
-    return assemble(cls, path, config, _plan, weights)
+    ignored = re.escape(FACTORS) if config.get("positions") == "rope" else ""  # it is an option
+    return assemble(cls, path, config, _plan, weights, ignored)
 
 
 def save_gguf(
@@ -54,23 +60,24 @@ def save_gguf(
         raise DataError(f"dtype is one of {', '.join(WRITTEN)}, got {dtype!r}")
     facts = {**_facts(model, dtype), **tokenizer_facts(tokenizer, model.config["vocab_size"])}
     plan, tensors = _plan(model), {}
-    width = model.config["embed_dim"] // model.config["num_heads"]
+    width = head_width(model.config)
     apart = model.config["positions"] == "rope" and not model.config["rope_interleaved"]
     for name, part, rows in parted(plan, completed(model)):
-        if apart and part.name.endswith(("attn_q.weight", "attn_k.weight")):
+        if apart and re.search(r"\.attn_[qk]\.", part.name):
             rows = neighbours(rows, width)
         kind = _kind_for(part.name, rows, NAMED[dtype])
         tensors[part.name] = (rows, kind)
         if kind.name != "f32" and not np.abs(rows).max() <= HALF:
             raise DataError(f"{name} has numbers that {kind.name} has not: use dtype='f32'")
+    if factors := _factors(model.config):
+        tensors[FACTORS] = (np.array(factors, np.float32), NAMED["f32"])
     write_gguf(path, facts, tensors)
     return {name: kind.name for name, (_, kind) in tensors.items()}
 
 
 def neighbours(rows: np.ndarray, width: int) -> np.ndarray:
     """Rows of heads whose rotary pairs are half a head apart, with the pairs side by side."""
-    pairs = rows.reshape(-1, 2, width // 2, rows.shape[-1])
-    return pairs.transpose(0, 2, 1, 3).reshape(rows.shape)
+    return rows.reshape(-1, 2, width // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _kind_for(name: str, array: np.ndarray, wanted: Kind) -> Kind:
@@ -82,9 +89,7 @@ def _kind_for(name: str, array: np.ndarray, wanted: Kind) -> Kind:
 def _plan(model: Any) -> dict[str, tuple[Part, ...]]:
     """What each of our weights is made of."""
     config = model.config
-    width = config["embed_dim"] // config["num_heads"]
-    keys = (config["num_kv_heads"] or config["num_heads"]) * width
-    rows = {"attn_q": config["embed_dim"], "attn_k": keys, "attn_v": keys}
+    rows = {f"attn_{x}": count for x, count in rows_of(config).items()}
     found: dict[str, tuple[Part, ...]] = {}
     for name in completed(model):
         module, _, which = name.rpartition(".")
@@ -119,9 +124,12 @@ def _facts(model: Any, dtype: str) -> dict[str, Any]:
         own = {
             "attention.head_count_kv": c["num_kv_heads"] or c["num_heads"],
             "attention.layer_norm_rms_epsilon": float(c["norm_eps"]),
-            "rope.dimension_count": c["embed_dim"] // c["num_heads"],
+            **dict.fromkeys(WIDTHS, head_width(c)),
             "rope.freq_base": float(c["rope_base"]),
         }
+        if c["rope_scaling"] and not _factors(c):
+            own["rope.scaling.type"] = "linear"
+            own["rope.scaling.factor"] = float(c["rope_scaling"]["factor"])
     return {
         "general.architecture": family, "general.name": "planish",
         "general.file_type": FILE_TYPE[dtype], "general.quantization_version": 2,
@@ -150,17 +158,49 @@ def _config(path: Path, file: GGUF) -> dict[str, Any]:
     if family == "gpt2":
         shared |= {"norm_eps": facts.number("attention.layer_norm_epsilon", 1e-5)}
     else:
-        shared |= {
-            "positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False,
-            "rope_interleaved": True, "rope_base": facts.number("rope.freq_base", 10000.0),
-            "num_kv_heads": facts.whole("attention.head_count_kv", heads),
-            "norm_eps": facts.number("attention.layer_norm_rms_epsilon", 1e-5),
-        }  # fmt: skip
-        for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-            facts.only(name, width // heads)
-        facts.only("rope.scaling.type", "none")
+        shared |= _llama(facts, file, width, heads)
     facts.finish()
     return shared
+
+
+def _llama(facts: _Facts, file: GGUF, width: int, heads: int) -> dict[str, Any]:
+    """The options that Llama's family has and GPT-2's has not."""
+    head = facts.whole(WIDTHS[0], width // heads)
+    for name in WIDTHS:
+        facts.only(name, head)
+    return {
+        "positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False,
+        "rope_interleaved": True, "rope_base": facts.number("rope.freq_base", 10000.0),
+        "num_kv_heads": facts.whole("attention.head_count_kv", heads),
+        "norm_eps": facts.number("attention.layer_norm_rms_epsilon", 1e-5),
+        "head_dim": None if head == width / heads else head,
+        "attn_bias": "blk.0.attn_output.bias" in file.tensors or None,
+        "mlp_bias": "blk.0.ffn_down.bias" in file.tensors or None,
+        "rope_scaling": _scaling(facts, file.tensors.get(FACTORS)),
+    }  # fmt: skip
+
+
+def _factors(config: Mapping[str, Any]) -> list[float] | None:
+    """The tensor that says how the angles of a model are scaled, where a fact does not."""
+    scaling = config["rope_scaling"]
+    if scaling is None or scaling["rope_type"] == "linear":
+        return None
+    factors = rope_factors(scaling, config["rope_base"], head_width(config))
+    return None if factors is None else factors.tolist()
+
+
+def _scaling(facts: _Facts, tensor: Tensor | None) -> dict[str, Any] | None:
+    """How the angles of a file's model are scaled: by a fact or by a tensor."""
+    kind = facts.left.pop("rope.scaling.type", "none")
+    if kind not in ("none", "linear") or (kind == "linear" and tensor):
+        beside = f"beside {FACTORS}" if tensor else "planish has none and linear"
+        told = f"{facts.prefix}rope.scaling.type is {kind!r:.60}; {beside}"
+        raise UnsupportedError(f"{facts.path}: {told}")
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": facts.number("rope.scaling.factor", 0.0)}
+    if tensor is None:
+        return None
+    return {"rope_type": "factors", "factors": tensor.read().reshape(-1).tolist()}
 
 
 class _Facts:

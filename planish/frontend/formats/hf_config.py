@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planish.frontend.nn.transformer import default_hidden
+from planish.frontend.nn.rotary import SCALINGS
+from planish.frontend.nn.transformer import default_hidden, has_bias, head_width
 from planish.ir.errors import ArtifactError, UnsupportedError
 
 # Names of activations -> ours
@@ -24,6 +25,8 @@ THEIRS = {
     "gelu": "gelu_new", "gelu_erf": "gelu", "gelu_quick": "quick_gelu", "relu": "relu",
     "silu": "silu", "tanh": "tanh",
 }  # fmt: skip
+
+KINDS_OF_ROPE = {x: x for x in ("default", "linear", "llama3")}
 
 # Options that say how a model is stored, trained or called, and change none of its numbers
 NEUTRAL = {
@@ -66,8 +69,8 @@ class _Reader:
             raise self._wrong(name, "true or false", value)
         return value
 
-    def activation(self, name: str, known: Mapping[str, str], default: str) -> str:
-        """One of the activations that we have, in our words."""
+    def one_of(self, name: str, known: Mapping[str, str], default: str) -> str:
+        """One of the words that we know, in our words."""
         value = self._value(name, default)
         if not isinstance(value, str) or value not in known:
             raise UnsupportedError(
@@ -125,7 +128,7 @@ def _gpt2(r: _Reader) -> dict[str, Any]:
         "num_layers": r.whole("n_layer", 12), "num_heads": r.whole("n_head", 12),
         "max_seq_len": r.whole("n_positions", 1024), "dropout": rates["resid_pdrop"],
         "positions": "learned", "norm": "layer", "bias": True,
-        "mlp": r.activation("activation_function", ACTIVATIONS, "gelu_new"),
+        "mlp": r.one_of("activation_function", ACTIVATIONS, "gelu_new"),
         "hidden_dim": r.whole("n_inner", 4 * width),
         "norm_eps": r.number("layer_norm_epsilon", 1e-5),
         "tie_head": r.flag("tie_word_embeddings", True),
@@ -136,37 +139,54 @@ def _gpt2(r: _Reader) -> dict[str, Any]:
 
 def _llama(r: _Reader) -> dict[str, Any]:
     width, heads = r.whole("hidden_size", 4096), r.whole("num_attention_heads", 32)
-    r.only("head_dim", width // heads)
-    r.only("attention_bias", False)
-    r.only("mlp_bias", False)
-    base = r.number("rope_theta", 10000.0)
-    for name in ("rope_scaling", "rope_parameters"):  # of old and of new files
-        base = _rope_base(r, name, base)
+    head = r.whole("head_dim", max(width // heads, 1))
+    found = [_rope(r, name) for name in ("rope_scaling", "rope_parameters")]  # of old and new files
+    bases = [base for base, _ in found if base is not None]
+    theta = r.number("rope_theta", 10000.0)
+    scalings = [scaling for _, scaling in found if scaling is not None]
+    if scalings[1:] not in ([], scalings[:1]):
+        raise UnsupportedError(
+            f"{r.path}: rope_scaling and rope_parameters differ: {scalings[0]}, {scalings[1]}"
+        )
     return {
         "vocab_size": r.whole("vocab_size", 32000), "embed_dim": width,
         "num_layers": r.whole("num_hidden_layers", 32), "num_heads": heads,
         "num_kv_heads": r.whole("num_key_value_heads", heads),
         "max_seq_len": r.whole("max_position_embeddings", 2048),
         "dropout": r.number("attention_dropout", 0.0), "positions": "rope", "norm": "rms",
-        "mlp": r.activation("hidden_act", {"silu": "swiglu", "swish": "swiglu"}, "silu"),
+        "mlp": r.one_of("hidden_act", {"silu": "swiglu", "swish": "swiglu"}, "silu"),
         "hidden_dim": r.whole("intermediate_size", 11008), "bias": False,
-        "norm_eps": r.number("rms_norm_eps", 1e-6), "rope_base": base,
+        "norm_eps": r.number("rms_norm_eps", 1e-6),
+        "rope_base": bases[-1] if bases else theta,
+        "rope_scaling": scalings[0] if scalings else None,
+        "attn_bias": r.flag("attention_bias", False) or None,
+        "mlp_bias": r.flag("mlp_bias", False) or None,
+        "head_dim": None if head == width / heads else head,
         "tie_head": r.flag("tie_word_embeddings", False),
     }  # fmt: skip
 
 
-def _rope_base(r: _Reader, name: str, base: float) -> float:
-    """The base that rope_scaling or rope_parameters leaves; anything that scales is refused."""
+def _rope(r: _Reader, name: str) -> tuple[float | None, dict[str, Any] | None]:
+    """The base, and what scales, in rope_scaling or rope_parameters; None for what is not there.
+
+    Numbers are checked where the model is made.
+    """
     r.taken.add(name)
     facts = r.facts.get(name)
     if facts is None:
-        return base
+        return None, None
     inner = _Reader(r.path, facts if isinstance(facts, dict) else {"rope_type": facts}, set())
-    for kind in ("rope_type", "type"):
-        inner.only(kind, "default")
-    base = inner.number("rope_theta", base)
+    old = inner.one_of("type", KINDS_OF_ROPE, "default")
+    kind = inner.one_of("rope_type", KINDS_OF_ROPE, old)
+    if "type" in inner.facts and old != kind:
+        raise UnsupportedError(f"{r.path}: {name} has the rope_type {kind!r} and the type {old!r}")
+    inner.only("partial_rotary_factor", 1.0)
+    base = inner.number("rope_theta", 1.0) if inner.facts.get("rope_theta") is not None else None
+    said = SCALINGS.get(kind, ())
+    inner.taken.update(said)
     inner.finish()
-    return base
+    scaling = {"rope_type": kind, **{x: facts[x] for x in said if x in facts}}
+    return base, scaling if said else None
 
 
 FAMILIES = {"gpt2": _gpt2, "llama": _llama}
@@ -176,13 +196,13 @@ def family_of(config: Mapping[str, Any]) -> str:
     """The family whose layout holds a model; UnsupportedError, with reasons, if none does."""
     c = config
     heads = c["num_kv_heads"] in (None, c["num_heads"])
-    width = c["head_dim"] in (None, c["embed_dim"] // c["num_heads"])
+    width = head_width(c) * c["num_heads"] == c["embed_dim"]
     against = {
         "gpt2": {"positions": c["positions"] == "learned", "norm": c["norm"] == "layer",
                  "mlp": c["mlp"] != "swiglu", "num_kv_heads": heads, "head_dim": width},
         "llama": {"positions": c["positions"] == "rope", "norm": c["norm"] == "rms",
-                  "mlp": c["mlp"] == "swiglu", "bias": not c["bias"], "head_dim": width,
-                  "scale_attn": c["scale_attn"], "scale_by_layer": not c["scale_by_layer"]},
+                  "mlp": c["mlp"] == "swiglu", "scale_attn": c["scale_attn"],
+                  "scale_by_layer": not c["scale_by_layer"]},
     }  # fmt: skip
     for family, fits in against.items():
         if all(fits.values()):
@@ -210,12 +230,18 @@ def their_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "scale_attn_by_inverse_layer_idx": c["scale_by_layer"],
             **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), c["dropout"]),
         }  # fmt: skip
+    if c["rope_scaling"] and c["rope_scaling"]["rope_type"] not in KINDS_OF_ROPE:
+        raise UnsupportedError(
+            "config.json has no word for factors of rotary angles that come from a GGUF file; "
+            "save_gguf and pl.save keep them"
+        )
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", **shared,
         "hidden_size": c["embed_dim"], "intermediate_size": hidden,
         "num_hidden_layers": c["num_layers"], "num_attention_heads": c["num_heads"],
         "num_key_value_heads": c["num_kv_heads"] or c["num_heads"], "hidden_act": "silu",
         "max_position_embeddings": c["max_seq_len"], "rms_norm_eps": c["norm_eps"],
-        "rope_theta": c["rope_base"], "rope_scaling": None, "attention_bias": False,
-        "mlp_bias": False, "attention_dropout": c["dropout"],
+        "rope_theta": c["rope_base"], "rope_scaling": c["rope_scaling"],
+        "attention_bias": has_bias(c, "attn_bias"), "mlp_bias": has_bias(c, "mlp_bias"),
+        "head_dim": head_width(c), "attention_dropout": c["dropout"],
     }  # fmt: skip

@@ -20,6 +20,7 @@ import numpy as np
 from planish.frontend.checkpoint import read_file
 from planish.frontend.formats.assemble import Part, Plan, assemble, parted, stored
 from planish.frontend.formats.hf_config import family_of, our_config, their_config
+from planish.frontend.nn.transformer import head_width
 from planish.frontend.strict import strict_json
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.stored import save_tokenizer
@@ -37,9 +38,9 @@ BUFFERS = {
 }
 TURNED = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 LLAMA = {
-    "ln_1.weight": "input_layernorm.weight", "ln_2.weight": "post_attention_layernorm.weight",
-    "attn.c_proj.weight": "self_attn.o_proj.weight", "mlp.c_gate.weight": "mlp.gate_proj.weight",
-    "mlp.c_fc.weight": "mlp.up_proj.weight", "mlp.c_proj.weight": "mlp.down_proj.weight",
+    "ln_1": "input_layernorm", "ln_2": "post_attention_layernorm",
+    "attn.c_proj": "self_attn.o_proj", "mlp.c_gate": "mlp.gate_proj", "mlp.c_fc": "mlp.up_proj",
+    "mlp.c_proj": "mlp.down_proj",
 }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def save_folder(model: Any, folder: Path, tokenizer: Tokenizer | None = None) ->
     arrays = {}
     for _, part, rows in parted(plan, completed(model)):
         if model.config["rope_interleaved"] and re.search(r"\.[qk]_proj\.", part.name):
-            rows = halved(rows, model.config["embed_dim"] // model.config["num_heads"])
+            rows = halved(rows, head_width(model.config))
         arrays[part.name] = np.ascontiguousarray(rows.T if part.turned else rows)
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
@@ -89,9 +90,7 @@ def gpt2_plan(model: Any, prefix: str) -> dict[str, tuple[Part, ...]]:
 def llama_plan(model: Any, prefix: str) -> dict[str, tuple[Part, ...]]:
     """Llama's names; queries, keys and values are ours in one."""
     config = model.config
-    width = config["embed_dim"] // config["num_heads"]
-    keys = (config["num_kv_heads"] or config["num_heads"]) * width
-    rows = {"q": config["embed_dim"], "k": keys, "v": keys}
+    rows = rows_of(config)
     found: dict[str, tuple[Part, ...]] = {
         "wte.weight": (Part(f"{prefix}embed_tokens.weight"),),
         "ln_f.weight": (Part(f"{prefix}norm.weight"),),
@@ -99,30 +98,41 @@ def llama_plan(model: Any, prefix: str) -> dict[str, tuple[Part, ...]]:
     }
     for i in range(config["num_layers"]):
         layer = f"{prefix}layers.{i}."
-        found |= {f"h.{i}.{ours}": (Part(layer + theirs),) for ours, theirs in LLAMA.items()}
-        found[f"h.{i}.attn.c_attn.weight"] = tuple(
-            Part(f"{layer}self_attn.{x}_proj.weight", count) for x, count in rows.items()
-        )
+        for which in ("weight", "bias"):
+            found |= {
+                f"h.{i}.{ours}.{which}": (Part(f"{layer}{theirs}.{which}"),)
+                for ours, theirs in LLAMA.items()
+            }
+            found[f"h.{i}.attn.c_attn.{which}"] = tuple(
+                Part(f"{layer}self_attn.{x}_proj.{which}", count) for x, count in rows.items()
+            )
     return found
+
+
+def rows_of(config: Mapping[str, Any]) -> dict[str, int]:
+    """How many rows of `c_attn` are those of queries, of keys and of values."""
+    width = head_width(config)
+    keys = (config["num_kv_heads"] or config["num_heads"]) * width
+    return {"q": config["num_heads"] * width, "k": keys, "v": keys}
 
 
 def completed(model: Any) -> dict[str, np.ndarray]:
     """A model's weights; in GPT-2's family with the biases, all zero, that it may not have."""
     state = model.state_dict()
-    if model.config["norm"] != "layer" or model.config["bias"]:
+    if model.config["norm"] != "layer":
         return state
     found = {}
     for name, array in state.items():
         found[name] = array
+        bias = name.removesuffix("weight") + "bias"
         if name.endswith(".weight") and not name.startswith(("wte", "wpe", "lm_head")):
-            found[name.removesuffix("weight") + "bias"] = np.zeros(len(array), np.float32)
+            found[bias] = state.get(bias, np.zeros(len(array), np.float32))
     return found
 
 
 def halved(rows: np.ndarray, width: int) -> np.ndarray:
     """Rows of heads whose rotary pairs are neighbours, with the pairs half a head apart."""
-    pairs = rows.reshape(-1, width // 2, 2, rows.shape[-1])
-    return pairs.transpose(0, 2, 1, 3).reshape(rows.shape)
+    return rows.reshape(-1, width // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _text(path: Path) -> str:

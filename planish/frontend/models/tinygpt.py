@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from planish.frontend.indexing import index
 from planish.frontend.nn import functional as F
 from planish.frontend.nn.layers import BLANK, STD, Dropout, Embedding, Linear, check_rate
 from planish.frontend.nn.module import Module, ModuleList
+from planish.frontend.nn.rotary import rope_factors
 from planish.frontend.nn.transformer import (
     TransformerBlock,
     check_heads,
+    head_width,
     make_norm,
     places_from,
 )
@@ -55,6 +58,9 @@ class TinyGPT(Module):
     in training mode where a key is given: `model(tokens, key=pl.random.key(0))`.
 
     positions     "learned" (GPT-2), "sinusoidal", or "rope" (Llama) with `rope_base`
+    rope_scaling  for contexts longer than those of its training, in Hugging Face's words, such as
+                  {"rope_type": "linear", "factor": 4.0}; also "llama3" and "factors"
+    bias          whether layers add a bias; `attn_bias` and `mlp_bias` say otherwise for theirs
     norm          "layer" or "rms", with `norm_eps`
     mlp           "gelu" (GPT-2's, by tanh), "gelu_erf", "gelu_quick", "relu", "silu", "tanh", or
                   gated "swiglu"; `hidden_dim` is 4 C, for the gated one 8/3 C
@@ -91,6 +97,9 @@ class TinyGPT(Module):
         head_dim: int | None = None,
         scale_attn: bool = True,
         scale_by_layer: bool = False,
+        rope_scaling: Mapping[str, Any] | None = None,
+        attn_bias: bool | None = None,
+        mlp_bias: bool | None = None,
     ):
         given = locals()
         self.config = {n: given[n] for n in inspect.signature(TinyGPT).parameters}
@@ -100,12 +109,16 @@ class TinyGPT(Module):
         if positions == "learned":
             self.wpe = Embedding(max_seq_len, embed_dim, what="position", rng=rng)
         self.drop = Dropout(dropout)
-        rope = {"rope_base": rope_base, "rope_interleaved": rope_interleaved}
+        rope = {
+            "rope_base": rope_base, "rope_interleaved": rope_interleaved,
+            "rope_factors": rope_factors(rope_scaling, rope_base, head_width(self.config)),
+        }  # fmt: skip
         self.h = ModuleList(
             TransformerBlock(
                 embed_dim, num_heads, num_kv_heads, norm, mlp, hidden_dim, bias, dropout, norm_eps,
                 proj_std=STD / math.sqrt(2 * num_layers), rng=rng, head_dim=head_dim,
-                scale=self._scale(layer), **(rope if positions == "rope" else {}),
+                scale=self._scale(layer), attn_bias=attn_bias, mlp_bias=mlp_bias,
+                **(rope if positions == "rope" else {}),
             )
             for layer in range(num_layers)
         )  # fmt: skip
@@ -192,7 +205,7 @@ class TinyGPT(Module):
     ) -> list[tuple[Spec, Spec]]:
         """Specs of the (k, v) caches of all layers, for `length` (max_seq_len) tokens."""
         groups = self.config["num_kv_heads"] or self.config["num_heads"]
-        width = self.config["head_dim"] or self.config["embed_dim"] // self.config["num_heads"]
+        width = head_width(self.config)
         shape = (batch, groups, length or self.config["max_seq_len"], width)
         return [
             (spec(shape, dtype, f"k{i}"), spec(shape, dtype, f"v{i}")) for i in range(len(self.h))
@@ -214,8 +227,7 @@ class TinyGPT(Module):
         config = self.config
         if config["scale_attn"] and not config["scale_by_layer"]:
             return None
-        width = config["head_dim"] or config["embed_dim"] // config["num_heads"]
-        scale = 1 / math.sqrt(width) if config["scale_attn"] else 1.0
+        scale = 1 / math.sqrt(head_width(config)) if config["scale_attn"] else 1.0
         return scale / (layer + 1) if config["scale_by_layer"] else scale
 
     def _check_tokens(self, tokens: Any, rank: int) -> tuple:
@@ -255,6 +267,8 @@ def _check(config: dict[str, Any]) -> None:
     ]
     if config["positions"] not in POSITIONS:
         wrong.append(f"positions is one of {', '.join(POSITIONS)}, got {config['positions']!r}")
+    if config["rope_scaling"] is not None and config["positions"] != "rope":
+        wrong.append(f"rope_scaling is for positions='rope', not {config['positions']!r}")
     if wrong:
         raise DataError("TinyGPT: " + "; ".join(wrong))
     check_rate(config["dropout"])

@@ -82,9 +82,15 @@ def one_hot(indices: Any, num_classes: int, dtype: Any = "f32") -> Any:
     return apply("one_hot", indices, size=num_classes, dtype=t.dtype(dtype))
 
 
-def rope(x: Any, positions: Any, base: float = 10000.0, interleaved: bool = False) -> Any:
-    """Rotary position embedding of x [..., T, D] at integer positions [T]."""
-    return apply("rope", x, positions, base=float(base), interleaved=interleaved)
+def rope(
+    x: Any, positions: Any, base: float = 10000.0, interleaved: bool = False, factors: Any = None
+) -> Any:
+    """Rotary position embedding of x [..., T, D] at integer positions [T].
+
+    Angles are divided by `factors` [D / 2], where they are given.
+    """
+    given = () if factors is None else (factors,)
+    return apply("rope", x, positions, *given, base=float(base), interleaved=interleaved)
 
 
 def cross_entropy(logits: Any, targets: Any, ignore_index: int | None = -100) -> Any:

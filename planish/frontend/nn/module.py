@@ -55,8 +55,7 @@ class Module:
         trace = current()
         if trace is None:
             return self.forward(*args, **options)
-        with trace.inside(self.path):
-            return self.forward(*args, **options)
+        return trace.inside(self.path, lambda: self.forward(*args, **options))
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules directly inside this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ class MultiHeadAttention(Module):
 
     Its rows are those of all query heads, then of all key heads, then of all value heads. With
     fewer `num_kv_heads`, neighbouring query heads share a key head. `rope_base` turns rotary
-    positions on, `scale` replaces 1 / sqrt(head width). With a cache (k, v), each [B, G, S, D], the
-    T tokens are the ones at `pos` onward, a scalar or [B], and the result is (y, the cache with
-    their keys and values written). Heads are C / H wide, or `head_dim`.
+    positions on, `rope_factors` [D / 2] divide their angles, `scale` replaces 1 / sqrt(head width).
+    With a cache (k, v), each [B, G, S, D], the T tokens are the ones at `pos` onward, a scalar or
+    [B], and the result is (y, the cache with their keys and values written). Heads are C / H wide,
+    or `head_dim`.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class MultiHeadAttention(Module):
         dropout: float = 0.0, causal: bool = True, rope_base: float | None = None,
         rope_interleaved: bool = False, proj_std: float = STD,
         rng: np.random.Generator | None = None, head_dim: int | None = None,
-        scale: float | None = None,
+        scale: float | None = None, rope_factors: np.ndarray | None = None,
     ):  # fmt: skip
         kv_heads = num_kv_heads if num_kv_heads is not None else num_heads
         check_heads(embed_dim, num_heads, kv_heads, head_dim)
@@ -42,6 +44,7 @@ class MultiHeadAttention(Module):
         self.head_dim = head_dim or embed_dim // num_heads
         self.scale = scale
         self.causal, self.rope_base, self.rope_interleaved = causal, rope_base, rope_interleaved
+        self.rope_factors = rope_factors
         width = (num_heads + 2 * kv_heads) * self.head_dim
         self.c_attn = Linear(embed_dim, width, bias, rng=rng)
         self.c_proj = Linear(num_heads * self.head_dim, embed_dim, bias, std=proj_std, rng=rng)
@@ -93,7 +96,7 @@ class MultiHeadAttention(Module):
         )
         if self.rope_base is None:
             return q, k, v
-        rotate = (places, self.rope_base, self.rope_interleaved)
+        rotate = (places, self.rope_base, self.rope_interleaved, self.rope_factors)
         return F.rope(q, *rotate), F.rope(k, *rotate), v
 
 
@@ -117,6 +120,16 @@ def check_heads(
         wrong.append(f"num_kv_heads={num_kv_heads} does not divide num_heads={num_heads}")
     if wrong:
         raise DataError("; ".join(wrong))
+
+
+def has_bias(config: Mapping[str, Any], which: str) -> bool:
+    """Whether layers have a bias in a model of this configuration: "attn_bias", "mlp_bias"."""
+    return bool(config["bias"] if config[which] is None else config[which])
+
+
+def head_width(config: Mapping[str, Any]) -> int:
+    """How wide the heads of a model are that has this configuration."""
+    return config["head_dim"] or config["embed_dim"] // config["num_heads"]
 
 
 class MLP(Module):
@@ -156,27 +169,31 @@ def default_hidden(embed_dim: int, kind: str) -> int:
 
 
 class TransformerBlock(Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    `attn_bias` and `mlp_bias` say for these two what `bias` says for all.
+    """
 
     def __init__(
         self, embed_dim: int, num_heads: int, num_kv_heads: int | None = None, norm: str = "layer",
         mlp: str = "gelu", hidden_dim: int | None = None, bias: bool = True, dropout: float = 0.0,
         norm_eps: float = 1e-5, proj_std: float = STD, rng: np.random.Generator | None = None,
-        **attention: Any,
+        attn_bias: bool | None = None, mlp_bias: bool | None = None, **attention: Any,
     ):  # fmt: skip
         self.ln_1 = make_norm(norm, embed_dim, norm_eps, bias, rng)
         self.attn = MultiHeadAttention(
             embed_dim,
             num_heads,
             num_kv_heads,
-            bias,
+            bias if attn_bias is None else attn_bias,
             dropout,
             proj_std=proj_std,
             rng=rng,
             **attention,
         )
         self.ln_2 = make_norm(norm, embed_dim, norm_eps, bias, rng)
-        self.mlp = MLP(embed_dim, hidden_dim, mlp, bias, dropout, proj_std, rng)
+        mlp_bias = bias if mlp_bias is None else mlp_bias
+        self.mlp = MLP(embed_dim, hidden_dim, mlp, mlp_bias, dropout, proj_std, rng)
 
     def forward(
         self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None

@@ -8,16 +8,18 @@ The same tokenizer gives the same bytes, where Python knows the same version of 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from planish.frontend.text import CharTokenizer
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.bpe import BytePairTokenizer
+from planish.frontend.tokenizers.library import LibraryTokenizer
 from planish.frontend.tokenizers.llama2c import START, ScoreTokenizer
 from planish.frontend.tokenizers.merging import Merges
+from planish.frontend.tokenizers.pairs import byte_pairs
 from planish.frontend.tokenizers.words import kind_ranges
 from planish.ir.errors import ArtifactError
 from planish.runtime.host import letters
@@ -37,22 +39,24 @@ KINDS = {"O": letters.OTHER, "L": letters.LETTER, "N": letters.DIGIT, "\n": lett
 
 @dataclass(frozen=True)
 class _Parts:
-    """What differs between kinds: tables, tokens before a prompt, those that end a text."""
+    """What differs between kinds: tables, tokens before a prompt, and those without a text."""
 
     kind: int
     letters: Sequence[int]
     letter_count: int
+    piece: Callable[[int], bytes]
     merges: Merges = field(default_factory=dict)
     kinds: Sequence[int] = ()
     start: int = NONE
     alone: int = NONE
+    silent: frozenset[int] = frozenset()
 
 
 def tokenizer_blob(tokenizer: Tokenizer) -> bytes:
     """The bytes of a tokenizer; ArtifactError where native code has no such kind."""
     parts = _parts(tokenizer)
     count = tokenizer.vocab_size
-    pieces = [tokenizer.piece(x) for x in range(count)]
+    pieces = [b"" if x in parts.silent else parts.piece(x) for x in range(count)]
     sizes = [*map(len, pieces)]
     pool = b"".join(pieces)
     tables = [
@@ -79,21 +83,40 @@ def _parts(tokenizer: Tokenizer) -> _Parts:
     match tokenizer:
         case CharTokenizer():
             codes = {ord(x): token for token, x in enumerate(tokenizer.characters)}
-            return _Parts(CHARACTERS, *_letters(codes))
+            return _Parts(CHARACTERS, *_letters(codes), tokenizer.piece)
         case BytePairTokenizer():
             tokens = [tokenizer.byte_tokens.get(x, NONE) for x in range(256)]
             kinds = [4 * code + KINDS[kind] for code, kind in kind_ranges()]
             alone = tokenizer.end[0] if tokenizer.end else NONE
-            return _Parts(BYTE_PAIRS, tokens, 256, tokenizer.ranked, kinds, alone=alone)
+            return _Parts(
+                BYTE_PAIRS, tokens, 256, tokenizer.piece, tokenizer.ranked, kinds, alone=alone
+            )
+        case LibraryTokenizer():
+            return _library_parts(tokenizer)
         case ScoreTokenizer():
             codes = {ord(x): token for piece, token in tokenizer.index.items()
                      if (x := _character(piece)) is not None}  # fmt: skip
             return _Parts(
-                SCORES, *_letters(codes), tokenizer.ranked, start=START, alone=START
+                SCORES, *_letters(codes), tokenizer.piece, tokenizer.ranked, start=START,
+                alone=START,
             )  # fmt: skip
-    raise ArtifactError(
-        f"a {type(tokenizer).__name__} cannot be part of an artifact, which has characters, "
-        "GPT-2's byte pairs (vocab.json and merges.txt) and llama2.c's tokenizers; leave it out"
+    raise _refused(f"a {type(tokenizer).__name__}")
+
+
+def _library_parts(tokenizer: LibraryTokenizer) -> _Parts:
+    """Those of the byte pairs that a tokenizer.json describes, if it does."""
+    try:
+        pairs, special = byte_pairs(tokenizer.source)
+    except ArtifactError as error:
+        raise _refused(f"this tokenizer.json ({error})") from error
+    alone = tokenizer.prompt("").tolist()
+    return replace(_parts(pairs), alone=alone[0] if alone else NONE, silent=special)
+
+
+def _refused(what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{what} cannot be part of an artifact, which has characters, GPT-2's byte pairs and "
+        "llama2.c's tokenizers; leave it out of a library (--tokenizer none) and encode before it"
     )
 
 

@@ -78,6 +78,8 @@ def broadcast_index(index: Index, shape: Shape) -> Index:
 
 def axis_of(name: str, axis: object, rank: int) -> int:
     """`axis` counted from the front; AxisError where there is no such axis."""
+    if type(axis) is int and 0 <= axis < rank:
+        return axis
     if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
         raise AxisError(f"{name}: axis {axis} is outside an array of {rank} axes")
     return axis % rank

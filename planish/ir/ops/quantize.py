@@ -69,10 +69,16 @@ class Quantize(Elementwise):
     def function(x: np.ndarray, scale: np.ndarray, *zero: np.ndarray, dtype: DType) -> np.ndarray:
         """By NumPy, clipped before the cast."""
         wide = np.float64 if x.dtype == np.float64 else np.float32
-        scaled = np.rint(x.astype(wide) * np.reciprocal(scale.astype(wide)))
-        scaled = sum((z.astype(wide) for z in zero), scaled)
-        kept = np.clip(np.where(np.isnan(scaled), 0, scaled), -dtype.most, dtype.most)
-        return kept.astype(np.int8).astype(dtype.numpy)
+        scaled = np.empty(x.shape, wide)  # the only large array: the rest happens in place
+        np.multiply(x, np.reciprocal(scale.astype(wide)), out=scaled)
+        np.rint(scaled, out=scaled)
+        for shift in zero:
+            scaled += shift.astype(wide)
+        unknown = np.isnan(scaled)
+        if unknown.any():
+            scaled[unknown] = 0
+        np.clip(scaled, -dtype.most, dtype.most, out=scaled)
+        return scaled.astype(np.int8).astype(dtype.numpy, copy=False)
 
     def scalar(self, x: Expr, scale: Expr, *zero: Expr, dtype: DType) -> Expr:
         return cast_expr(rounded(x, scale, dtype, *zero), dtype)

@@ -20,10 +20,11 @@ class Rope(Composite):
 
     `positions` is an integer array [T], or [B, T] for the first axis of `x`. The pair i is
     (i, i + D / 2), "rotate half", as in Llama checkpoints of Hugging Face; with `interleaved` it is
-    (2i, 2i + 1), as in those of Meta and in the paper.
+    (2i, 2i + 1), as in those of Meta and in the paper. The angle of pair i is divided by the i-th
+    of `factors` [D / 2], floats, which may be absent.
     """
 
-    name, arity = "rope", 2
+    name, at_least = "rope", 2
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         operands, attrs = super().prepare(operands, {"base": 1e4, "interleaved": False, **attrs})
@@ -31,10 +32,11 @@ class Rope(Composite):
         return (x, *operands[1:]), {**attrs, "base": as_float(self.name, "base", attrs["base"])}
 
     def infer(
-        self, x: TensorType, positions: TensorType, *, base: float, interleaved: bool = False
-    ) -> TensorType:
+        self, x: TensorType, positions: TensorType, *factors: TensorType, base: float,
+        interleaved: bool = False,
+    ) -> TensorType:  # fmt: skip
         """The type of `x`."""
-        need_float(self.name, x)
+        need_float(self.name, x, *factors)
         need_int(self.name, positions)
         if x.rank < 2 or not isinstance(x.shape[-1], int) or x.shape[-1] % 2:
             raise ShapeError(f"rope takes x [..., T, D] with D even, got {x}")
@@ -42,15 +44,21 @@ class Rope(Composite):
         if positions.shape not in shapes:
             listed = " or ".join(str(list(s)) for s in shapes)
             raise ShapeError(f"rope of {x} takes positions of shape {listed}, got {positions}")
+        if len(factors) > 1 or any(f.shape != (x.shape[-1] // 2,) for f in factors):
+            listed = ", ".join(map(str, factors))
+            raise ShapeError(f"rope of {x} takes factors [{x.shape[-1] // 2}] once, got {listed}")
         if not base > 0.0:
             raise IRError(f"rope: base must be positive, got {base}")
         return x
 
     def ref(
-        self, x: np.ndarray, positions: np.ndarray, *, base: float, interleaved: bool
-    ) -> np.ndarray:
+        self, x: np.ndarray, positions: np.ndarray, *factors: np.ndarray, base: float,
+        interleaved: bool,
+    ) -> np.ndarray:  # fmt: skip
         half = x.shape[-1] // 2
         angles = positions[..., None].astype(np.float64) * base ** (-np.arange(half) / max(half, 1))
+        for factor in factors:
+            angles = angles / factor.astype(np.float64)
         if positions.ndim == 2:
             angles = angles.reshape(len(x), *[1] * (x.ndim - 3), *angles.shape[1:])
         parts = (
@@ -68,7 +76,9 @@ class Rope(Composite):
         y[parts[1]] = b * cos + a * sin
         return y.astype(x.dtype)
 
-    def expand(self, x: Node, positions: Node, *, base: float, interleaved: bool) -> Node:
+    def expand(
+        self, x: Node, positions: Node, *factors: Node, base: float, interleaved: bool
+    ) -> Node:
         """y = x * cos + sign * partner(x) * sin, where a pair is an axis of size 2 of its own.
 
         Splitting the last axis keeps every read contiguous: the partner is a flip of the pair axis.
@@ -79,14 +89,16 @@ class Rope(Composite):
         )  # the axis of a pair, after splitting
         tail = (half, 2) if interleaved else (2, half)
         pairs = OPS["reshape"](x, shape=(*x.shape[:-1], *tail))
-        cos, sin = _tables(x, positions, base, pair)
+        cos, sin = _tables(x, positions, factors, base, pair)
         sign = OPS["iota"](shape=(2, 1) if not interleaved else (2,), axis=0, dtype=t.i32)
         sign = OPS["cast"](sign * 2 - 1, dtype=x.dtype)
         turned = pairs * cos + OPS["flip"](pairs, axes=(pair,)) * (sign * sin)
         return OPS["reshape"](turned, shape=x.shape)
 
 
-def _tables(x: Node, positions: Node, base: float, pair: int) -> tuple[Node, Node]:
+def _tables(
+    x: Node, positions: Node, factors: tuple[Node, ...], base: float, pair: int
+) -> tuple[Node, Node]:
     """cos and sin of the angles, with a size 1 at axis `pair` of [..., T, D / 2].
 
     They depend on the positions alone, so all layers share them.
@@ -95,6 +107,8 @@ def _tables(x: Node, positions: Node, base: float, pair: int) -> tuple[Node, Nod
     wide = t.promote(x.dtype, t.f32)  # angles reach the thousands: too much for 16 bits
     i = OPS["cast"](OPS["iota"](shape=(half,), axis=0, dtype=t.i32), dtype=wide)
     rates = OPS["exp"](i * (-math.log(base) / max(half, 1)))
+    for factor in factors:
+        rates = rates / OPS["cast"](factor, dtype=wide)
     column = OPS["cast"](OPS["reshape"](positions, shape=(*positions.shape, 1)), dtype=wide)
     angles = column * rates
     middle = (1,) * (x.type.rank - 3)

@@ -35,6 +35,8 @@ CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barri
 # work among cores more evenly, and each takes 1 ms more.
 MODULE_TEXT = 32_000
 
+NAME = "k_"  # of a function that no module has taken in yet
+
 # Functions of kernels, and what they declare, by all that they depend on; limited by characters
 FUNCTIONS: Memo[tuple[str, dict[str, str]]] = Memo(32 << 20, lambda found: len(found[0]))
 
@@ -62,21 +64,20 @@ class _Native:
     alone: bool
     work: Expr
 
-    def function(self, target: Target, declarations: dict[str, str]) -> str:
-        """Its LLVM text."""
-        key = (target, digest(self.text), self.symbol, self.dims, self.aliased, self.alone)
+    def function(self, target: Target) -> tuple[str, dict[str, str]]:
+        """Its LLVM text, called `NAME` there, and what that declares."""
+        key = (target, digest(self.text), self.dims, self.aliased, self.alone)
         known = FUNCTIONS.get(key)
         if known is None:
             needs: dict[str, str] = {}
-            given = self.dims, self.symbol, target, needs, self.aliased, self.alone
+            given = self.dims, NAME, target, needs, self.aliased, self.alone
             known = FUNCTIONS.put(key, (kernel_function(self.kernel, *given), needs))
-        declarations.update(known[1])
-        return known[0]
+        return known
 
 
 class Modules:
-    """A plan as LLVM modules. `symbols` names the function of each step, `dims` are the sizes that
-    a caller hands in, `schedule` says which threads do what.
+    """A plan as LLVM modules. `dims` are the sizes that a caller hands in, `schedule` says which
+    threads do what.
 
     `storage` gives a slot's memory as (space, begin, end).
     """
@@ -91,7 +92,7 @@ class Modules:
             self._native(step.kernel, _aliased(step, storage), run != "shared")
             for step, run in steps
         ]
-        self.symbols = tuple(native.symbol for native in self._natives)
+        self._symbols: dict[str, str] = {}  # of the function of a kernel: that of an equal one
         self.dims = tuple(sorted({d for native in self._natives for d in native.dims}))
 
     def _native(self, kernel: Kernel, aliased: frozenset[int], alone: bool) -> _Native:
@@ -105,12 +106,29 @@ class Modules:
             self._known[key] = _Native(key[0], symbol, kernel, dims, aliased, alone, amount)
         return self._known[key]
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The function of each step."""
+        for _ in self._functions():
+            pass
+        return tuple(self._symbols[native.symbol] for native in self._natives)
+
+    def _functions(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """The functions, each once, and what they declare. Kernels of one may differ in names."""
+        known: dict[str, str] = {}
+        for native in self._known.values():
+            function, needs = native.function(self.target)
+            symbol = self._symbols[native.symbol] = known.setdefault(function, native.symbol)
+            if symbol == native.symbol:
+                yield function.replace(f"@{NAME}(", f"@{symbol}(", 1), needs
+
     def texts(self) -> Iterator[str]:
         """The modules: kernels, some in each, then the main function."""
         functions: list[str] = []
         declarations: dict[str, str] = {}
-        for native in self._known.values():
-            functions.append(native.function(self.target, declarations))
+        for function, needs in self._functions():
+            functions.append(function)
+            declarations.update(needs)
             if sum(map(len, functions)) >= MODULE_TEXT:
                 yield "\n".join([*functions, *declarations.values(), FAIL])
                 functions, declarations = [], {}
@@ -125,7 +143,8 @@ class Modules:
         for number, (step, native) in enumerate(zip(self.plan.steps, self._natives, strict=True)):
             if self.schedule.meets[number]:
                 main.barrier()
-            main.step(number, step, native)
+            main.note(number)
+            main.step(number, step, native, self._symbols[native.symbol])
             main.tick(number)
         main.end_call()
         # There is nothing to optimise in a list of calls, and the list is long.
@@ -180,14 +199,20 @@ class _Main(Expressions):
 
     def barrier(self) -> None:
         """Wait for all threads."""
-        self.writer.do("call void @planish.barrier(ptr %barrier, i64 %threads)")
+        self.writer.do("call void @planish.barrier(ptr %barrier, i64 %thread, i64 %threads)")
 
     def tick(self, number: int) -> None:
         """Note the time that the step took, if anybody wants to know."""
         given = f"ptr %profile, i64 {number + 1}, ptr %barrier, i64 %thread, i64 %threads"
         self.writer.do(f"call void @planish.tick({given})")
 
-    def step(self, number: int, step: Step, native: _Native) -> None:
+    def note(self, number: int) -> None:
+        """Note when this thread begins a step, if it waited before and anybody wants to know."""
+        if self.schedule.meets[number]:
+            n = len(self.schedule.meets) + 1 + number
+            self.writer.do(f"call void @planish.note(ptr %profile, i64 {n}, i64 %thread)")
+
+    def step(self, number: int, step: Step, native: _Native, symbol: str) -> None:
         """Call a kernel on all threads, for their share or all of it, or on the first one only."""
         w, run = self.writer, self.schedule.runs[number]
         self.begin()
@@ -197,10 +222,10 @@ class _Main(Expressions):
                 if (offset := self.schedule.spare.get((number, place))) is not None:
                     own = w.op(f"getelementptr i8, ptr %my_temps, i64 {offset}")
                     args[place] = w.op(f"select i1 %first, ptr {at}, ptr {own}")
-            self._call(args, native, "0", "1")
+            self._call(symbol, args, native, "0", "1")
             return
         if run == "shared" and isinstance(native.work, Const):
-            self._call(args, native, "%thread", "%threads")
+            self._call(symbol, args, native, "%thread", "%threads")
             return
         mine, threads = "%first", "1"
         if run == "shared":
@@ -211,16 +236,18 @@ class _Main(Expressions):
         inside, after = w.name("run"), w.name("step")
         w.do(f"br i1 {mine}, label %{inside}, label %{after}")
         w.label(inside)
-        self._call(args, native, "%thread", threads)
+        self._call(symbol, args, native, "%thread", threads)
         w.do(f"br label %{after}")
         w.label(after)
 
-    def _call(self, args: list[str], native: _Native, thread: str, threads: str) -> None:
+    def _call(
+        self, symbol: str, args: list[str], native: _Native, thread: str, threads: str
+    ) -> None:
         w = self.writer
         given = [("ptr", at) for at in args]
         given += [("i64", self.registers.scalar(self.uniform(Var(d)))) for d in native.dims]
         given += [("i64", thread), ("i64", threads), ("ptr", "%my_scratch"), ("ptr", "%status")]
-        w.call(native.symbol, "void", *given)
+        w.call(symbol, "void", *given)
 
     def _pointer(self, slot: Slot) -> str:
         """Where a slot lies; that of a private temporary on this thread."""

@@ -7,10 +7,12 @@ words that threads wait for are i32, each followed by its number of sleepers and
 line.
 
     planish.wait(word, old)    returns when *word is no longer `old`
-    planish.wake(word)         call after changing *word by a seq_cst operation
-    planish.barrier(memory, threads)   memory: two words, generation and arrived
+    planish.wake(word)         call after changing *word, and a seq_cst operation
+    planish.barrier(memory, thread, threads)   memory: a word for each thread, its meetings
     planish.tick(profile, n, barrier, thread, threads)   profile[n] += time since the last tick,
-                               if profile is not null
+                               when all have met; only notes in a recording
+    planish.note(profile, n, thread)   profile[2 + profile[1] * thread + n] = time, in a recording
+                               (profile[0] is RECORDING). Both do nothing where profile is null
     planish.fail(status, site, index, bound)   status: i64[4], (failed, site, index, bound)
     planish_worker(pool, thread)       runs jobs until told to stop
     planish_run(pool, job, argument, threads)   runs job(argument, thread, threads) on all threads
@@ -70,6 +72,7 @@ def sync_text(target: Target) -> str:
         )
         + _WAKE.format(wake=wake)
         + _BARRIER
+        + _NOTE.format(now=now)
         + _TICK.format(now=now)
         + FAIL
     )
@@ -164,46 +167,91 @@ done:
 }}
 """
 
+# A thread says that it is there before it looks for the others, and wakes who sleeps after: a store
+# that nobody waits for, and a line of each other thread to fetch. Where they count themselves in one
+# word, its line goes from each to the next, and that of a second word back.
 _BARRIER = """
-define internal void @planish.barrier(ptr %memory, i64 %threads) noinline nounwind uwtable {
+define internal void @planish.barrier(ptr %memory, i64 %thread, i64 %threads)
+    noinline nounwind uwtable {
 entry:
   %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %done, label %meet
-meet:
-  %arrived = getelementptr i8, ptr %memory, i64 64
-  %generation = load atomic i32, ptr %memory monotonic, align 4
-  %before = atomicrmw add ptr %arrived, i32 1 acq_rel
-  %mine = add i32 %before, 1
-  %all = trunc i64 %threads to i32
-  %last = icmp eq i32 %mine, %all
-  br i1 %last, label %open, label %wait
-open:
-  store atomic i32 0, ptr %arrived monotonic, align 4
-  %next = add i32 %generation, 1
-  store atomic i32 %next, ptr %memory seq_cst, align 4
-  call void @planish.wake(ptr %memory)
-  br label %done
+  br i1 %alone, label %done, label %arrive
+arrive:
+  %offset = mul i64 %thread, 64
+  %own = getelementptr i8, ptr %memory, i64 %offset
+  %before = load atomic i32, ptr %own monotonic, align 4
+  %now = add i32 %before, 1
+  store atomic i32 %now, ptr %own release, align 4
+  br label %look
+look:
+  %i = phi i64 [ 0, %arrive ], [ %next, %seen ]
+  %other = icmp ne i64 %i, %thread
+  br i1 %other, label %wait, label %seen
 wait:
-  call void @planish.wait(ptr %memory, i32 %generation)
+  %at = mul i64 %i, 64
+  %word = getelementptr i8, ptr %memory, i64 %at
+  call void @planish.wait(ptr %word, i32 %before)
+  br label %seen
+seen:
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %threads
+  br i1 %more, label %look, label %rouse
+rouse:
+  fence seq_cst
+  call void @planish.wake(ptr %own)
   br label %done
 done:
   ret void
 }
 """
 
-# profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
-_TICK = """
-define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
-    noinline nounwind uwtable {{
+# What profile[0] is where each thread has times of its own, profile[1] of them
+RECORDING = -1
+
+_NOTE = f"""
+define internal void @planish.note(ptr %profile, i64 %n, i64 %thread) noinline nounwind uwtable {{{{
 entry:
   %wanted = icmp ne ptr %profile, null
-  br i1 %wanted, label %meet, label %done, !prof !0
+  br i1 %wanted, label %ask, label %done, !prof !0
+ask:
+  %mode = load i64, ptr %profile
+  %mine = icmp eq i64 %mode, {RECORDING}
+  br i1 %mine, label %store, label %done
+store:
+  %lengths = getelementptr i64, ptr %profile, i64 1
+  %length = load i64, ptr %lengths
+  %before = mul i64 %length, %thread
+  %index = add i64 %before, %n
+  %times = getelementptr i64, ptr %profile, i64 2
+  %at = getelementptr i64, ptr %times, i64 %index
+  %now = {{now}}
+  store i64 %now, ptr %at
+  br label %done
+done:
+  ret void
+}}}}
+"""
+
+# profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
+_TICK = f"""
+define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
+    noinline nounwind uwtable {{{{
+entry:
+  %wanted = icmp ne ptr %profile, null
+  br i1 %wanted, label %ask, label %done, !prof !0
+ask:
+  %mode = load i64, ptr %profile
+  %recording = icmp eq i64 %mode, {RECORDING}
+  br i1 %recording, label %own, label %meet
+own:
+  call void @planish.note(ptr %profile, i64 %n, i64 %thread)
+  br label %done
 meet:
-  call void @planish.barrier(ptr %barrier, i64 %threads)
+  call void @planish.barrier(ptr %barrier, i64 %thread, i64 %threads)
   %first = icmp eq i64 %thread, 0
   br i1 %first, label %note, label %done
 note:
-  %now = {now}
+  %now = {{now}}
   %last = load i64, ptr %profile
   store i64 %now, ptr %profile
   %some = icmp ne i64 %n, 0
@@ -217,7 +265,7 @@ add:
   br label %done
 done:
   ret void
-}}
+}}}}
 """
 
 # Each module that has kernels has its own.

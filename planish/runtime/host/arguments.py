@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planish.runtime.host.abi import ABI
 from planish.runtime.host.generator import SMALLEST, Options
 from planish.runtime.host.language import (
     Ptr,
@@ -27,7 +28,7 @@ from planish.runtime.host.libc import (
     strtoull,
     write,
 )
-from planish.runtime.host.records import ABI, LARGEST, planish_tables
+from planish.runtime.host.records import LARGEST, planish_tables
 
 LINE_SIZE = 1024
 MISTAKE = 2  # an exit code

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from planish.runtime.host.abi import ABI
 from planish.runtime.host.language import Text, export, i32, i64, null, text
-from planish.runtime.host.records import ABI, HEAD, Model, planish_tables
+from planish.runtime.host.records import HEAD, Model, planish_tables
 
 
 @export

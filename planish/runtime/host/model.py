@@ -244,7 +244,8 @@ def set_aside(model: Model, tables: Tables) -> bool:
         + up(level.arena)
         + up(level.scratch) * model.threads
     )
-    size = 32 * LINE + up(size_of(Worker) * model.threads) + slots + work + PAGE
+    workers = (LINE + up(size_of(Worker))) * model.threads
+    size = 32 * LINE + workers + slots + work + PAGE
     model.block = mmap(null, size, READ | WRITE, PRIVATE | ANONYMOUS, -1, 0)
     if i64(model.block) == -1:
         model.block = null
@@ -265,7 +266,7 @@ def set_aside(model: Model, tables: Tables) -> bool:
     model.slots = Ptr[Ptr[Ptr[u8]]](taken(at, 8 * level.count))
     model.workers = Ptr[Worker](taken(at, size_of(Worker) * model.threads))
     model.pool = taken(at, 4 * LINE)
-    model.barrier = taken(at, 4 * LINE)
+    model.barrier = taken(at, LINE * model.threads)
     model.failure = Ptr[i64](taken(at, LINE))
     model.call = Ptr[i64](taken(at, LINE))
     model.length = Ptr[i64](taken(at, LINE))

@@ -20,7 +20,6 @@ from planish.runtime.host.language import (
 )
 from planish.runtime.host.libc import getpid, snprintf
 
-ABI = 3
 OK = 0
 ARGUMENT = 1
 NO_MEMORY = 2

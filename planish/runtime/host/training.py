@@ -5,6 +5,7 @@ Weights and the optimiser's state are in the model's state and change there.
 
 from __future__ import annotations
 
+from planish.runtime.host.kept import Kept
 from planish.runtime.host.language import (
     Const,
     Ptr,
@@ -55,6 +56,7 @@ class Places(Record):
 
     `key` and `share` are -1 where nothing drops out, or nothing adds up. `sums` are what micro-
     batches add to, `done` are steps before this artifact was made, whose `losses` are in the state.
+    `kept` is what checkpoints are made of.
     """
 
     tokens: i64
@@ -74,6 +76,7 @@ class Places(Record):
     uniform: i64
     arrays: Ptr[Stored]
     array_count: i64
+    kept: Kept
 
 
 class Array(Record):

@@ -30,13 +30,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import gcd
 
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Expr, as_index, size_expr
 from planish.ir.node import Node
 from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles
-from planish.runtime.kernels.nest import Lowered, lowered
+from planish.runtime.kernels.nest import Index, Lowered, lowered
+from planish.runtime.kernels.strides import whole
 from planish.runtime.kernels.tiles import WAITING
 from planish.runtime.target import Target
 
@@ -47,16 +49,33 @@ MANY = 32  # groups of panels: one more or less for a thread is no matter
 class SideGemm(Gemm):
     """A matmul kernel being written, of so few rows that a tile has them all: `beside` panels.
 
-    With `heads`, an iteration has all panels of a head, `wide` side by side in each part.
+    With `heads`, an iteration has all panels of a head, `wide` side by side in each part. Of a B in
+    parts it has one of those. Of panels that are wider than what heads share, it reads `cut`ths.
     """
 
     beside: int
-    heads, wide = 0, 0
+    heads, wide, cut = 0, 0, 1
+
+    def of(self, count: int, size: int) -> None:
+        """Write iterations of `count` heads of `size` columns."""
+        width = gcd(self.nr, size)
+        self.heads, self.wide, self.cut, self.nr = count, size // width, self.nr // width, width
+
+    def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
+        if self.cut == 1:
+            return super()._b(batch, panel, k, j)
+        place, first = (self.nest.let(x) for x in (panel // self.cut, panel % self.cut * self.nr))
+        return super()._b(batch, place, k, first + j)
 
     def write(self) -> None:
         """One parallel iteration for each group of panels, or for each head."""
         nest = self.nest
         count, width = panels_of(self), self.beside
+        if self.product.batch:
+            with nest.loop("p", self.product.batch[0], "parallel") as part:
+                with nest.loop("g", count // width) as at:
+                    self.group([nest.let(at * width + i) for i in range(width)], (part,))
+            return
         if not self.heads:
             apart = count // width
             with nest.loop("p", apart, "parallel") as at:
@@ -70,28 +89,28 @@ class SideGemm(Gemm):
             for start in range(0, len(panels), width):
                 self.group(panels[start : start + width])
 
-    def group(self, panels: list[Expr]) -> None:
-        """The columns of these panels."""
+    def group(self, panels: list[Expr], part: Index = ()) -> None:
+        """The columns of these panels, of a part of B."""
         rows, columns = (size_expr(x) for x in (product(self.product.rows), self.product.columns))
-        for panel, tile in zip(panels, self.side_by_side(panels, rows), strict=True):
+        for panel, tile in zip(panels, self.side_by_side(panels, rows, part), strict=True):
             self.tile = tile
-            self.finish((), panel, as_index(0), rows, columns)
+            self.finish(part, panel, as_index(0), rows, columns)
 
-    def side_by_side(self, panels: list[Expr], rows: Expr) -> list[Buffer]:
+    def side_by_side(self, panels: list[Expr], rows: Expr, part: Index) -> list[Buffer]:
         """The tiles of these panels, each the sum over k in order."""
         nest, zero = self.nest, as_index(0)
-        of_a = self._rows_of_a((), zero, zero, rows)
+        of_a = self._rows_of_a(part, zero, zero, rows)
         sums, tiles = (
             [nest.local(f"{name}{n}", self.dtype, self.mr, self.nr) for n in range(len(panels))]
             for name in ("acc", "tile")
         )
-        starts = self._starts((), of_a)
+        starts = self._starts(part, of_a)
         for acc, panel in zip(sums, panels, strict=True):
             self._fill(acc, partial(starts, panel))
 
         def step(k: Expr) -> None:
             for acc, panel in zip(sums, panels, strict=True):
-                self._step(acc, of_a, (), panel, k)
+                self._step(acc, of_a, part, panel, k)
 
         self._over_k(step)
         for acc, tile in zip(sums, tiles, strict=True):
@@ -113,19 +132,24 @@ def panels_beside(gemm: Gemm) -> int:
     sums in registers and can be shared out evenly among two threads."""
     for many in (4, 2):
         panels = panels_of(gemm) if may_read_beside(gemm, many) else 1
+        if gemm.product.batch and panels % many == 0:
+            return many
         if panels % (2 * many) == 0 or (panels % many == 0 and panels >= MANY * many):
             return many
     return 1
 
 
-def may_read_beside(gemm: Gemm, many: int) -> bool:
-    """Whether a product has few rows, and the sums of so many panels are in registers."""
+def may_read_beside(gemm: Gemm, many: int, width: int = 0) -> bool:
+    """Whether a product has few rows, and the sums of so many panels, or of `width` columns of
+    each, are in registers."""
     p, rows = gemm.product, product(gemm.product.rows)
-    if not (isinstance(rows, int) and isinstance(p.columns, int)) or p.batch:
+    if not (isinstance(rows, int) and isinstance(p.columns, int)):
+        return False
+    if p.batch and whole(gemm.b) is gemm.b:
         return False
     if gemm.panel is None or gemm.matrix:
         return False
-    vectors = gemm.nr // gemm.target.lanes(gemm.dtype) * many
+    vectors = (width or gemm.nr) // gemm.target.lanes(gemm.dtype) * many
     most = VECTORS if gemm.dtype.is_float else gemm.target.vector_registers // 2
     fits = vectors <= most and (vectors + 1) * gemm.mr < gemm.target.vector_registers
     return fits and rows <= min(gemm.mr, WAITING)
@@ -137,12 +161,14 @@ def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
     more by reading short panels here and there than they gain."""
     count, size = heads
     rows, columns = product(gemm.product.rows), gemm.product.columns
-    if rows != 1 or count % 2 or size % gemm.nr or not gemm.dtype.is_float:
+    width = gcd(size, gemm.nr)
+    uneven = width % gemm.target.lanes(gemm.dtype)
+    if rows != 1 or count % 2 or uneven or not gemm.dtype.is_float:
         return 0
     if not isinstance(columns, int) or columns % (count * size):
         return 0
-    panels = columns // count // gemm.nr
-    fitting = (n for n in (6, 4, 3, 2) if panels % n == 0 and may_read_beside(gemm, n))
+    panels = columns // count // width
+    fitting = (n for n in (6, 4, 3, 2) if panels % n == 0 and may_read_beside(gemm, n, width))
     return next(fitting, 0)
 
 
@@ -173,6 +199,6 @@ def _gemm(
         gemm = SideGemm(body, anchor, roles, target, packed, split)
         gemm.beside = many
         if apart and heads:
-            gemm.heads, gemm.wide = heads[0], heads[1] // gemm.nr
+            gemm.of(*heads)
     gemm.write()
     return gemm

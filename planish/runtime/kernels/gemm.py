@@ -34,7 +34,7 @@ from planish.ir.ops.base import broadcast_shapes
 from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
-from planish.runtime.kernels.strides import is_turned, strides
+from planish.runtime.kernels.strides import is_turned, strides, whole
 from planish.runtime.kernels.tiles import HIGHEST, group, quickest
 from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
@@ -191,7 +191,7 @@ class Gemm:
             self.strips = Buffer("strips", self.a.dtype, shape)
             self.nest.params.append(self.strips)
         if packed:
-            *batch, k, n = self.b.shape
+            *batch, k, n = whole(self.b).shape
             count = (size_expr(n) + (self.nr - 1)) // self.nr
             deep = size_expr(k) + int(self.ahead)
             sizes = (*(size_expr(s) for s in batch), count, deep, Const(self.nr, t.i64))
@@ -356,8 +356,10 @@ class Gemm:
 
     def _b(self, batch: Index, panel: Expr, k: Expr, j: Expr) -> Expr:
         if self.panel is not None:
-            row = k + int(self.ahead)
-            return self.nest.load(self.panel, *self._lead(batch), panel, row, j)
+            row, lead = k + int(self.ahead), self._lead(batch)
+            if lead and len(self.panel.shape) == 3:  # of a whole matrix
+                row, lead = lead[0] * size_expr(self.product.depth) + row, ()
+            return self.nest.load(self.panel, *lead, panel, row, j)
         return self.pull(self.b, (*self._lead(batch), k, panel * self.nr + j))
 
     def _lead(self, batch: Index) -> Index:

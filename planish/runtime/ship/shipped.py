@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
@@ -31,7 +31,8 @@ from planish.ir.files import write_atomically
 from planish.ir.later import later
 from planish.runtime.artifact import ALIGN, Packed, beside, code_of, described
 from planish.runtime.checksum import checksum
-from planish.runtime.host import cpu, known, levels, libc, model, quota, records
+from planish.runtime.host import abi, cpu, known, levels, libc, model, quota, records
+from planish.runtime.host.abi import ABI
 from planish.runtime.host.compiler import PREFIX, baseline, host_text, source_of
 from planish.runtime.image import Image
 from planish.runtime.linker import link
@@ -44,14 +45,15 @@ from planish.runtime.ship.processor import needed, probe_text
 from planish.runtime.ship.tables import Kind, Run, tables_text
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target, kept_in_cache
+from planish.runtime.version import llvm_version
 
 llvm = later("planish.runtime.llvm")
-metadata = later("importlib.metadata")
 
 Modules: TypeAlias = tuple[ModuleType, ...]
-COMMON: Modules = (libc, quota, cpu, records, levels, model, known)
+COMMON: Modules = (abi, libc, quota, cpu, records, levels, model, known)
 STATE, WEIGHTS, TEMPORARY = 0, records.WEIGHTS, records.TEMPORARY
 POOL = ("planish_worker", "planish_run", "planish_stop")
+TOLD = ("planish_tables", "planish_places")  # what host code asks an artifact
 CODES = ("OK", "ARGUMENT", "NO_MEMORY", "FILE", "CPU", "ROOM", "NAN", "FAULT")
 LINKED = {".so": "library", ".o": "object", "": "program"}
 EMBEDDED = 1 << 30  # bytes of weights inside: code reaches no further than 2 GiB
@@ -168,7 +170,7 @@ class Shipped:
             **self.more,
             "kind": self.kind,
             "planish": __version__,
-            "abi": records.ABI,
+            "abi": ABI,
             "prefix": self.prefix,
             "context": self.context,
             "vocabulary": self.vocabulary,
@@ -216,7 +218,7 @@ class Shipped:
         return up(max(sizes))
 
     def objects(self, packed: Packed, inside: bool) -> Iterator[tuple[str, bytes]]:
-        """Files of code: kernels under names of their own, threads, host code."""
+        """Files of code: kernels under names of their own, threads, host code and its tables."""
         mains = {self._main(level, x) for level in self.levels for x in self.first}
         shown = mains | {self._symbol(x) for x in POOL}
         for level, programs in self.levels.items():
@@ -228,7 +230,11 @@ class Shipped:
                     yield f"{stem}{number}.o", renamed(code, new, shown)
         new = {x: self._symbol(x) for x in POOL}
         yield "pool.o", renamed(pool_object(self.least), new, shown)
-        yield "host.o", self._host(self.least, packed, inside)
+        # All artifacts of a kind have the same host code, but for its tables
+        yield "host.o", _object(_host_text(self.sources, self.least, self.prefix), self.least)
+        new = {x: self._symbol(x) for x in TOLD}
+        told = f"{self._tables(packed, inside)}\n{self.places_text()}"
+        yield "tables.o", renamed(_object(told, self.least), new, ())
 
     def _main(self, level: str, program: str) -> str:
         return f"{self._stem(level, program)}_main"
@@ -240,18 +246,6 @@ class Shipped:
 
     def _symbol(self, name: str) -> str:
         return self.prefix + name.removeprefix(PREFIX)
-
-    def _host(self, target: Target, packed: Packed, inside: bool) -> bytes:
-        """Host code and its tables as an object file."""
-        given = {
-            "planish_probe": probe_text(target),
-            "planish_tables": self._tables(packed, inside),
-            "planish_places": self.places_text(),
-        }
-        text = host_text(map(source_of, (*COMMON, *self.sources)), given, self.prefix)
-        parts = ("host", text, target.triple, target.cpu, target.feature_text)
-        version = metadata.version("llvmlite")
-        return kept_in_cache((*parts, version), lambda: llvm.compile_text(text, target))
 
     def _tables(self, packed: Packed, inside: bool) -> str:
         numbers = {
@@ -297,7 +291,7 @@ class Shipped:
         """The C header."""
         codes = [(x, getattr(records, x)) for x in CODES]
         texts = map(source_of, (*COMMON, *self.sources))
-        return header_text(texts, title, codes, records.ABI, self.prefix)
+        return header_text(texts, title, codes, ABI, self.prefix)
 
     def save(self, path: Path, inside: bool = True) -> None:
         """Write name.so or name.o and, beside it, name.h; name.weights if they are not `inside`.
@@ -331,6 +325,19 @@ class Shipped:
     def save_header(self, path: Path) -> None:
         """Write the C header."""
         write_atomically(path, self.header(path.stem).encode())
+
+
+def _object(text: str, target: Target) -> bytes:
+    """A module as an object file."""
+    parts = ("host", text, target.triple, target.cpu, target.feature_text)
+    return kept_in_cache((*parts, llvm_version()), lambda: llvm.compile_text(text, target))
+
+
+@cache
+def _host_text(sources: Modules, target: Target, prefix: str) -> str:
+    """Host code, which asks for its tables."""
+    given = {"planish_probe": probe_text(target)}
+    return host_text(map(source_of, (*COMMON, *sources)), given, prefix)
 
 
 def up(size: int) -> int:

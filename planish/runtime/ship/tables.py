@@ -63,16 +63,14 @@ class Constants:
 
     def records(self, name: str, record: type[Record], rows: Sequence[Mapping[str, Any]]) -> str:
         """An array of records."""
-        kind = f"%{record.__name__}"
+        kind = _kind(record)
         listed = ", ".join(f"{kind} {_values(record, x)}" for x in rows)
         return self._add(name, f"[{len(rows)} x {kind}] [{listed}]")
 
     def told(self, function: str, record: type[Record], values: Mapping[str, Any]) -> None:
         """A record, and the function that returns where it is."""
-        name = self._add(function, f"%{record.__name__} {_values(record, values)}")
-        self.lines.append(
-            f"define internal ptr @{function}() nounwind uwtable {{\n  ret ptr @{name}\n}}"
-        )
+        name = self._add(function, f"{_kind(record)} {_values(record, values)}")
+        self.lines.append(f"define ptr @{function}() nounwind uwtable {{\n  ret ptr @{name}\n}}")
 
 
 def tables_text(
@@ -119,6 +117,12 @@ def _level(made: Constants, own: str, kind: Kind) -> dict[str, Any]:
         "needs": made.records(f"{own}.needs", Need, rows), "need_count": len(rows),
         **kind.numbers,
     }  # fmt: skip
+
+
+def _kind(record: type[Record]) -> str:
+    """The type of a record."""
+    kinds = record.__annotations__.values()
+    return f"{{ {', '.join(INTS[x].text if x in INTS else 'ptr' for x in kinds)} }}"
 
 
 def _values(record: type[Record], values: Mapping[str, Any]) -> str:

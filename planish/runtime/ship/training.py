@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.runtime.host import texts, training
+from planish.runtime.host import kept, saving, sha256, texts, training
 from planish.runtime.program import Program
+from planish.runtime.ship.checkpoint import Checkpoint, kept_text
 from planish.runtime.ship.shipped import STATE, Modules, Shipped, placed, slot_bytes, up
 from planish.runtime.ship.tables import Constants
 
@@ -26,16 +27,17 @@ class ShippedStep(Shipped):
 
     `arrays` are weights and the optimiser's state, as they are now; programs read and write them by
     these names. A step reads `parts` batches; where they count alike, it is `uniform`. `losses` are
-    those of the steps before, f64.
+    those of the steps before, f64. `checkpoint` is what a file of the training says.
     """
 
     kind = "step"
-    sources: ClassVar[Modules] = (texts, training)
+    sources: ClassVar[Modules] = (texts, sha256, kept, training, saving)
     arrays: Mapping[str, np.ndarray]
     losses: np.ndarray
     batch: int
     parts: int
     uniform: bool
+    checkpoint: Checkpoint
 
     @property
     def own_facts(self) -> dict[str, Any]:
@@ -99,6 +101,7 @@ class ShippedStep(Shipped):
             "done": len(self.losses),
             "batch": self.batch, "parts": self.parts, "uniform": int(self.uniform),
             "arrays": made.records("arrays", training.Stored, stored), "array_count": len(stored),
+            "kept": kept_text(made, self.checkpoint, self.arrays, places),
         }  # fmt: skip
         made.told("planish_places", training.Places, values)
         return str(made)

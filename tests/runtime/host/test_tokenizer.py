@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import sys
 import zlib
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from planish.runtime.host import letters, libc, merging, tokenizer, vocab
 from planish.runtime.host.compiler import Source, baseline, host_text, source_of
 from planish.runtime.llvm import compile_text
 from planish.runtime.target import Target
-from tests.frontend.test_tokenizers import scores
+from tests.frontend.test_tokenizers import LIBRARY_JSON, TEXT, scores
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
 
@@ -277,7 +278,48 @@ def test_the_same_tokenizer_gives_the_same_bytes() -> None:
         assert tokenizer_blob(ours) == tokenizer_blob_of(name)
 
 
-def test_a_tokenizer_of_the_library_is_refused() -> None:
-    ours = LibraryTokenizer('{"model": {}}')
-    with pytest.raises(ArtifactError, match=r"cannot be part of an artifact.*leave it out$"):
-        tokenizer_blob(ours)
+# tokenizer.json
+
+
+def test_a_tokenizer_json_of_gpt2s_kind_is_native() -> None:
+    """Special tokens have no text, and are not found in one."""
+    pytest.importorskip("tokenizers", reason="the extra planish[bpe] is not installed")
+    ours = LibraryTokenizer(LIBRARY_JSON)
+    native = Native.of(tokenizer_blob(ours))
+    assert native.fault() is None
+    for text in (TEXT, "'S 30²½ €!\n\n x\x1cy\u00a0z '", "日本\u2003 \U0001f600"):
+        assert native.encode(text.encode()) == ours.encode(text).tolist()
+        assert native.decode(ours.encode(text).tolist()).decode() == text
+    assert native.encode(b"", "prompt") == ours.prompt("").tolist() == [300]
+    assert native.decode([300]) == b"" and ours.decode([300]) == ""
+    assert 300 in ours.encode("a<|endoftext|>") and 300 not in native.encode(b"a<|endoftext|>")
+
+
+SPLIT = {"type": "Sequence", "pretokenizers": []}
+REFUSED: dict[str, tuple[str, Any, str]] = {
+    "Llama 3": ("pre_tokenizer", SPLIT, "pre_tokenizer.type is 'Sequence', not 'ByteLevel'"),
+    "a space before": ("pre_tokenizer.add_prefix_space", True, "is True, not False"),
+    "words in the vocabulary": ("model.ignore_merges", True, "model.ignore_merges is True"),
+    "Llama 2": ("model.byte_fallback", True, "model.byte_fallback is True, not False"),
+    "another model": ("model.type", "Unigram", "model.type is 'Unigram', not 'BPE'"),
+    "a normalizer": ("normalizer", {"type": "NFC"}, "normalizer is 'NFC', not None"),
+    "cut": ("truncation", {"max_length": 8}, "truncation is {'max_length': 8}"),
+    "no decoder": ("decoder", None, "decoder is None, not ByteLevel"),
+    "a start": ("post_processor", {"type": "TemplateProcessing"}, "is 'TemplateProcessing'"),
+    "a word": ("added_tokens", [{"content": "cat", "id": 300}], "added token 'cat' is no special"),
+    "no bytes": ("model.vocab", {"a": 0}, "ids are 0 to 1, each once"),
+    "no merges": ("model.merges", None, "no vocab and merges"),
+    "nothing": ("model", 3, "has no model"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_tokenizer_json_is_refused_and_told_why(name: str) -> None:
+    place, value, why = REFUSED[name]
+    facts = json.loads(LIBRARY_JSON)
+    *above, last = place.split(".")
+    (facts[above[0]] if above else facts)[last] = value
+    with pytest.raises(ArtifactError) as told:
+        tokenizer_blob(LibraryTokenizer(json.dumps(facts)))
+    assert why in str(told.value) and "\n" not in str(told.value)
+    assert "leave it out of a library (--tokenizer none)" in str(told.value)
