@@ -104,7 +104,7 @@ class SideGemm(Gemm):
             [nest.local(f"{name}{n}", self.dtype, self.mr, self.nr) for n in range(len(panels))]
             for name in ("acc", "tile")
         )
-        starts = self._starts((), of_a)
+        starts = self._starts(part, of_a)
         for acc, panel in zip(sums, panels, strict=True):
             self._fill(acc, partial(starts, panel))
 
@@ -162,7 +162,8 @@ def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
     count, size = heads
     rows, columns = product(gemm.product.rows), gemm.product.columns
     width = gcd(size, gemm.nr)
-    if rows != 1 or count % 2 or width % gemm.target.lanes(gemm.dtype) or not gemm.dtype.is_float:
+    uneven = width % gemm.target.lanes(gemm.dtype)
+    if rows != 1 or count % 2 or uneven or not gemm.dtype.is_float:
         return 0
     if not isinstance(columns, int) or columns % (count * size):
         return 0

@@ -52,13 +52,13 @@ def _mentions(term: tuple[Expr, ...], name: str) -> bool:
     return False
 
 
+def is_turned(body: Graph, a: Node) -> bool:
+    """Whether neighbours in a column of `a`, not those in a row, lie side by side."""
+    return strides(body, a)[-2] == {(): 1}
+
+
 def whole(b: Node) -> Node:
     """The matrix [P * K, N] whose rows `b` [P, K, N] has in parts: they read its panels."""
     if b.op.name != "reshape" or b.type.rank != 3 or b.inputs[0].type.rank != 2:
         return b
     return b.inputs[0] if b.inputs[0].shape[1] == b.shape[2] else b
-
-
-def is_turned(body: Graph, a: Node) -> bool:
-    """Whether neighbours in a column of `a`, not those in a row, lie side by side."""
-    return strides(body, a)[-2] == {(): 1}
