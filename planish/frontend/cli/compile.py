@@ -153,4 +153,6 @@ def named(out: Path, emit: str | None) -> Path:
     if suffix not in ENDS.values() or out.suffix not in ("", suffix):
         known = ", ".join(f"{name} ({end or 'no suffix'})" for name, end in ENDS.items())
         raise click.UsageError(f"{out}: --emit and the end of the name are one of {known}")
-    return out if out.suffix else out.with_name(out.name + suffix)
+    if out.suffix or out.name in ("", ".."):  # these are folders, in which is no name to write
+        return out
+    return out.with_name(out.name + suffix)
