@@ -164,6 +164,13 @@ def history(snapshot: Snapshot) -> np.ndarray:
     return np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
 
 
+def _same(found: Any, wanted: Any) -> bool:
+    """Whether a fact is the same; a model's files have no options that came later, which are None."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return all(found.get(x) == wanted.get(x) for x in found.keys() | wanted.keys())
+    return found == wanted
+
+
 def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
     """The training in a file; ArtifactError, listing every difference, unless it fits `wanted`."""
     file = read_file(path)
@@ -174,7 +181,7 @@ def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
     mistakes = [
         f"{name} is {facts.get(name)} in the file, {value} here"
         for name, value in wanted.facts.items()
-        if facts.get(name) != value
+        if not _same(facts.get(name), value)
     ]
     arrays = {**file.weights, **{n: x for n, x in file.arrays.items() if n not in file.weights}}
     state = {TRAINING + name: array for name, array in wanted.state.items()}

@@ -180,6 +180,8 @@ class _Layout:
 
     def _value(self, symbol: _Symbol, sections: list[_Section]) -> int:
         if symbol.section == UNDEFINED:
+            if symbol.name not in self.defined:
+                raise ArtifactError("damaged machine code: it calls what has no name")
             return self.defined[symbol.name]
         return sections[symbol.section].at + symbol.value
 

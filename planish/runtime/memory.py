@@ -78,8 +78,13 @@ class Planned(Protocol):
         """Bytes of all params."""
 
 
-def plan_memory(plan: Planned, binding: Mapping[str, int] | None = None) -> Memory:
-    """Places for all temporaries, at their largest; `binding` sizes those without a maximum."""
+def plan_memory(
+    plan: Planned, binding: Mapping[str, int] | None = None, linger: int = LINGER
+) -> Memory:
+    """Places for all temporaries, at their largest; `binding` sizes those without a maximum.
+
+    `linger` is for how many steps a small one keeps its place.
+    """
     sizes, fixed = [], True
     for slot in plan.temps:
         count = upper(slot.type.size)
@@ -90,7 +95,7 @@ def plan_memory(plan: Planned, binding: Mapping[str, int] | None = None) -> Memo
     spans = plan.spans
     last = max((end for _, end in spans), default=0)
     kept = [
-        (first, min(end + LINGER, last) if size <= LINGERING else end)
+        (first, min(end + linger, last) if size <= LINGERING else end)
         for size, (first, end) in zip(sizes, spans, strict=True)
     ]
     offsets = arena.offsets(sizes, kept)

@@ -97,7 +97,7 @@ def test_text_as_it_was(
     assert "--calibrate is for --pipeline" in capsys.readouterr().err
     line = ["compile", str(file), "-o", str(tmp_path / "x.so"), "--of", "step"]
     assert run([*line, "--calibrate", "book.txt"]) == 2
-    assert "--tokenizer and --calibrate are for what writes text" in capsys.readouterr().err
+    assert "--calibrate is for what reads a prompt, not for --of step" in capsys.readouterr().err
 
 
 def test_a_mix_for_a_budget_is_found_anew(

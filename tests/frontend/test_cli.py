@@ -275,6 +275,7 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["config"]["vocab_size"] == 19
     for memory in found["memory"].values():
         assert memory["arena"] >= memory["lower_bound"] > 0 and memory["ratio"] <= 1.15
+        assert memory["arena"] - memory["lingering"] <= 1.15 * memory["lower_bound"]
     assert found["kv_caches"] == 2 * 16 * 16 * 4
     process = found["process"]
     assert process["peak"] is None or process["peak"] > process["before"] > 0

@@ -182,7 +182,7 @@ def test_the_command_line_writes_and_inspects(
     for level in LEVELS[:3]:
         assert f"  {level}\n" in text
     assert run([*map(str, given), "multi", "--of", "last"]) == 2
-    assert "--of last is for one processor; a bundle is for several" in capsys.readouterr().err
+    assert "tiny.so is for one processor; a bundle is for several" in capsys.readouterr().err
     assert np.array_equal(
         pl.load(out).generate([1, 2], max_new_tokens=5, temperature=0),
         model().generate([1, 2], max_new_tokens=5, temperature=0),
