@@ -157,11 +157,13 @@ def code_of(program: Program) -> tuple[bytes, ...]:
 def described(image: Image) -> dict[str, Any]:
     """The facts of a program: where it runs, the memory and the processor it needs."""
     memory = plan_memory(image)
+    sizes = {"arena": memory.arena, "least": memory.peak, "weights": memory.params}
+    grows = {"grows_with": list(memory.open)} if memory.open else {}  # nothing limits these
     return {
         "triple": image.target.triple,
         "cpu": image.target.cpu,
         "requires": needed(image.target),
-        "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
+        "memory": {**sizes, **grows},
     }
 
 
