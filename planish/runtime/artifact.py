@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from planish.ir.errors import ArtifactError, TargetError
+from planish.ir.files import need_place
 from planish.ir.later import later
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
@@ -141,8 +142,7 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A temporary folder on the file system of `path`."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
+    need_place(path)
     with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as name:
         yield Path(name)
 

@@ -137,6 +137,9 @@ def test_a_folder_is_no_name_for_what_is_compiled(
     for emit in ("so", "exe"):
         assert run(["compile", "m.safetensors", "-o", out, "--emit", emit]) == 2
         assert "is a folder" in capsys.readouterr().err
+    os.mkfifo("pipe")
+    assert run(["compile", "m.safetensors", "-o", "pipe", "--emit", "exe"]) == 2
+    assert "pipe is a device or a pipe" in capsys.readouterr().err
 
 
 def test_what_grows_without_a_limit_is_in_the_plan_of_memory(tmp_path: Path) -> None:
