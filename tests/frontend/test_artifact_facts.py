@@ -203,7 +203,7 @@ def test_a_program_of_a_bundle_becomes_a_library_with_the_same_report(tmp_path: 
 
 
 @pytest.mark.parametrize(("change", "why"), [
-    ({"abi": 1}, "a bundle of version 1; this planish runs version 2"),
+    ({"abi": 1}, f"a bundle of version 1; this planish runs version {VERSION}"),
     ({"abi": "9" * 99}, "a bundle of version '9999"),
     ({"quantization": [{"name": "x"}]}, "x.bundle: damaged: no report of quantization"),
     ({"quantization": 5}, "no report of quantization"),
