@@ -57,6 +57,12 @@ def test_row_80_what_stands_at_the_path(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(OSError, match=r"folder\.safetensors is a folder"):
         writers(folder)[name]()
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match=r"pipe\.safetensors is a device or a pipe"):
+        writers(pipe)[name]()
+    assert pipe.is_fifo()
+    pipe.unlink()
     target.write_text("mine")
     link, old = tmp_path / "link.safetensors", tmp_path / "old.safetensors"
     link.symlink_to(target)

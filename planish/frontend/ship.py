@@ -46,7 +46,10 @@ def save_generator(
     if path.suffix not in EMITS.values():
         raise ArtifactError(f"{path}: generators are saved as {known}, or without a suffix")
     if path.suffix == EMITS["exe"] and tokenizer is None:
-        raise ArtifactError(f"{path}: a program for the shell needs a tokenizer")
+        raise ArtifactError(
+            f"{path}: a program for the shell needs a tokenizer: name one (--tokenizer FILE), "
+            "or write a library, which needs none"
+        )
     check_names(path, weights, prefix)
     if maker.batch != 1 or maker.greedy:
         raise ArtifactError("a generator is saved for one text, and not greedy")

@@ -36,13 +36,20 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # or a pipe waits for its writer
 
 
+def need_place(path: Path) -> None:
+    """Refuse a path where a folder, a device or a pipe is: a file is not to take its place."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    if path.exists() and not path.is_file() and not path.is_symlink():
+        raise FileExistsError(f"{path} is a device or a pipe, which no file replaces")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that `path` is either the old one or the whole new one.
 
     A link at `path` is replaced, and what it points to is not touched.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
+    need_place(path)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:

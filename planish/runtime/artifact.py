@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from planish.ir.errors import ArtifactError, TargetError
+from planish.ir.files import need_place
 from planish.ir.later import later
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
@@ -141,8 +142,7 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A temporary folder on the file system of `path`."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
+    need_place(path)
     with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as name:
         yield Path(name)
 
@@ -157,11 +157,13 @@ def code_of(program: Program) -> tuple[bytes, ...]:
 def described(image: Image) -> dict[str, Any]:
     """The facts of a program: where it runs, the memory and the processor it needs."""
     memory = plan_memory(image)
+    sizes = {"arena": memory.arena, "least": memory.peak, "weights": memory.params}
+    grows = {"grows_with": list(memory.open)} if memory.open else {}  # nothing limits these
     return {
         "triple": image.target.triple,
         "cpu": image.target.cpu,
         "requires": needed(image.target),
-        "memory": {"arena": memory.arena, "least": memory.peak, "weights": memory.params},
+        "memory": {**sizes, **grows},
     }
 
 

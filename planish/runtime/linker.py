@@ -52,7 +52,7 @@ def linker(kind: str = "library", arch: str | None = None, soname: str = "") -> 
     arch = arch or machine_arch()
     named = [f"-soname={soname}"] if soname else []
     through = ["-Xlinker", *named] if named else []
-    if wanted := shlex.split(compiler_wanted()):
+    if wanted := _words(compiler_wanted()):
         return [*wanted, *FLAGS["cc"][kind], *through]
     is_other = arch != machine_arch()
     compiler, plain = (f"{arch}-linux-gnu-{x}" for x in ("gcc", "ld")) if is_other else ("cc", "ld")
@@ -67,6 +67,14 @@ def linker(kind: str = "library", arch: str | None = None, soname: str = "") -> 
     package = f"gcc-{arch.replace('_', '-')}-linux-gnu" if is_other else "gcc"
     where = f"for {arch}" if is_other else "here"
     raise LinkError(f"no linker {where}: neither {tried}; {INSTALL.format(package)}")
+
+
+def _words(command: str) -> list[str]:
+    """The words of what CC says."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise LinkError(f"CC is {command}, which is no command: {error}") from error
 
 
 def link(

@@ -67,6 +67,8 @@ class _Tables:
         ident, *_, start, _, _, _, _, size, count, _ = HEADER.unpack_from(data)
         if ident[: len(MAGIC)] != MAGIC or size != SECTION.size:
             raise ArtifactError("no program, library or object file of 64 bits")
+        if start + count * size > len(data):
+            raise ArtifactError("cut: its table of sections goes beyond its end")
         self.data, self.start = data, start
         self.sections = [SECTION.unpack_from(data, start + i * size) for i in range(count)]
 

@@ -113,6 +113,7 @@ def test_inspect_says_what_is_in_it(saved: Path) -> None:
     assert found["inputs"] == ["tokens: i32[B, T]"] and found["missing_here"] == []
     assert found["pipeline"].startswith("simplify") and len(found["graph_sha256"]) == 64
     assert found["memory"]["arena"] == program().memory.arena
+    assert found["memory"].get("grows_with", []) == list(program().memory.open)
     assert "tokens: i32[B, T]" in CliRunner().invoke(commands, ["inspect", str(saved)]).output
 
 
@@ -121,9 +122,32 @@ def test_the_command_line_refuses_other_files(
 ) -> None:
     text = tmp_path / "text.so"
     text.write_text("hello " * 100)
-    for path in (text, tmp_path / "none.so", tmp_path):
+    (tmp_path / "cut.so").write_bytes(saved.read_bytes()[:4000])
+    for path in (text, tmp_path / "none.so", tmp_path, tmp_path / "cut.so"):
         assert run(["inspect", str(path)]) == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
+        (told,) = capsys.readouterr().err.splitlines()
+    assert told.endswith("cut: its table of sections goes beyond its end")
+
+
+@pytest.mark.parametrize("out", [".", "..", "/", ""])
+def test_a_folder_is_no_name_for_what_is_compiled(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for emit in ("so", "exe"):
+        assert run(["compile", "m.safetensors", "-o", out, "--emit", emit]) == 2
+        assert "is a folder" in capsys.readouterr().err
+    os.mkfifo("pipe")
+    assert run(["compile", "m.safetensors", "-o", "pipe", "--emit", "exe"]) == 2
+    assert "pipe is a device or a pipe" in capsys.readouterr().err
+
+
+def test_what_grows_without_a_limit_is_in_the_plan_of_memory(tmp_path: Path) -> None:
+    rows = pl.Dim("N")
+    free = pl.compile(lambda x: x @ x.T @ x, pl.spec((rows, 8)))
+    free.save(tmp_path / "f.so")
+    done = CliRunner().invoke(commands, ["inspect", str(tmp_path / "f.so"), "--json"])
+    assert json.loads(done.output)["memory"]["grows_with"] == ["N"]
 
 
 @pytest.mark.parametrize("what", ["last", "all"])

@@ -344,3 +344,5 @@ def test_the_command_line_tells_what_is_kept_and_removes_it(
     facts = json.loads(told("info", "--json"))
     assert (facts["folder"], facts["entries"], facts["bytes"]) == (None, 0, 0)
     assert told("clear") == "0 removed\n"
+    assert run(["cache"]) == 2
+    assert capsys.readouterr().err == "planish cache: Missing command. (see planish cache --help)\n"

@@ -176,6 +176,9 @@ def test_two_models_in_one_program(tmp_path: Path) -> None:
     text += "planish_facts() == other_facts(); }\n"
     (tmp_path / "two.c").write_text(text)
     subprocess.run(["cc", "-o", "two", "two.c", "x.o", "y.o"], cwd=tmp_path, check=True)
+    said = (tmp_path / "y.h").read_text()
+    assert "OTHER_FAULT); other_free gives" in said and "variable PLANISH_LEVEL" in said
+    assert "planish_" not in said
     assert subprocess.run([tmp_path / "two"], check=False).returncode == 0
 
 
@@ -282,7 +285,7 @@ REFUSED = [
     ({"ids": [28]}, 1, "token 28 at position 0 is outside 0 <= token < 28"),
     ({"ids": [1] * 40}, 5, "the prompt has 40 tokens, the context of 40 has no room"),
     ({"max_tokens": 36}, 5, "5 tokens of prompt and 36 new ones exceed the context of 40"),
-    ({"max_tokens": -1}, 1, "max_tokens is at least 0"),
+    ({"max_tokens": -1}, 1, "max_tokens is at least 0, got -1"),
     ({"temperature": -1.0}, 1, "temperature is a finite number of at least 0, got -1"),
     ({"temperature": float("nan")}, 1, "temperature is a finite number of at least 0, got nan"),
     ({"temperature": float("inf")}, 1, "temperature is a finite number of at least 0, got inf"),

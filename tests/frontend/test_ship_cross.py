@@ -182,3 +182,6 @@ def test_the_environment_names_a_compiler(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(pl.LinkError, match="none cannot be run: No such file"):
         pl.Generator(model()).save(tmp_path / "x.so")
     assert not (tmp_path / "x.so").exists()
+    monkeypatch.setenv("CC", "'cc")
+    with pytest.raises(pl.LinkError, match="CC is 'cc, which is no command: No closing quotation"):
+        linker.linker()

@@ -114,7 +114,7 @@ MISTAKES = [
     (["the", "--seed", "-4"], "--seed is a whole number of at least 0, got -4"),
     (["the", "--seed", str(1 << 64)], "--seed is below 2**64, got 18446744073709551616"),
     (["the", "--threads", "0"], "--threads is a whole number of 1 to 1024, got 0"),
-    (["the", "--weights", "w"], "the weights are inside, there is no use for --weights w"),
+    (["the", "--weights", "w"], "the weights are inside, there is no use for w"),
     (["the", "fox"], "one prompt, please; the second is fox"),
     (["é"], "character 'é' (U+00E9) at position 0 is not in the vocabulary of 28 characters"),
     ([""], "the prompt is empty; give at least 1 token to begin with"),
@@ -163,9 +163,10 @@ def test_what_cannot_be_read_is_told(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_what_cannot_be_written_is_told(program: Path) -> None:
+@pytest.mark.parametrize("asked", ["the -n 3", "--help", "--version"])
+def test_what_cannot_be_written_is_told(program: Path, asked: str) -> None:
     with open("/dev/full", "wb") as full:
-        command = [program, "the", "-n", "3"]
+        command = [program, *asked.split()]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (1, b"error: cannot write: No space left on device\n")
 
@@ -228,5 +229,5 @@ def test_stories_are_those_that_llama2c_documents(tmp_path: Path, data_dir: Path
 
 
 def test_a_program_needs_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(pl.ArtifactError, match="a program for the shell needs a tokenizer"):
+    with pytest.raises(pl.ArtifactError, match=r"needs a tokenizer: name one \(--tokenizer FILE\)"):
         pl.Generator(model()).save(tmp_path / "tiny")

@@ -12,7 +12,7 @@ from planish.runtime.cache import LIMIT, cache_at
 from planish.runtime.target import cache_folder
 
 
-@click.group(epilog=examples("planish cache info", "planish cache clear"))
+@click.group(epilog=examples("planish cache info", "planish cache clear"), no_args_is_help=False)
 def command() -> None:
     """Compiled programs that are kept, so that the next process need not compile them.
 

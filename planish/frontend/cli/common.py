@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from planish.ir.files import need_place
+
 File = click.Path(path_type=Path)
 
 model_argument = click.argument("model", type=File)
@@ -56,7 +58,9 @@ def json_text(facts: Any) -> str:
 
 def need_folder_of(path: Path) -> None:
     """Refuse a file that cannot be written, before work is put into it."""
-    if path.is_dir():
-        raise click.UsageError(f"{path} is a folder")
+    try:
+        need_place(path)
+    except OSError as error:
+        raise click.UsageError(str(error)) from error
     if not path.parent.is_dir():
         raise click.UsageError(f"there is no folder {path.parent}")

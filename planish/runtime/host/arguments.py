@@ -198,14 +198,13 @@ def parsed(count: i64, arguments: Ptr[Text], given: Given, options: Options) -> 
     return 0
 
 
-def asked(count: i64, arguments: Ptr[Text]) -> bool:
-    """Tell what --help and --version ask for; False where neither stands there."""
+def asked(count: i64, arguments: Ptr[Text]) -> i32:
+    """Tell what --help and --version ask for: 1, or -1 where it cannot be written; else 0."""
     line = local(u8, 2 * LINE_SIZE)
     for n in range(1, count):
         if strcmp(arguments[n], text("--help")) == 0:
             snprintf(line, 2 * LINE_SIZE, text(USAGE), arguments[0])
-            put_out(1, line, strlen(line))
-            return True
+            return 1 if put_out(1, line, strlen(line)) else i32(-1)
         if strcmp(arguments[n], text("--version")) == 0:
             tables = planish_tables()
             snprintf(line, LINE_SIZE, text(VERSION), arguments[0], tables.version, i32(ABI))
@@ -215,6 +214,5 @@ def asked(count: i64, arguments: Ptr[Text]) -> bool:
                 before = text(",") if level > 0 else text("")
                 snprintf(line, LINE_SIZE, text("%s %s"), before, name)
                 put_out(1, line, strlen(line))
-            put_out(1, text("\n"), 1)
-            return True
-    return False
+            return 1 if put_out(1, text("\n"), 1) else i32(-1)
+    return 0

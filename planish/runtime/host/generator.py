@@ -180,7 +180,8 @@ def planish_generate(
         return failed(model)
     wanted = options.max_tokens if options != null else DEFAULT
     if wanted < 0:
-        return refused(model, ARGUMENT, text("max_tokens is at least 0"))
+        snprintf(model.message, MESSAGE, text("max_tokens is at least 0, got %ld"), wanted)
+        return refused(model, ARGUMENT, null)
     if options != null and options.stop_count > 0 and options.stop == null:
         return refused(model, ARGUMENT, text("there are tokens to stop at, but stop is NULL"))
     context = planish_tables().context

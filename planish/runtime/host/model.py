@@ -81,7 +81,7 @@ FACTOR = 0x9E3779B185EBCA87
 def planish_create(weights: Text, threads: i32) -> Model:
     """Make a model. Ask planish_status whether that worked; NULL only where there is no memory.
 
-    weights: the file of weights, for artifacts whose weights are not inside; else NULL. Their
+    weights: the file of weights, for artifacts whose weights are not inside; NULL for others. Their
     checksum is compared, inside or not: PLANISH_FILE where a byte of them has changed.
     threads: how many share the work, at most the cores that this process may use (its affinity,
     its control group's quota); 0 means all of those.
@@ -159,6 +159,11 @@ def find_weights(model: Model, tables: Tables, path: Text) -> bool:
         if not map_weights(model, tables, path):
             return False
         data = model.file
+    elif path != null:
+        form = text("the weights are inside, there is no use for %.300s")
+        snprintf(model.message, MESSAGE, form, path)
+        model.status = ARGUMENT
+        return False
     model.weights = data + tables.weights_at
     count = (tables.size - tables.weights_at) // WORD
     if checksum(Ptr[u64](model.weights), count) == tables.checksum:

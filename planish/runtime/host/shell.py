@@ -181,8 +181,8 @@ def written(model: Model, given: Given, options: Options, began: f64) -> i32:
     if count > 0 and fits and not put_out(1, given.prompt, length):
         state.failed = 1
     code = planish_generate(model, tokens, count, options, note, Memory(state), null)
-    if state.count > 0 or code == 0:
-        put_out(1, text("\n"), 1)
+    if (state.count > 0 or code == 0) and not put_out(1, text("\n"), 1):
+        state.failed = 1
     if code != 0:
         return failure(model)
     if state.failed != 0:
@@ -212,8 +212,9 @@ def main(count: i32, arguments: Ptr[Text]) -> i32:
     options = local(Options, 1)[0]
     planish_defaults(options)
     given.count = -1
-    if asked(i64(count), arguments):
-        return 0
+    told_all = asked(i64(count), arguments)
+    if told_all != 0:
+        return 0 if told_all > 0 else broken(text("cannot write"))
     code = parsed(i64(count), arguments, given, options)
     if code == 0 and given.prompt == null:
         code = standard_input(given)
@@ -221,10 +222,6 @@ def main(count: i32, arguments: Ptr[Text]) -> i32:
         return code
     if given.seeded == 0:
         getrandom(address(options.seed), 8, 0)
-    if given.weights != null and planish_tables().inside != 0:
-        return complain(
-            text("the weights are inside, there is no use for --weights "), given.weights
-        )
     path = local(u8, PATH)
     if given.weights == null and planish_tables().inside == 0:
         size = readlink(text("/proc/self/exe"), path, PATH - 16)

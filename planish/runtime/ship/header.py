@@ -84,7 +84,7 @@ def _is_taken(record: str, exports: Sequence[ast.FunctionDef]) -> bool:
 
 
 def _struct(item: ast.ClassDef, classes: Mapping[str, ast.ClassDef], prefix: str) -> str:
-    lines = [_comment(ast.get_docstring(item)), "typedef struct {"]
+    lines = [_comment(item, prefix), "typedef struct {"]
     for field in item.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             lines.append(f"    {_typed(field.annotation, field.target.id, classes, prefix)};")
@@ -98,7 +98,7 @@ def _function(item: ast.FunctionDef, classes: Mapping[str, ast.ClassDef], prefix
     text = f"{result}({', '.join(taken) or 'void'});"
     if len(text) > WIDTH:
         text = f"{result}(\n    {_lines(taken)});"
-    return f"{_comment(ast.get_docstring(item))}\n{text}\n"
+    return f"{_comment(item, prefix)}\n{text}\n"
 
 
 def _lines(taken: Sequence[str]) -> str:
@@ -108,8 +108,12 @@ def _lines(taken: Sequence[str]) -> str:
     return filled.replace("\n", "\n    ").replace("\0", " ")
 
 
-def _comment(text: str | None) -> str:
-    return f"/* {textwrap.indent(text or '', '   ').strip()} */"
+def _comment(item: ast.FunctionDef | ast.ClassDef, prefix: str) -> str:
+    """What a docstring says, of the names that stand in this header."""
+    text = (ast.get_docstring(item) or "").replace(PREFIX, prefix)
+    # the variable of the environment is the same for all
+    text = re.sub(rf"{PREFIX.upper()}(?!LEVEL\b)", prefix.upper(), text)
+    return f"/* {textwrap.indent(text, '   ').strip()} */"
 
 
 def _typed(
