@@ -165,7 +165,7 @@ def history(snapshot: Snapshot) -> np.ndarray:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Whether a fact is the same; a model's files have no options that came later, which are None."""
+    """Whether a fact is the same; options that are None may be missing, as older files have it."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return all(found.get(x) == wanted.get(x) for x in found.keys() | wanted.keys())
     return found == wanted

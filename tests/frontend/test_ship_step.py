@@ -235,7 +235,7 @@ def test_the_command_line_writes_steps(tmp_path: Path, capsys: pytest.CaptureFix
         (["--emit", "exe", "--of", "step"], r"steps of training are saved as .so, .o, .h"),
         (["--emit", "so", "--batch", "2"], "--batch is for --of step"),
         (["--emit", "so", "--of", "step", "--target", "multi"], "--of step is for one processor"),
-        (["--emit", "so", "--of", "step", "--tokenizer", "x"], "--tokenizer is for what writes text"),
+        (["--emit", "so", "--of", "step", "--tokenizer", "x"], "--tokenizer is for what writes"),
     ]:
         capsys.readouterr()
         assert run([*given, *more]) == 2

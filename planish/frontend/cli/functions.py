@@ -48,7 +48,7 @@ def save_code(
         raise click.UsageError(f"{path}: a graph becomes a library, an object or a bundle; no "
                                "program for the shell")  # fmt: skip
     if target is not None and (target == MULTI or "," in target):
-        raise click.UsageError(f"--target: {path.name} is for one processor; a bundle is for several")
+        raise click.UsageError(f"{path.name} is for one processor; a bundle is for several")
     program = compiled(graph, pipeline=pipeline, target=target)
     program.save(path, weights, prefix if for_c(path) else None)
     print(written(path, [level_name(program.target)]))
