@@ -21,9 +21,13 @@ def peak(sizes: Sequence[int], spans: Sequence[Span]) -> int:
     return max(_alive(sizes, spans), default=0)
 
 
-def offsets(sizes: Sequence[int], spans: Sequence[Span]) -> list[int]:
-    """A place for each piece; those that live at the same time do not overlap."""
+def offsets(sizes: Sequence[int], spans: Sequence[Span], spare: int = 0) -> list[int]:
+    """A place for each piece; those that live at the same time do not overlap.
+
+    An arena that is larger than it must be by `spare` bytes, or by a sixteenth, will do.
+    """
     least, work = peak(sizes, spans), len(sizes) ** 2
+    least += min(spare, least // 16)
     best: list[int] = []
     smallest = -1
     for found in _tries(sizes, spans):

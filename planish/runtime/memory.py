@@ -98,7 +98,7 @@ def plan_memory(
         (first, min(end + linger, last) if size <= LINGERING else end)
         for size, (first, end) in zip(sizes, spans, strict=True)
     ]
-    offsets = arena.offsets(sizes, kept)
+    offsets = arena.offsets(sizes, kept, spare=linger * LINGERING)
     lives = tuple(
         Life(slot.name, size, *span, offset)
         for slot, size, span, offset in zip(plan.temps, sizes, spans, offsets, strict=True)
