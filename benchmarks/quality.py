@@ -126,8 +126,7 @@ QUALITY = (
     Case("int8 static minmax, outliers 1e4", static("minmax"), "outliers 1e4"),
     Case("int8 smooth, outliers 1e4", SMOOTH, "outliers 1e4", bars=INT8),
     *(Case(f"int4 groups {x}", recipe("int4", f"quantize{{bits=4,group={x}}}"),
-           bars=INT4 if x > 32 else INT4[1:],  # whose scales are a bit for each weight
-           timed=x == 64)
+           bars=INT4, timed=x == 64)
       for x in (32, 64, 128)),
     Case("int4 gptq", recipe("int4", "gptq{bits=4},quantize{bits=4}"), bars=INT4),
     Case(READ, "O2", by_caches=True),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from planish.frontend.nn.layers import BLANK
+from planish.frontend.nn.transformer import head_width
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.errors import DataError
@@ -58,7 +59,7 @@ def shrunk(model: Any, shares: Shares, method: str, tokens: np.ndarray | None) -
         new.update({f"h.{number}.{n.removeprefix(f'h.{i}.')}": x for n, x in own.items()})
     groups = config["num_kv_heads"] or config["num_heads"]
     kept = left("heads", shares.heads, groups)
-    width = config["head_dim"] or config["embed_dim"] // config["num_heads"]
+    width = head_width(config)
     hidden = len(new["h.0.mlp.c_fc.weight"])
     sizes = {
         "num_layers": len(layers),

@@ -161,7 +161,7 @@ def last_of(tokens: np.ndarray, places: list[int], count: int) -> np.ndarray:
     """The last tokens of each row [B, count], up to its place.
 
     Python's own numbers where they do: what is called first after native code, which had the caches
-    for itself, takes ten times its time, some 100 us of functions of NumPy.
+    for itself, takes many times its time, and functions of NumPy most.
     """
     first = places[0] + 1
     if places.count(places[0]) == len(places):

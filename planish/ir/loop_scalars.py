@@ -176,7 +176,8 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "dpflip": dot_flipped, "dpwssd": dot_halves, "dpbusw": dot_into_halves,
 }  # fmt: skip
 
-# Those that Python has a sign for: the same on arrays, and sooner on NumPy's scalars.
+# Those that Python has a sign for: the same on arrays, and sooner on NumPy's scalars; functions of
+# NumPy accumulate, too.
 SIGNS: dict[str, Callable[..., Value]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
     "floor_div": operator.floordiv, "mod": operator.mod, "neg": operator.neg,

@@ -31,6 +31,7 @@ from planish.ir.types import i4
 from planish.ir.verify import verify
 
 KEY = "planish.graph"  # of the text, in the metadata
+SOURCE = "graph.ir"  # the text, in a folder
 _WEIGHTS = re.compile(r"# weights-([0-9a-f]{16})\.safetensors\n")
 
 
@@ -46,10 +47,21 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     data = safetensors.numpy.save(arrays)
     name = f"weights-{_digest(data)}.safetensors"
     write_atomically(target / name, data)
-    write_atomically(target / "graph.ir", f"# {name}\n{text}\n".encode())
+    write_atomically(target / SOURCE, f"# {name}\n{text}\n".encode())
     for old in target.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def holds_graph(path: Path) -> bool:
+    """Whether `save_graph` wrote what is at a path; of a file no more than the header is read."""
+    if not path.is_file():
+        return (path / SOURCE).is_file()
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return KEY in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -60,9 +72,9 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         if KEY not in metadata:
             raise ArtifactError(f"{target}: holds weights, but no graph")
         return graph_of(target, metadata[KEY], arrays)
-    source = target / "graph.ir"
+    source = target / SOURCE
     if not source.is_file():
-        raise ArtifactError(f"{target}: this folder has no graph.ir")
+        raise ArtifactError(f"{target}: this folder has no {SOURCE}")
     try:
         text = source.read_text("utf-8")
     except UnicodeDecodeError as error:

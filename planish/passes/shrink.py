@@ -146,7 +146,7 @@ def left(what: str, ratio: float, count: int) -> int:
     """How many of `count` stay; at least one must."""
     found = count - round(ratio * count)
     if found < 1:
-        raise DataError(f"prune: {what}={ratio} leaves none of {count}; at least one must stay")
+        raise DataError(f"{what}={ratio} leaves none of {count}; at least one must stay")
     return found
 
 

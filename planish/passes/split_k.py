@@ -35,8 +35,8 @@ from planish.passes.rewrite import rewritten
 
 PARTS = 4  # of a hidden layer: more threads would have less than a microsecond's work each
 EVEN = 32  # columns, of which panels of weights have some: those of a part should be whole ones
-# Elements of weights: by fewer, one thread multiplies alone; by more, two take so long that nothing
-# is gained, as what is read in parts takes some 4 % longer to read.
+# Elements of weights: by fewer, one thread multiplies alone; by more, two take so long that a
+# meeting is nothing beside what it costs to read weights in parts.
 SIZES = range(1 << 13, (1 << 17) + 1)
 
 

@@ -137,7 +137,7 @@ def sources(graph: Graph, node: Node, cut: Cut) -> list[tuple[Node, Cut]]:
     if name == "matmul" and axis == node.type.rank - 1 and node.inputs[1].type.rank == 2:
         return [(node.inputs[1], Cut(1, numbers))]
     if name == "attention" and axis == 1 and not node.attrs.get("dropout_rate"):
-        groups = blocks(numbers, node.inputs[1].shape[1])
+        groups = merged(numbers, node.inputs[1].shape[1])
         return [
             (x, Cut(1, n)) for x, n in zip(node.inputs, (numbers, groups, groups), strict=False)
         ]
@@ -169,11 +169,11 @@ def reshaped(node: Node, cut: Cut) -> Cut:
         if rest and before[axis:] == (after[axis] * rest[0], *rest[1:]):
             return Cut(axis, np.repeat(cut.units, rest[0]))
         if before[axis + 2 :] == rest and math.prod(before[axis : axis + 2]) == after[axis]:
-            return Cut(axis, blocks(cut.units, before[axis]))
+            return Cut(axis, merged(cut.units, before[axis]))
     raise Unfit("reshape mixes what it multiplies")
 
 
-def blocks(numbers: np.ndarray, count: int) -> np.ndarray:
+def merged(numbers: np.ndarray, count: int) -> np.ndarray:
     """The number of each of so many blocks of neighbours, all of whose members have it."""
     parts = numbers.reshape(count, -1)
     if (parts != parts[:, :1]).any():

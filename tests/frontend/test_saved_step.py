@@ -185,9 +185,13 @@ def test_a_checkpoint_of_another_training_is_refused(library: Path, tmp_path: Pa
 def test_a_checkpoint_replaces_the_old_one_or_leaves_it(library: Path, tmp_path: Path) -> None:
     found, path = pl.load(library), tmp_path / "x.safetensors"
     path.write_bytes(b"old")
-    with pytest.raises(pl.ArtifactError, match=r"cannot write .*: (Is a directory|File exists)"):
-        (tmp_path / "folder").mkdir()
-        found.save(tmp_path / "folder")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(pl.ArtifactError, match=f"{name} is a folder, a device or a pipe"):
+            found.save(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "pipe").unlink()
     with pytest.raises(pl.ArtifactError, match=r"cannot write .*no/x: No such file"):
         found.save(tmp_path / "no" / "x")
     with pytest.raises(pl.ArtifactError, match=r"cannot write|too long"):

@@ -10,27 +10,20 @@ from click.core import ParameterSource
 
 from planish.frontend.api import compile as compiled
 from planish.frontend.bundle import TARGETS, save_bundle
-from planish.frontend.checkpoint import read_file
 from planish.frontend.cli.bound import Recipe
 from planish.frontend.compiled import BUNDLE
-from planish.frontend.formats.known import kind_of
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.ship import EMITS, MULTI
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.graph import Graph
-from planish.ir.store import KEY, load_graph
+from planish.ir.store import holds_graph, load_graph
 from planish.runtime.artifact import level_name
-
-FOLDER = "graph.ir"  # in a folder that pl.save_graph wrote
 
 
 def stored_graph(path: Path) -> Graph | None:
     """The graph that pl.save_graph wrote; None for a model."""
-    if path.is_dir():
-        return load_graph(path) if (path / FOLDER).is_file() else None
-    is_graph = kind_of(path) == "safetensors" and KEY in read_file(path).metadata
-    return load_graph(path) if is_graph else None
+    return load_graph(path) if holds_graph(path) else None
 
 
 def save_code(

@@ -11,7 +11,7 @@ All give the same bits as `planish.ir.loop_scalars` says, subnormal numbers of v
 
 Why dpflip: what it does for 32 products where there is no vpdpbusd, once magnitudes and flips of a
 vector are there for many others. vpsignb instead of vpxor needs no sums besides, but waits for the
-ports of multiplications: on Zen 3 four instructions took 1.25 cycles, these take 1.1.
+ports of multiplications (Zen 3; by the tables of instructions Skylake's, too).
 
     dpbssd  2 vpmaddwd, 2 vpaddd, and shifts of both sides
     dpflip  vpxor, vpmaddubsw, vpmaddwd, vpaddd

@@ -47,6 +47,7 @@ from planish.runtime.host.libc import (
     realloc,
     rename,
     snprintf,
+    statx,
     strerror,
     strlen,
     unlink,
@@ -69,6 +70,15 @@ NEW = 0x800C1  # of open: to write, a file that was not there, and not for progr
 MODE = 0o666
 ALONE = 6  # of flock: no other, and do not wait
 LONGEST = 4096  # bytes of a path
+# Of statx: from the folder of the process on, links as they are, the kind of file, which stands in
+# the upper half of the byte at that place: files and links are what a new file may replace.
+HERE = -100
+AS_IT_IS = 0x100
+KIND = 1
+FACTS = 256  # bytes
+KIND_AT = 29
+FILE_KIND = 0x80
+LINK_KIND = 0xA0
 
 
 @export
@@ -157,6 +167,10 @@ def write_checkpoint(model: Model, facts: Kept, path: Text, work: Ptr[u8]) -> No
     sum_of(facts, steps, places, sum + DIGITS + 8, sum)
     size = header_of(facts, steps, sum, header)
     name = local(u8, LONGEST)
+    if not is_free(path):
+        form = text("%.300s is a folder, a device or a pipe, which no file replaces")
+        unusable(model, form, path)
+        return
     if not beside(path, name):
         unusable(model, text("%.300s: this name is too long"), path)
         return
@@ -172,6 +186,15 @@ def write_checkpoint(model: Model, facts: Kept, path: Text, work: Ptr[u8]) -> No
         unusable(model, text("cannot write %.300s: %s"), path)
         unlink(name)
     close(file)
+
+
+def is_free(path: Text) -> bool:
+    """Whether a file may have a path: nothing is there, or a file or a link that it replaces."""
+    facts = local(u8, FACTS)
+    if statx(HERE, path, AS_IT_IS, KIND, facts) != 0:
+        return True  # nothing that can be seen: to write says why
+    kind = i64(facts[KIND_AT]) & 0xF0
+    return True if kind == FILE_KIND else kind == LINK_KIND
 
 
 def beside(path: Text, name: Ptr[u8]) -> bool:
