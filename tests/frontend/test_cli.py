@@ -318,6 +318,9 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose from demo, train" in failing(capsys, "xyz")
     assert "--bad" in failing(capsys, "info", "--bad")
     assert "Missing option '--out'" in failing(capsys, "train")
+    assert "a seed is an integer of 0 <= seed" in failing(
+        capsys, "train", "--out", "x.safetensors", "--seed", "-1"
+    )
     assert "Missing argument 'MODEL'" in failing(capsys, "graph", "--out", "-")
 
 
