@@ -22,7 +22,7 @@ def key(seed: int) -> np.ndarray:
     return np.array([number // WORD, number % WORD], np.uint32)
 
 
-def need_seed(seed: int) -> int:
+def need_seed(seed: int | np.integer) -> int:
     """A seed, as C has them: 64 bits and no sign. DTypeError or DataError for anything else."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise DTypeError(f"a seed is an integer, got {type(seed).__name__}")

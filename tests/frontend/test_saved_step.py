@@ -168,7 +168,7 @@ def test_row_64_a_checkpoint_that_is_damaged_is_refused(library: Path, tmp_path:
     path.write_bytes(b"")
     refused(found, path, "is empty")
     refused(found, tmp_path / "none", "cannot read .*none: No such file")
-    refused(found, tmp_path, "cannot map|no checkpoint|is empty|cannot read")
+    refused(found, tmp_path, "cannot read .*: Is a directory")
 
 
 def test_a_checkpoint_of_another_training_is_refused(library: Path, tmp_path: Path) -> None:

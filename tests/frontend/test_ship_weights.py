@@ -42,6 +42,7 @@ def test_weights_may_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
     assert "the weights of another program" in native.error and native["status"](native.model) == 3
     with pytest.raises(pl.ArtifactError, match="has the weights of another program"):
         pl.load(path)
+    assert Native(path, tmp_path).error == f"cannot read {tmp_path}: Is a directory"
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"x\.weights, the weights of"):
         pl.load(path)

@@ -18,7 +18,15 @@ from planish.runtime.host.language import (
     u8,
     u64,
 )
-from planish.runtime.host.libc import getpid, snprintf
+from planish.runtime.host.libc import (
+    READ_ONLY,
+    __errno_location,
+    close,
+    getpid,
+    open,
+    read,
+    snprintf,
+)
 
 OK = 0
 ARGUMENT = 1
@@ -175,3 +183,17 @@ def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
         snprintf(model.message, MESSAGE, text("%s"), why)
     model.status = code
     return code
+
+
+def opened(path: Text) -> i32:
+    """A file to read; -1 where it cannot be read, a folder say, and the system's number says why.
+
+    A folder can be opened, and its size is that of the largest file that there could be.
+    """
+    file = open(path, READ_ONLY)
+    if file >= 0 and read(file, null, 0) < 0:
+        why = __errno_location()[0]
+        close(file)
+        __errno_location()[0] = why
+        return -1
+    return file
