@@ -120,6 +120,7 @@ class Model(Record):
     `process` is the one that made it, and has its threads. `read` are tokens that were read, or
     steps that were made, whose `losses` there may be `room` for. `text` are the tokens of a text
     that `seed` began; `slide`: it may go on where the context is full, as it did `windows` times.
+    `words` is the tokenizer, once it has been checked.
     """
 
     status: i32
@@ -149,6 +150,7 @@ class Model(Record):
     windows: i64
     losses: Ptr[f64]
     room: i64
+    words: Ptr[u8]
 
 
 def can_run(model: Model) -> bool:
