@@ -31,7 +31,8 @@ BEFORE, AFTER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-PATTERNS = {f"{BEFORE}{{1,3}}{AFTER}": 3, f"{BEFORE}{AFTER}": 1}
+LLAMA = f"{BEFORE}{{1,3}}{AFTER}"
+PATTERNS = {LLAMA: 3, f"{BEFORE}{AFTER}": 1}
 WAYS = (("Isolated", False), ("Removed", True))
 
 
