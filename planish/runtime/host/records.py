@@ -19,10 +19,13 @@ from planish.runtime.host.language import (
     u64,
 )
 from planish.runtime.host.libc import (
+    AT_ONCE,
     READ_ONLY,
+    TO_END,
     __errno_location,
     close,
     getpid,
+    lseek,
     open,
     read,
     snprintf,
@@ -188,12 +191,13 @@ def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
 
 
 def opened(path: Text) -> i32:
-    """A file to read; -1 where it cannot be read, a folder say, and the system's number says why.
+    """A file to map; -1 where it is none, a folder or a pipe say, and the system's number says why.
 
-    A folder can be opened, and its size is that of the largest file that there could be.
+    A folder can be opened, and its size is that of the largest file that there could be; a pipe
+    has none, and is not waited for.
     """
-    file = open(path, READ_ONLY)
-    if file >= 0 and read(file, null, 0) < 0:
+    file = open(path, READ_ONLY | AT_ONCE)
+    if file >= 0 and (read(file, null, 0) < 0 or lseek(file, 0, TO_END) < 0):
         why = __errno_location()[0]
         close(file)
         __errno_location()[0] = why
