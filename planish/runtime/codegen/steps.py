@@ -20,6 +20,7 @@ from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import FAIL, sync_text
 from planish.runtime.codegen.text import Writer
+from planish.runtime.codegen.turn import TURN, turn_module
 from planish.runtime.memo import Memo
 from planish.runtime.plan import Plan, Step
 from planish.runtime.schedule import Schedule, Storage, overlap, schedule
@@ -123,10 +124,15 @@ class Modules:
                 yield function.replace(f"@{NAME}(", f"@{symbol}(", 1), needs
 
     def texts(self) -> Iterator[str]:
-        """The modules: kernels, some in each, then the main function."""
+        """The modules: kernels, some in each, what they call, and last the main function."""
         functions: list[str] = []
         declarations: dict[str, str] = {}
+        shared: set[str] = set()
         for function, needs in self._functions():
+            for name in needs:
+                if name.startswith(TURN) and name not in shared:
+                    shared.add(name)
+                    yield turn_module(name)
             functions.append(function)
             declarations.update(needs)
             if sum(map(len, functions)) >= MODULE_TEXT:
