@@ -18,8 +18,8 @@ from planish.ir.loops import Const, Expr, Kernel, Var
 from planish.runtime.cache import digest
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.kernel import kernel_function
-from planish.runtime.codegen.sync import FAIL, sync_text
-from planish.runtime.codegen.text import Writer
+from planish.runtime.codegen.sync import DECLARED, FAIL, sync_text
+from planish.runtime.codegen.text import CALLS, KERNELS, Writer
 from planish.runtime.codegen.turn import TURN, turn_module
 from planish.runtime.memo import Memo
 from planish.runtime.plan import Plan, Step
@@ -124,7 +124,11 @@ class Modules:
                 yield function.replace(f"@{NAME}(", f"@{symbol}(", 1), needs
 
     def texts(self) -> Iterator[str]:
-        """The modules: kernels, some in each, what they call, and last the main function."""
+        """The modules: what waits, kernels, some in each, what they call, and the main function.
+
+        Parts that are the same in all programs have modules of their own, which are made once.
+        """
+        yield KERNELS + sync_text(self.target)
         functions: list[str] = []
         declarations: dict[str, str] = {}
         shared: set[str] = set()
@@ -132,14 +136,14 @@ class Modules:
             for name in needs:
                 if name.startswith(TURN) and name not in shared:
                     shared.add(name)
-                    yield turn_module(name)
+                    yield KERNELS + turn_module(name)
             functions.append(function)
             declarations.update(needs)
             if sum(map(len, functions)) >= MODULE_TEXT:
-                yield "\n".join([*functions, *declarations.values(), FAIL])
+                yield _module(functions, declarations)
                 functions, declarations = [], {}
         if functions:
-            yield "\n".join([*functions, *declarations.values(), FAIL])
+            yield _module(functions, declarations)
         yield self._main()
 
     def _main(self) -> str:
@@ -154,10 +158,18 @@ class Modules:
             main.tick(number)
         main.end_call()
         # There is nothing to optimise in a list of calls, and the list is long.
+        declarations.update(DECLARED)
         signature = "ptr %call, i64 %thread, i64 %threads"
         head = f"define void @planish_main({signature}) noinline optnone nounwind uwtable {{"
         body = [head, "entry:", *main.writer.body(), "}"]
-        return "\n".join([*body, *declarations.values(), sync_text(self.target)])
+        return CALLS + "\n".join([*body, *declarations.values()])
+
+
+def _module(functions: list[str], declarations: dict[str, str]) -> str:
+    """Functions of kernels as a module."""
+    text = "\n".join(functions)
+    fails = [FAIL] if "@planish.fail(" in text or "!prof !0" in text else []
+    return KERNELS + "\n".join([text, *declarations.values(), *fails])
 
 
 class _Main(Expressions):
