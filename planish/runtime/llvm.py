@@ -1,10 +1,10 @@
 """LLVM through llvmlite: text in, machine code out. The only file that drives it.
 
 Modules go through LLVM's O1 pipeline, and become code at that level; O2 takes longer, and code is
-no faster. Kernels go through a few passes only, see `_kernel_passes`, as loop IR already says what is
-a vector, what is computed before a loop, and what is unrolled; lists of calls through none. Every
-module has a context of its own, so that nothing outlives it but the code, and that several can be
-compiled at once.
+no faster. Kernels go through a few passes only, see `_kernel_passes`, as loop IR already says what
+is a vector, what is computed before a loop, and what is unrolled; lists of calls through none.
+Every module has a context of its own, so that nothing outlives it but the code, and that several
+can be compiled at once.
 """
 
 from __future__ import annotations
