@@ -35,6 +35,9 @@ CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barri
 # Characters of a module: some kernels, 20 to 100 ms of LLVM's time. Smaller ones would share the
 # work among cores more evenly, and each takes 1 ms more.
 MODULE_TEXT = 32_000
+# Characters of a function that gets a module of its own, under a name that comes from its text
+# alone: other programs of a process, such as those of a generator, find its code.
+LONG_TEXT = 16_000
 
 NAME = "k_"  # of a function that no module has taken in yet
 
@@ -119,9 +122,12 @@ class Modules:
         known: dict[str, str] = {}
         for native in self._known.values():
             function, needs = native.function(self.target)
-            symbol = self._symbols[native.symbol] = known.setdefault(function, native.symbol)
-            if symbol == native.symbol:
-                yield function.replace(f"@{NAME}(", f"@{symbol}(", 1), needs
+            if function in known:
+                self._symbols[native.symbol] = known[function]
+                continue
+            symbol = native.symbol if len(function) < LONG_TEXT else _own_symbol(native, function)
+            known[function] = self._symbols[native.symbol] = symbol
+            yield function.replace(f"@{NAME}(", f"@{symbol}(", 1), needs
 
     def texts(self) -> Iterator[str]:
         """The modules: what waits, kernels, some in each, what they call, and the main function.
@@ -137,6 +143,9 @@ class Modules:
                 if name.startswith(TURN) and name not in shared:
                     shared.add(name)
                     yield KERNELS + turn_module(name)
+            if len(function) >= LONG_TEXT:
+                yield _module([function], needs)
+                continue
             functions.append(function)
             declarations.update(needs)
             if sum(map(len, functions)) >= MODULE_TEXT:
@@ -163,6 +172,11 @@ class Modules:
         head = f"define void @planish_main({signature}) noinline optnone nounwind uwtable {{"
         body = [head, "entry:", *main.writer.body(), "}"]
         return CALLS + "\n".join([*body, *declarations.values()])
+
+
+def _own_symbol(native: _Native, function: str) -> str:
+    """A name that other programs give the same function, and this one to no other kernel."""
+    return f"k{int(digest(function)[:12], 16)}_{native.symbol.partition('_')[2]}"
 
 
 def _module(functions: list[str], declarations: dict[str, str]) -> str:
