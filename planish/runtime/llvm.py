@@ -225,24 +225,53 @@ def compile_text(text: str, target: Target) -> bytes:
 
 def compile_texts(texts: Iterable[str], target: Target) -> tuple[bytes, ...]:
     """The object files of modules, which are compiled while `texts` makes the next one."""
-    threads, keys = available_cores(), []
-    codes: dict[tuple[Target, str], bytes] = {}
-    modules: dict[tuple[Target, str], _Module] = {}
-    with ExitStack() as stack:
-        with Crew(threads) as crew:  # it ends its work before the modules end
-            for text in texts:
-                key = (target, digest(text))
-                keys.append(key)
-                known = OBJECTS.get(key)
-                if known is not None:
-                    codes[key] = known
-                elif key not in modules:
-                    _need(len(text), threads)
-                    modules[key] = stack.enter_context(_Module(text, target))
-                    crew.add(modules[key].compile)
-            crew.finish()
-        codes.update((key, OBJECTS.put(key, module.code())) for key, module in modules.items())
-    return tuple(codes[key] for key in keys)
+    with Compiling(target) as compiling:
+        for text in texts:
+            compiling.add(text)
+        return compiling.codes()
+
+
+class Compiling:
+    """Modules on their way to machine code, beside the thread that makes them.
+
+    with Compiling(target) as compiling:
+        compiling.add(text)
+        (code,) = compiling.codes()
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target, self._threads = target, available_cores()
+        self._keys: list[tuple[Target, str]] = []
+        self._codes: dict[tuple[Target, str], bytes] = {}
+        self._modules: dict[tuple[Target, str], _Module] = {}
+        self._crew = Crew(self._threads)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Compiling:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._crew.__exit__(*error)  # before the modules end
+        self._stack.close()
+
+    def add(self, text: str) -> None:
+        """Begin with a module."""
+        key = (self._target, digest(text))
+        self._keys.append(key)
+        known = OBJECTS.get(key)
+        if known is not None:
+            self._codes[key] = known
+        elif key not in self._modules:
+            _need(len(text), self._threads)
+            self._modules[key] = self._stack.enter_context(_Module(text, self._target))
+            self._crew.add(self._modules[key].compile)
+
+    def codes(self) -> tuple[bytes, ...]:
+        """The object files of all modules, once they are there."""
+        self._crew.finish()
+        made = self._modules.items()
+        self._codes.update((key, OBJECTS.put(key, module.code())) for key, module in made)
+        return tuple(self._codes[key] for key in self._keys)
 
 
 def optimised_text(text: str, target: Target) -> str:

@@ -1,6 +1,6 @@
 """Turning loops: square blocks of a matrix are transposed in registers.
 
-    void planish.turn.LxTYPE(ptr from, i64 row, ptr to, i64 line)
+    void planish.turn_LxTYPE(ptr from, i64 row, ptr to, i64 line)
 
 is the function that does it, of L rows that lie `row` elements apart. It is long, so a program has
 it once, in a module of its own, and kernels call it: `turn_module`. Blocks whose rows lie at
@@ -18,7 +18,7 @@ from planish.runtime.codegen.memory import Place
 from planish.runtime.codegen.text import Writer, memory_type, vector_type
 from planish.runtime.codegen.value import Linear, Value
 
-TURN = "planish.turn."  # how names of the functions begin
+TURN = "planish.turn_"  # how names of the functions begin
 
 
 def turn_block(code: Expressions, turn: Turn, k: Linear, lanes: int) -> None:
