@@ -28,7 +28,7 @@ LINE = 64  # bytes between words, so that they do not share a cache line
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
 _SPIN = {"x86_64": 150_000, "aarch64": 2_000, "riscv64": 500}
 _SPIN_ROUNDS = 10_000
-_EAGER = 64  # rounds without a pause, some 50 ns: most meetings are over by then
+_EAGER = 256  # rounds without a pause, some 200 ns: most meetings are over by then
 _ALONE = {"x86_64": 6_000, "aarch64": 80, "riscv64": 20}  # the same, before others are let in
 _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
     "x86_64": ("llvm.x86.sse2.pause", "", ""),
