@@ -18,9 +18,9 @@ becomes
     }
 
 A thread that has made some columns of %1, or some heads of attention, multiplies them by the rows
-of %w that they meet; of bf16, too. What reads the sum, mostly a norm, adds the few parts on its way. The number
-of parts belongs to the graph, not to the machine: results have the same bits on any number of
-threads. Of larger weights, the time of a meeting is nothing to that of the product.
+of %w that they meet; of bf16, too. What reads the sum, mostly a norm, adds the few parts on its
+way. The number of parts belongs to the graph, not to the machine: results have the same bits on any
+number of threads. Of larger weights, the time of a meeting is nothing to that of the product.
 """
 
 from __future__ import annotations
