@@ -73,7 +73,6 @@ def test_every_text_comes_back_from_gpt2(gpt2: Tokenizer, text: str) -> None:
 
 @pytest.mark.parametrize("tokenizer", [LEARNT, SCORES], ids=["bpe", "llama2.c"])
 @given(ids=st.lists(st.integers(0, 258), max_size=20))
-@settings(deadline=None)
 def test_streams_of_any_tokens_are_their_text(tokenizer: Tokenizer, ids: list[int]) -> None:
     read = tokenizer.reader()
     assert "".join(map(read, ids)) + read.rest() == tokenizer.decode(ids)

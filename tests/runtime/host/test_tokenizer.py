@@ -151,19 +151,19 @@ def agrees(ours: Tokenizer, theirs: Native, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", [x for x in TOKENIZERS if x != "letters"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS)
 def test_any_text_has_pythons_tokens(name: str, text: str) -> None:
     agrees(TOKENIZERS[name], native(name), text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from(LETTERS.characters)))
 def test_letters_have_pythons_tokens(text: str) -> None:
     agrees(LETTERS, native("letters"), text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from(LETTERS.characters + "!€x"), min_size=1))
 def test_letters_without_a_token_are_named_as_in_python(text: str) -> None:
     try:
@@ -174,7 +174,7 @@ def test_letters_without_a_token_are_named_as_in_python(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_tokens_are_pythons_bytes(name: str, data: st.DataObject) -> None:
     ours = TOKENIZERS[name]
@@ -204,7 +204,7 @@ def test_shakespeare(file: str, data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=12))
 def test_what_is_not_utf8_is_refused_where_it_begins(name: str, data: bytes) -> None:
     try:
@@ -234,7 +234,7 @@ def test_tokens_without_room_are_counted() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_is_found(name: str, data: st.DataObject) -> None:
     blob = bytearray(tokenizer_blob_of(name))
@@ -246,7 +246,7 @@ def test_damage_is_found(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_that_hides_its_checksum_leads_nowhere(name: str, data: st.DataObject) -> None:
     words = np.frombuffer(tokenizer_blob_of(name), "<u4").copy()
