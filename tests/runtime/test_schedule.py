@@ -49,10 +49,10 @@ def planned(graph: Graph, pipeline: str) -> tuple[Schedule, Plan]:
 
 def test_meetings_of_a_token() -> None:
     """Two in a layer, after c_proj, as the sums of that have the parts of what it reads; and one
-    for argmax. What reads words of two bf16 has the same pieces in bytes. Of bytes two more: before
-    c_proj, as their scale is that of a whole row."""
+    for argmax. What reads words of two bf16 has the same pieces in bytes. A product of i8 waits for
+    the scale of a whole row."""
     graph = graphs(pl.TinyGPT(65, 128, 2, 4, 64), 1, 16, greedy=True)["decode"]
-    assert sum(planned(graph, "int8")[0].meets) == 4 * 2 + 1
+    assert sum(planned(graph, "int8")[0].meets) == 10
     for pipeline in ("bf16", "O2"):
         schedule, plan = planned(graph, pipeline)
         assert sum(schedule.meets) == 2 * 2 + 1
