@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from planish.ir import types as t
+from planish.ir.dims import AnySize
 from planish.ir.loops import Const, For, Kernel
 from planish.runtime.pieces import in_pieces
 from planish.runtime.plan import Plan, Step
@@ -50,13 +51,18 @@ class Nest:
 
     def __init__(self, kernel: Kernel):
         self.kernel, self.work = kernel, work(kernel, kernel.dims)
-        loops = (s for s in kernel.body if isinstance(s, For) and s.kind == "parallel")
-        self.loop = next((s for s in loops if s.extent != Const(1, t.i64)), None)
+        self.loop = parallel_loop(kernel)
 
     @cached_property
     def apart(self) -> dict[str, int]:
         """The params of which iteration p touches its own pieces alone: see `in_pieces`."""
         return in_pieces(self.kernel, self.loop) if self.loop else {}
+
+
+def parallel_loop(kernel: Kernel) -> For | None:
+    """The loop whose iterations threads can share, if there are several."""
+    loops = (s for s in kernel.body if isinstance(s, For) and s.kind == "parallel")
+    return next((s for s in loops if s.extent != Const(1, t.i64)), None)
 
 
 class Job:
@@ -110,10 +116,15 @@ class Job:
         """Whether a thread that runs its share of both meets only its own pieces of a slot."""
         if not (self.fixed and other.fixed and self.loop and other.loop):
             return False
-        if self.loop.extent != other.loop.extent or mine.type.size != theirs.type.size:
-            return False
+        if self.loop.extent != other.loop.extent or size_of(mine) != size_of(theirs):
+            return False  # of bytes: the other may read words of several elements
         rounds = self.pieces.get(mine)
         return rounds is not None and rounds == other.pieces.get(theirs)
+
+
+def size_of(slot: Slot) -> AnySize:
+    """Bytes of a slot."""
+    return slot.type.size * slot.type.dtype.itemsize
 
 
 def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:

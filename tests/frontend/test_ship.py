@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,9 @@ def test_only_the_c_library_is_needed_and_only_names_of_ours_are_seen(library: P
     listed = subprocess.check_output(["nm", "-D", "--defined-only", library], text=True)
     assert {x.split()[-1].split("_")[0] for x in listed.splitlines()} == {"planish"}
     whole = subprocess.check_output(["nm", library], text=True)
-    assert "planish_decode_k0_" in whole and "planish_prefill_k0_" in whole
+    assert re.search(r" planish_decode_k\d+_", whole) and re.search(
+        r" planish_prefill_k\d+_", whole
+    )
 
 
 @pytest.mark.usefixtures("uncached")

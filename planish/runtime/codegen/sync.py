@@ -16,6 +16,7 @@ line.
     planish.fail(status, site, index, bound)   status: i64[4], (failed, site, index, bound)
     planish_worker(pool, thread)       runs jobs until told to stop
     planish_run(pool, job, argument, threads)   runs job(argument, thread, threads) on all threads
+    planish_rouse(pool)    wakes threads that sleep: they spin for a while, as a job will come soon
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LINE = 64  # bytes between words, so that they do not share a cache line
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
 _SPIN = {"x86_64": 150_000, "aarch64": 2_000, "riscv64": 500}
 _SPIN_ROUNDS = 10_000
-_EAGER = 64  # rounds without a pause, some 50 ns: most meetings are over by then
+_EAGER = 256  # rounds without a pause, some 200 ns: most meetings are over by then
 _ALONE = {"x86_64": 6_000, "aarch64": 80, "riscv64": 20}  # the same, before others are let in
 _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
     "x86_64": ("llvm.x86.sse2.pause", "", ""),
@@ -46,7 +47,7 @@ def clock(target: Target) -> str | None:
 
 
 def sync_text(target: Target) -> str:
-    """The functions above, but for the pool's, for a module."""
+    """The functions above, but for the pool's, as a module."""
     futex = _FUTEX.get(target.arch) if "linux" in target.triple else None
     pause, parameter, argument = _PAUSE.get(target.arch, ("", "", ""))
     name = clock(target)
@@ -79,8 +80,16 @@ def sync_text(target: Target) -> str:
 
 
 def pool_text(target: Target) -> str:
-    """The module of the thread pool."""
-    return sync_text(target) + _POOL
+    """The module of the thread pool, which may lie beside programs: it has its own functions."""
+    return sync_text(target).replace("define void", "define internal void") + _POOL
+
+
+# Declarations of what a main function calls
+DECLARED = {
+    "planish.barrier": "declare void @planish.barrier(ptr, i64, i64)",
+    "planish.note": "declare void @planish.note(ptr, i64, i64)",
+    "planish.tick": "declare void @planish.tick(ptr, i64, ptr, i64, i64)",
+}
 
 
 _SYSCALL = "declare i64 @syscall(i64, ...)\n"
@@ -105,13 +114,15 @@ def _wake_futex(number: int) -> str:
 _SLEEP_YIELD = "call i32 @sched_yield()"
 
 _WAIT = """
-define internal void @planish.wait(ptr %word, i32 %old) noinline nounwind uwtable {{
+define void @planish.wait(ptr %word, i32 %old) noinline nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
+  br label %begin
+begin:
   %start = {now}
   br label %spin
 spin:
-  %round = phi i64 [ 0, %entry ], [ %next, %again ]
+  %round = phi i64 [ 0, %begin ], [ %next, %again ]
   %new = load atomic i32, ptr %word acquire, align 4
   %same = icmp eq i32 %new, %old
   br i1 %same, label %check, label %done
@@ -138,22 +149,16 @@ again:
   br label %spin
 sleep:
   %before = atomicrmw add ptr %sleepers, i32 1 seq_cst
-  br label %doze
-doze:
   %slept = {sleep}
-  %now = load atomic i32, ptr %word seq_cst, align 4
-  %still = icmp eq i32 %now, %old
-  br i1 %still, label %doze, label %awake
-awake:
   %after = atomicrmw sub ptr %sleepers, i32 1 seq_cst
-  br label %done
+  br label %begin
 done:
   ret void
 }}
 """
 
 _WAKE = """
-define internal void @planish.wake(ptr %word) nounwind uwtable {{
+define void @planish.wake(ptr %word) nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
   %count = load atomic i32, ptr %sleepers seq_cst, align 4
@@ -171,7 +176,7 @@ done:
 # that nobody waits for, and a line of each other thread to fetch. Where they count themselves in
 # one word, its line goes from each to the next, and that of a second word back.
 _BARRIER = """
-define internal void @planish.barrier(ptr %memory, i64 %thread, i64 %threads)
+define void @planish.barrier(ptr %memory, i64 %thread, i64 %threads)
     noinline nounwind uwtable {
 entry:
   %alone = icmp eq i64 %threads, 1
@@ -209,7 +214,7 @@ done:
 RECORDING = -1
 
 _NOTE = f"""
-define internal void @planish.note(ptr %profile, i64 %n, i64 %thread) noinline nounwind uwtable {{{{
+define void @planish.note(ptr %profile, i64 %n, i64 %thread) noinline nounwind uwtable {{{{
 entry:
   %wanted = icmp ne ptr %profile, null
   br i1 %wanted, label %ask, label %done, !prof !0
@@ -234,7 +239,7 @@ done:
 
 # profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
 _TICK = f"""
-define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
+define void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
     noinline nounwind uwtable {{{{
 entry:
   %wanted = icmp ne ptr %profile, null
@@ -344,6 +349,12 @@ wait:
   call void @planish.wait(ptr %done, i32 %count)
   br label %check
 leave:
+  ret void
+}
+
+define void @planish_rouse(ptr %pool) nounwind uwtable {
+entry:
+  call void @planish.wake(ptr %pool)
   ret void
 }
 

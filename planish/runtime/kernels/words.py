@@ -24,6 +24,7 @@ from planish.ir.ops.base import Elementwise
 from planish.ir.ops.leaf import input_
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Nest
+from planish.runtime.kernels.strides import whole
 from planish.runtime.target import Target
 
 
@@ -151,8 +152,11 @@ def padded(x: Node, axis: int) -> Node:
 
 
 def column_words(b: Node) -> Node:
-    """Neighbours along the last but one axis as words."""
+    """Neighbours along the last but one axis as words; rows in parts stay those of one matrix."""
     count, parts = in_word(b.dtype), []
+    if (matrix := whole(b)) is not b and b.shape[1] % count == 0:  # type: ignore[operator]
+        deep = b.shape[1] // count  # type: ignore[operator]
+        return OPS["reshape"](column_words(matrix), shape=(b.shape[0], deep, b.shape[2]))
     for start in range(count):
         starts, steps = [0] * b.type.rank, [1] * b.type.rank
         starts[-2], steps[-2] = start, count
