@@ -69,6 +69,12 @@ def test_transposes_in_registers() -> None:
     assert not any("gather" in line for line in code)
 
 
+@pytest.mark.parametrize("size", [n(32), Var("T")])
+def test_processors_without_vectors_go_row_by_row(size: Expr) -> None:
+    code = assembly(turning(size, 16, t.f32), Target.parse("riscv64"))
+    assert any("fsw" in line for line in code)
+
+
 def test_a_buffer_of_scalars_has_no_rows() -> None:
     x, y = Buffer("x", t.f32, (n(8),)), Buffer("y", t.f32, (n(8),))
     loop = For(K, n(8), "turn", (For(J, n(1), "vector", (Store(y, (J,), Load(x, (K,))),), 1),))

@@ -189,7 +189,7 @@ class _Kernel(Expressions):
         """Blocks of as many rows as there are lanes, and what is left row by row."""
         dtype = turn.read.buffer.dtype
         lanes = self.target.lanes(dtype)
-        if self.lanes or dtype.bits < 32 or turn.columns % lanes:
+        if self.lanes or lanes == 1 or dtype.bits < 32 or turn.columns % lanes:
             self._serial(loop, extent)
             return
         if extent.constant is None:
