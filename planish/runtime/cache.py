@@ -103,7 +103,9 @@ class Cache:
         found = []
         for path in self.folder.glob(f"*{SUFFIX}") if self.folder else ():
             with suppress(OSError):
-                found.append((path, path.lstat()))
+                facts = path.lstat()
+                if not stat.S_ISDIR(facts.st_mode):  # somebody else's, and not to be removed
+                    found.append((path, facts))
         return sorted(found, key=lambda x: x[1].st_mtime, reverse=True)
 
     def clear(self) -> int:

@@ -156,6 +156,15 @@ def test_row_30_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.iterdir()) and silent(cache) is None
 
 
+def test_a_folder_among_entries_is_left_alone(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit=1)
+    (tmp_path / f"{'0' * 64}.planish").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.put(KEY, b"data")  # and makes room by what can be removed
+    assert only(tmp_path).is_dir() and cache.clear() == 0 and only(tmp_path).is_dir()
+
+
 def test_the_oldest_entries_go_first(tmp_path: Path) -> None:
     size = len(module._head("", b"")) + 100
     cache = Cache(tmp_path, limit=3 * size)
