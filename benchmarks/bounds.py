@@ -41,9 +41,14 @@ def triangle(c: Config, length: int) -> int:
 
 
 def traffic(workload: str, c: Config, dtype: str) -> tuple[float, float]:
-    """(bytes that one run must read, bytes it reads again and again): weights, caches, moments."""
+    """(bytes that one run must read, bytes it reads again and again): weights, caches, moments.
+
+    Of int4, the table of tokens has 8 bits.
+    """
     size = {"f32": 4, "bf16": 2, "int8": 1, "int8_static": 1, "int4": 0.53}[dtype]
-    weights = size * (c.parameters - c.context * c.width)
+    table = c.vocab * c.width
+    others = c.parameters - c.context * c.width - table
+    weights = size * others + max(size, 1) * table
     if workload == "decode":
         places = range(c.prompt, c.prompt + c.new - 1)
         caches = [2 * size * c.layers * c.width * (p + 1) for p in places]

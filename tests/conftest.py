@@ -7,11 +7,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from planish.runtime.memo import Memo
 from planish.runtime.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("planish", deadline=None)  # a busy machine is no failure
+settings.load_profile("planish")
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a new cache, which processes of this run share
     _CACHE = tempfile.TemporaryDirectory(prefix="planish-tests-")

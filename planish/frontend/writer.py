@@ -13,7 +13,7 @@ Nothing here needs a model, a graph or a compiler.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from planish.frontend.sampling import (
     row_keys,
     stop_ids,
 )  # fmt: skip
+from planish.frontend.session import Session
 from planish.ir.errors import DataError, DTypeError
 
 PAUSE = 0.08  # seconds between two looks for Ctrl-C
@@ -91,11 +92,20 @@ class Writer:
     def _cached(
         self, rows: Rows, count: int, operands: tuple, pause: float
     ) -> Iterator[np.ndarray]:
-        state = self.state((rows.keys, *operands, *rows.seen))
-        bound = self.decode.bind(*state) if count > 1 else None  # before: threads are awake after
+        session = self._session((rows.keys, *operands, *rows.seen))
+        session.wake()
+        rows.keys, rows.seen = session.settings[0], session.settings[1 + len(operands) :]
+        try:
+            yield from self._walk(session, rows, count, pause)
+        finally:
+            if session.is_small and not self._idle:
+                self._idle.append(session)
+
+    def _walk(self, session: Session, rows: Rows, count: int, pause: float) -> Iterator[np.ndarray]:
+        bound = session.decoding if count > 1 else None  # before: threads are awake after
         for row, prompt in enumerate(rows.prompts):
-            self.read(state, row, prompt)
-        tokens, pos = state[:2]
+            self.read(session, row, prompt)
+        tokens, pos = session.state[:2]
         drawn = 1
         while True:
             places = pos.tolist()
@@ -110,37 +120,41 @@ class Writer:
                 if not full.all():
                     bound.run()
                 for row, prompt in fresh.items():
-                    self.read(state, row, prompt)
+                    self.read(session, row, prompt)
                 drawn = 1
                 continue
             drawn = min(bound.within(pause), count, self.context - 1 - max(places))
             bound.run(repeat=drawn)
 
+    @cached_property
+    def _idle(self) -> list[Session]:
+        """What the text before has left, if no other has taken it."""
+        return []
+
+    def _session(self, settings: tuple) -> Session:
+        """Memory for texts with these settings of the draw, which are copied into it."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = Session(self.prefill, self.decode, self.piece, len(settings))
+        session.set(settings)
+        return session
+
     def begin(
         self, prompts: Sequence[np.ndarray] | np.ndarray, operands: tuple
     ) -> tuple[np.ndarray, ...]:
-        """The arguments of `decode` after prompts."""
-        state = self.state(operands)
+        """The arguments of `decode` after prompts, which are the caller's."""
+        session = Session(self.prefill, self.decode, self.piece, len(operands))
+        session.set(operands)
         for row, prompt in enumerate(prompts):
-            self.read(state, row, prompt)
-        return state
+            self.read(session, row, prompt)
+        return session.state
 
-    def state(self, operands: tuple) -> tuple[np.ndarray, ...]:
-        """The arguments of `decode`, before anything was read: tokens, positions, caches ..."""
-        slots = self.decode.image.inputs
-        types: list[Any] = [x.type for x in slots[: len(slots) - len(operands)]]
-        return (*(np.zeros(x.shape, x.dtype.numpy) for x in types), *operands)
-
-    def read(self, state: tuple[np.ndarray, ...], row: int, prompt: np.ndarray) -> None:
+    def read(self, session: Session, row: int, prompt: np.ndarray) -> None:
         """Read a prompt into a row, whose tokens then have the first new one after it."""
-        mine = [x[row : row + 1] if x.ndim else x for x in state]
-        tokens, pos = mine[:2]
-        pos[...] = 0
         if "repetition_penalty" in self.options:
-            mine[-1][0, prompt] = True
-        for start in range(0, len(prompt), self.piece):
-            self.prefill.bind(*mine, prompt[None, start : start + self.piece]).run()
-        tokens[0, : len(prompt)] = prompt
+            session.state[-1][row, prompt] = True
+        session.read(row, prompt)
 
     def _recomputed(self, rows: Rows, count: int, operands: tuple) -> Iterator[np.ndarray]:
         texts = list(rows.prompts)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from planish.ir.errors import DataError, ParseError, PlanishError
@@ -59,6 +60,10 @@ class Pipeline:
         return Pipeline(*self.passes, *other.passes)
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return ",".join(map(pass_text, self.passes))
 
     def __repr__(self) -> str:

@@ -18,9 +18,9 @@ becomes
     }
 
 A thread that has made some columns of %1, or some heads of attention, multiplies them by the rows
-of %w that they meet. What reads the sum, mostly a norm, adds the few parts on its way. The number
-of parts belongs to the graph, not to the machine: results have the same bits on any number of
-threads. Of larger weights, the time of a meeting is nothing to that of the product.
+of %w that they meet; of bf16, too. What reads the sum, mostly a norm, adds the few parts on its
+way. The number of parts belongs to the graph, not to the machine: results have the same bits on any
+number of threads. Of larger weights, the time of a meeting is nothing to that of the product.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from planish.passes.rewrite import rewritten
 
 PARTS = 4  # of a hidden layer: more threads would have less than a microsecond's work each
 EVEN = 32  # columns, of which panels of weights have some: those of a part should be whole ones
+FLOATS = (t.f32, t.bf16)
 # Elements of weights: by fewer, one thread multiplies alone; by more, two take so long that a
 # meeting is nothing beside what it costs to read weights in parts.
 SIZES = range(1 << 13, (1 << 17) + 1)
@@ -55,13 +56,13 @@ def step(node: Node) -> Node:
 
 
 def is_small_product(node: Node) -> bool:
-    """Whether a node multiplies a row by float32 weights, neither very few nor many."""
+    """Whether a node multiplies a row by weights of floats, neither very few nor many."""
     if node.op.name != "matmul" or product(node.shape[:-1]) != 1:
         return False
     weights = node.inputs[1]
     w = origin(weights)
     small = w.op.name == "param" and w.type.size in SIZES
-    return small and (w.dtype, weights.type.rank) == (t.f32, 2)
+    return small and w.dtype in FLOATS and weights.type.rank == 2
 
 
 def origin(x: Node) -> Node:
@@ -95,7 +96,7 @@ def in_parts(node: Node, parts: int) -> Node:
     reshape, a, b = OPS["reshape"], *node.inputs
     deep, columns = b.shape
     rows = reshape(a, shape=(parts, 1, deep // parts))
-    each = OPS["matmul"](rows, reshape(b, shape=(parts, deep // parts, columns)))
+    each = node.with_inputs((rows, reshape(b, shape=(parts, deep // parts, columns))))
     total = reduce(OPS["add"], [row_of(each, part) for part in range(parts)])
     return total if total.shape == node.shape else reshape(total, shape=node.shape)
 

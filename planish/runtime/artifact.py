@@ -47,7 +47,7 @@ linker = later("planish.runtime.linker")
 tempfile = later("tempfile")
 
 MAGIC = b"planish program\n"
-VERSION = 3  # of the layout, of where temporaries lie, and of how `planish_main` is called
+VERSION = 4  # of the layout, of where temporaries lie, and of what functions it has
 ALIGN = 64
 PREFIX = "planish_"
 SYMBOL = f"{PREFIX}artifact"
@@ -72,6 +72,9 @@ class Level(NamedTuple):
     def missing(self) -> list[str]:
         """What this processor lacks of what the code needs."""
         return missing_here(self.facts["requires"])
+
+    def __repr__(self) -> str:
+        return f"<Level {self.name or '-'}: {', '.join(self.images) or 'no programs'}>"
 
 
 class Artifact(NamedTuple):

@@ -37,6 +37,7 @@ class Pool:
         self._run = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
         )(library.address("planish_run"))
+        self._wake = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address("planish_rouse"))
         self._workers = [
             threading.Thread(target=self._work, args=(n,), name=f"planish-{n}", daemon=True)
             for n in range(1, threads)
@@ -59,6 +60,11 @@ class Pool:
         """Run the function at address `job` as job(argument, thread, threads) on all threads."""
         with self._lock:
             self._run(self._address, job, argument, self.threads)
+
+    def wake(self) -> None:
+        """Let workers that sleep wake up, and look for work for a while; do not wait for them."""
+        with self._lock:
+            self._wake(self._address)
 
     def stop(self) -> None:
         """Let the workers end."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from planish.ir.errors import DataError, TargetError, TokenError
+from planish.ir.errors import DataError, ShapeError, TargetError, TokenError
 from planish.ir.later import later
 from planish.runtime.arguments import (
     Arguments,
@@ -99,6 +99,11 @@ class Program:
         """Check arguments and prepare a call that can be run many times."""
         arguments = bind_arguments(self.image, arrays)
         return Bound(self, arguments, *output_arrays(self.image, arguments, out))
+
+    def wake(self) -> None:
+        """Let threads that sleep wake up: a program is about to run."""
+        if self.threads > 1:
+            POOLS.get(self.threads, self.pool).wake()
 
     def space(self, binding: dict[str, int]) -> _Space:
         """Memory for temporaries and scratch, large enough for `binding`; grows when needed."""
@@ -201,6 +206,19 @@ class Bound:
         temps = [arena + life.offset for life in memory.lives]
         table = [*self.arguments.addresses, *places, *program._weights, *temps]
         return np.array(table or [0], np.uint64)
+
+    def resize(self, **sizes: int) -> None:
+        """Run with other symbolic sizes from now on, none larger than those of the arguments.
+
+        What has such a size along its first axis, beside ones, then counts as if it ended there;
+        arrays stay where they are, and `outputs` keep their shapes. ShapeError for other sizes.
+        """
+        for name, size in sizes.items():
+            most = self.arguments.binding[name]
+            if not 1 <= size <= most:
+                raise ShapeError(f"{name} is {size}, the arguments have room for 1 to {most}")
+            self._dims[self.program.dims.index(name)] = size
+        self._key = tuple(self._dims.tolist())
 
     def run(self, repeat: int = 1) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run `repeat` times; TokenError where an index was outside its table.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from planish.ir import types as t
+from planish.ir.dims import AnySize
 from planish.ir.loops import Const, For, Kernel
 from planish.runtime.pieces import in_pieces
 from planish.runtime.plan import Plan, Step
@@ -115,10 +116,15 @@ class Job:
         """Whether a thread that runs its share of both meets only its own pieces of a slot."""
         if not (self.fixed and other.fixed and self.loop and other.loop):
             return False
-        if self.loop.extent != other.loop.extent or mine.type.size != theirs.type.size:
-            return False
+        if self.loop.extent != other.loop.extent or size_of(mine) != size_of(theirs):
+            return False  # of bytes: the other may read words of several elements
         rounds = self.pieces.get(mine)
         return rounds is not None and rounds == other.pieces.get(theirs)
+
+
+def size_of(slot: Slot) -> AnySize:
+    """Bytes of a slot."""
+    return slot.type.size * slot.type.dtype.itemsize
 
 
 def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:

@@ -321,8 +321,14 @@ def available_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    quota = _granted()
     return max(1, min(cores, math.ceil(quota)) if quota else cores)
+
+
+@cache
+def _granted() -> float | None:
+    """What our control group grants, asked once: it takes as long as a token of a small model."""
+    return _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
 def need_memory(size: int, *what: object) -> None:

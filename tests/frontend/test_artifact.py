@@ -200,7 +200,7 @@ def test_row_64_truncation_at_any_place_is_refused(saved: Path, tmp_path: Path) 
             pl.load(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_flipped_bits_are_refused_or_lie_outside(saved: Path, data: st.DataObject) -> None:
     """Reading runs nothing; where facts or weights are hit, the checksum tells."""

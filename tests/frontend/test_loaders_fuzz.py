@@ -174,8 +174,7 @@ def test_changed_tokenizers_at_length(name: str, tmp_path: Path) -> None:
     assert not all(attack_tokenizer(name, tmp_path, 1, 500))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture],
-          deadline=None)  # fmt: skip
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=99).map(str.encode)),
        start=st.sampled_from(BEGINNINGS),
        name=st.sampled_from(["m.safetensors", "m.gguf", "m.bin", "m"]))  # fmt: skip

@@ -155,6 +155,14 @@ def test_models_on_several_threads_do_not_disturb_each_other(main: Path) -> None
         assert told(main, 2, 3, 0.8, 0, 0, 1, 0, 0) == [want] * 3
 
 
+def test_seeds_that_c_has_no_number_for(library: Path) -> None:
+    saved = pl.load(library)
+    for seed in (-1, 2**64):
+        for maker in (saved, model()):
+            with pytest.raises(pl.DataError, match="a seed is an integer of 0 <= seed"):
+                maker.generate(PROMPT, 5, seed=seed)
+
+
 @pytest.mark.parametrize("pipeline", ["O0", "bf16", "int8"])
 def test_other_pipelines_ship_too(pipeline: str, tmp_path: Path) -> None:
     main = compiled(saved(tmp_path, pipeline), "-Wl,-rpath,$ORIGIN")

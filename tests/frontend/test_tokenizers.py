@@ -73,7 +73,6 @@ def test_every_text_comes_back_from_gpt2(gpt2: Tokenizer, text: str) -> None:
 
 @pytest.mark.parametrize("tokenizer", [LEARNT, SCORES], ids=["bpe", "llama2.c"])
 @given(ids=st.lists(st.integers(0, 258), max_size=20))
-@settings(deadline=None)
 def test_streams_of_any_tokens_are_their_text(tokenizer: Tokenizer, ids: list[int]) -> None:
     read = tokenizer.reader()
     assert "".join(map(read, ids)) + read.rest() == tokenizer.decode(ids)
@@ -240,6 +239,10 @@ def test_files_of_llama2c(tmp_path: Path, data_dir: Path) -> None:
         ("tok.bin", packed(SCORES)[:-1], "token 268 has 2 bytes, but 1 are left"),
         ("tok.bin", packed(SCORES)[:-7], "cut inside of token 268"),
         ("tok.bin", b"", "has 259 tokens or more"),
+        ("m.st", struct.pack("<Q", 2) + b"{}" + bytes(99), "but a model or weights .safetensors"),
+        ("m.gguf", b"GGUF" + b"\3" * 99, r"no tokenizer, but a model \(GGUF\); a"),
+        ("m.zip", b"PK\3\4" * 99, "but an archive"),
+        ("m.so", b"\x7fELF" * 99, "but a program or a library"),
         ("tok.bin", b"just text" * 99, "not a tokenizer of llama2.c, or cut"),
         ("tok.bin", packed(SCORES).replace(b"<0x07>", b"<0x08>"), "are not <0x00> to <0xFF>"),
         ("tok.bin", packed(SCORES)[:4] + b"\0\0\xc0\x7f" + packed(SCORES)[8:], "not a finite"),

@@ -231,13 +231,13 @@ ROWS = hnp.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS, st.integers(-1, 8))
 def test_the_kth_largest_needs_no_sort(rows, k):
     np.testing.assert_array_equal(kth_largest_by_bits(rows, k), kth_largest.ref(rows, np.array(k)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=7), st.floats(-0.1, 1.5))
 def test_the_nucleus_needs_no_sort(counts, p):
     probs = np.array([counts], np.float32) / np.float32(64)  # sums are exact

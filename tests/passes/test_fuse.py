@@ -384,7 +384,7 @@ def random_graph(data: st.DataObject) -> Graph:
     return graph_of(*made[-count:])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(data=st.data())
 def test_random_graphs(data: st.DataObject) -> None:
     graph = random_graph(data)

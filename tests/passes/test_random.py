@@ -123,7 +123,6 @@ def same(before: Graph, after: Graph) -> None:
 
 QUICK = settings(
     max_examples=200,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -80,7 +80,7 @@ def test_other_processors_and_formats_are_refused() -> None:
             Code([data])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damage_is_refused_or_does_nothing(objects: tuple[bytes, ...], data: st.DataObject) -> None:
     """The contents of sections are a checksum's business, all else is checked: never a crash."""

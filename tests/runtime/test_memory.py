@@ -47,7 +47,7 @@ def test_without_a_maximum_the_binding_counts() -> None:
     assert "grows" not in bound
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(1, 50), st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12
@@ -75,7 +75,7 @@ SPANS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SPANS)
 def test_arenas_are_near_their_bound(pieces: list[tuple[int, int, int]]) -> None:
     sizes = [64 * size for size, _, _ in pieces]

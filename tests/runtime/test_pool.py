@@ -73,6 +73,18 @@ def test_sleeping_workers_are_woken() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_workers_are_woken_before_there_is_work() -> None:
+    program, x = big()
+    for pause in (0.0, 0.01, 0.0):
+        time.sleep(pause)
+        program.wake()
+        assert (program(x) == 4).all()
+    program.wake()
+    time.sleep(0.01)  # they sleep again
+    assert (program(x) == 4).all()
+    Program(chain(3, columns=4096), threads=1).wake()
+
+
 def test_a_forked_child_runs_and_compiles() -> None:
     program, x = big()
     bound = program.bind(x)

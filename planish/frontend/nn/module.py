@@ -84,7 +84,16 @@ class Module:
 
     def parameters(self) -> list[Parameter]:
         """All parameters."""
-        return [x for _, x in self.named_parameters()]
+        found: dict[int, Parameter] = {}
+        self._gather(found)
+        return [*found.values()]
+
+    def _gather(self, found: dict[int, Parameter]) -> None:
+        for x in self.__dict__.values():
+            if isinstance(x, Parameter):
+                found.setdefault(id(x), x)
+            elif isinstance(x, Module):
+                x._gather(found)
 
     def count_parameters(self) -> int:
         """How many numbers the parameters hold."""

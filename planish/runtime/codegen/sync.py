@@ -16,6 +16,7 @@ line.
     planish.fail(status, site, index, bound)   status: i64[4], (failed, site, index, bound)
     planish_worker(pool, thread)       runs jobs until told to stop
     planish_run(pool, job, argument, threads)   runs job(argument, thread, threads) on all threads
+    planish_rouse(pool)    wakes threads that sleep: they spin for a while, as a job will come soon
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LINE = 64  # bytes between words, so that they do not share a cache line
 # Cycles of the counter below, about 50 us at 2 to 4 GHz; without a counter, rounds of the loop.
 _SPIN = {"x86_64": 150_000, "aarch64": 2_000, "riscv64": 500}
 _SPIN_ROUNDS = 10_000
-_EAGER = 64  # rounds without a pause, some 50 ns: most meetings are over by then
+_EAGER = 256  # rounds without a pause, some 200 ns: most meetings are over by then
 _ALONE = {"x86_64": 6_000, "aarch64": 80, "riscv64": 20}  # the same, before others are let in
 _PAUSE = {  # the intrinsic that tells the core that we spin, its parameter and argument
     "x86_64": ("llvm.x86.sse2.pause", "", ""),
@@ -116,10 +117,12 @@ _WAIT = """
 define void @planish.wait(ptr %word, i32 %old) noinline nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
+  br label %begin
+begin:
   %start = {now}
   br label %spin
 spin:
-  %round = phi i64 [ 0, %entry ], [ %next, %again ]
+  %round = phi i64 [ 0, %begin ], [ %next, %again ]
   %new = load atomic i32, ptr %word acquire, align 4
   %same = icmp eq i32 %new, %old
   br i1 %same, label %check, label %done
@@ -146,15 +149,9 @@ again:
   br label %spin
 sleep:
   %before = atomicrmw add ptr %sleepers, i32 1 seq_cst
-  br label %doze
-doze:
   %slept = {sleep}
-  %now = load atomic i32, ptr %word seq_cst, align 4
-  %still = icmp eq i32 %now, %old
-  br i1 %still, label %doze, label %awake
-awake:
   %after = atomicrmw sub ptr %sleepers, i32 1 seq_cst
-  br label %done
+  br label %begin
 done:
   ret void
 }}
@@ -352,6 +349,12 @@ wait:
   call void @planish.wait(ptr %done, i32 %count)
   br label %check
 leave:
+  ret void
+}
+
+define void @planish_rouse(ptr %pool) nounwind uwtable {
+entry:
+  call void @planish.wake(ptr %pool)
   ret void
 }
 

@@ -31,6 +31,7 @@ from planish.runtime.kernels.rows import lane_width
 from planish.runtime.kernels.visible import kept, visible
 from planish.runtime.target import Target
 
+SUMS = 2  # of values of one query: each add waits for the one before, some four cycles
 FEW = 4  # queries for which transposing the keys does not pay
 # vector registers -> (MR, registers of keys or values in a row of a tile)
 TILES = {32: (6, 4), 16: (6, 2)}
@@ -105,19 +106,30 @@ def _values(
     nest: Nest, pull: Pull, v: Node, head: Index, start: Expr, count: Expr, score: Buffer,
     lanes: int,
 ) -> Buffer:  # fmt: skip
-    """Pass 3: the weighted sum of rows of v, in registers."""
+    """Pass 3: the weighted sum of rows of v, in registers: those of even keys, plus the others."""
     depth, dtype = v.shape[-1], score.dtype
     wide = lane_width(depth, lanes, True)
-    acc = nest.local("acc", dtype, depth)
-    with nest.loop("d0", depth, "vector", wide) as d:
-        nest.store(acc, (d,), Const(0.0, dtype))
-    with nest.loop("jv", count) as j:
+    first, *others = (nest.local(f"acc{i}", dtype, depth) for i in range(SUMS))
+    for acc in (first, *others):
+        with nest.loop("d0", depth, "vector", wide) as d:
+            nest.store(acc, (d,), Const(0.0, dtype))
+
+    def add(acc: Buffer, j: Expr) -> None:
         weight = nest.let(nest.load(score, j), here=True)
         with nest.loop("d1", depth, "vector", wide) as d:
             x = cast(pull(v, (*head, start + j, d)), dtype)
-            value = scalar("fma", weight, x, nest.load(acc, d))
-            nest.store(acc, (d,), value)
-    return acc
+            nest.store(acc, (d,), scalar("fma", weight, x, nest.load(acc, d)))
+
+    with nest.loop("jv", count // SUMS) as j:
+        for i, acc in enumerate((first, *others)):
+            add(acc, j * SUMS + i)
+    even = nest.let(count - count % SUMS)
+    with nest.loop("jr", count - even) as j:
+        add(first, even + j)
+    for acc in others:
+        with nest.loop("d3", depth, "vector", wide) as d:
+            nest.store(first, (d,), nest.load(first, d) + nest.load(acc, d))
+    return first
 
 
 def tile_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, product
@@ -35,7 +36,7 @@ from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
 from planish.runtime.kernels.strides import is_turned, strides, whole
-from planish.runtime.kernels.tiles import HIGHEST, group, quickest
+from planish.runtime.kernels.tiles import HIGHEST, WIDTHS, group, quickest
 from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
 
@@ -46,6 +47,7 @@ STRIPS = 1 << 17  # bytes: of a smaller A that is transposed the L2 cache keeps 
 OFTEN = 64  # columns of B; packing A costs as much time as some 15
 SWAPPED = 512  # steps of k, at least: a swapped product writes its columns, an element to a line
 UNSIGNED = 0x80808080  # the sign bits of four bytes: each becomes 128 more, unsigned
+NARROW = 2  # vectors of a panel: with fewer, loads take longer than what they are for
 SPLIT_K = 64  # a divisor of k up to this splits its loop, so that merged heads need no division
 
 Along = Callable[[Expr], Expr]  # a row of A: its element at k
@@ -76,6 +78,7 @@ class Roles:
     swapped: bool = False
     dot: str | None = None  # the scalar that multiplies words
     strips: bool = False  # A is packed, too
+    own: int = 0  # columns next to each other that one thread reads of a token: panels have no more
 
     @staticmethod
     def of(body: Graph, anchor: Node, ready: bool = False) -> Roles:
@@ -125,7 +128,9 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
         return (min(rows, 2 * SIDE) if isinstance(rows, int) else 2 * SIDE), 2 * SIDE
     turned = a.type.rank == b.type.rank == 2 and not roles.strips and is_turned(body, a)
     most = HIGHEST if turned else None
-    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, roles.dot == "dpflip")
+    signs, own = roles.dot == "dpflip", gcd(roles.own, WIDTHS[0] * lanes) // lanes
+    widest = own if own >= NARROW else WIDTHS[0]
+    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, signs, widest)
     return height, vectors * lanes
 
 

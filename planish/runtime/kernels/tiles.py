@@ -57,13 +57,13 @@ def cycles(target: Target, tile: tuple[int, int]) -> float:
 
 def quickest(
     target: Target, rows: AnySize | None, columns: AnySize, lanes: int, most: int | None = None,
-    high: bool = False, signs: bool = False,
+    high: bool = False, signs: bool = False, widest: int = WIDTHS[0],
 ) -> tuple[int, int]:  # fmt: skip
     """The tile (vectors, rows) with which a product of so many rows and columns takes least.
 
     Of equal ones the widest: its columns are read the fewest times; or the highest. `most` limits
-    the rows; by default, those of A are streams. The width is that for any number of rows, so that
-    a prompt and a token are multiplied by the same panels.
+    the rows; by default, those of A are streams; `widest` the vectors. The width is that for any
+    number of rows, so that a prompt and a token are multiplied by the same panels.
     """
 
     def cost(tile: tuple[int, int], rows: AnySize | None) -> tuple[float, int, int]:
@@ -71,7 +71,7 @@ def quickest(
         time = times(rows, h) * times(columns, v * lanes) * cycles(target, tile)
         return time, *((-h, -v) if high else (-v, -h))
 
-    found = tiles(target, most or target.core.ways, signs)
+    found = [x for x in tiles(target, most or target.core.ways, signs) if x[0] <= widest]
     width, _ = min(found, key=lambda tile: cost(tile, None))
     highest = max(1, rows) if isinstance(rows, int) else HIGHEST
     fitting = {(v, min(h, highest)) for v, h in found if v == width}

@@ -24,6 +24,7 @@ from planish.ir.ops.base import Elementwise
 from planish.ir.ops.leaf import input_
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Nest
+from planish.runtime.kernels.strides import whole
 from planish.runtime.target import Target
 
 
@@ -90,15 +91,16 @@ WORDS = {2: Word("pair", 2), 4: Word("quad", 4)}
 
 
 def _unsigned_sums(b: np.ndarray) -> np.ndarray:
-    return -128 * b.sum(-2, dtype=np.int64)
+    return -128 * b.sum(-2, dtype=np.int32)
 
 
 def _negative_sums(b: np.ndarray) -> np.ndarray:
-    return -np.minimum(b, 0).sum(-2, dtype=np.int64)
+    zeros = np.zeros((b.shape[-2], 1), np.int8)  # NumPy is slow where one number is on all sides
+    return -np.minimum(b, zeros).sum(-2, dtype=np.int32)
 
 
-# What sums over bytes of B [..., K, N] start with, so that dots add up to products of signed bytes:
-# dpbusd takes bytes of A that are 128 more, dpflip leaves out magnitudes.
+# What sums over bytes of B [..., K, N] start with, i32 [..., N], so that dots add up to products of
+# signed bytes: dpbusd takes bytes of A that are 128 more, dpflip leaves out magnitudes.
 STARTS = {"dpbusd": _unsigned_sums, "dpflip": _negative_sums}
 
 
@@ -150,8 +152,11 @@ def padded(x: Node, axis: int) -> Node:
 
 
 def column_words(b: Node) -> Node:
-    """Neighbours along the last but one axis as words."""
+    """Neighbours along the last but one axis as words; rows in parts stay those of one matrix."""
     count, parts = in_word(b.dtype), []
+    if (matrix := whole(b)) is not b and b.shape[1] % count == 0:  # type: ignore[operator]
+        deep = b.shape[1] // count  # type: ignore[operator]
+        return OPS["reshape"](column_words(matrix), shape=(b.shape[0], deep, b.shape[2]))
     for start in range(count):
         starts, steps = [0] * b.type.rank, [1] * b.type.rank
         starts[-2], steps[-2] = start, count

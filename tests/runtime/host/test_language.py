@@ -53,7 +53,7 @@ PURE = sorted(set(NAMES) - {"export", "i32", "i64", "u8", "f64"})
 
 
 @pytest.mark.parametrize("name", PURE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_it_means_what_it_means_to_python(name: str, data: st.DataObject) -> None:
     most = SMALL.get(name, 1000)
