@@ -248,6 +248,7 @@ class _Kernel(Expressions):
         writer.label(head)
         following = f"%{writer.name('i')}"
         counter = writer.op(f"phi i64 [ {first}, %{before} ], [ {following}, %{latch} ]")
+        mine = writer.loops = writer.loops + 1
         at = registers.atom(counter)
         if body is None:
             self.bind(loop, at)
@@ -259,8 +260,7 @@ class _Kernel(Expressions):
         writer.label(latch)
         writer.do(f"{following} = add nuw nsw i64 {counter}, {step}")
         again = writer.op(f"icmp slt i64 {following}, {last}")
-        inner = any(isinstance(x, For) and x.kind != "unroll" for x in walk(loop.body))
-        told = writer.as_it_is() if inner else ""
+        told = writer.as_it_is() if writer.loops > mine else ""  # there are loops in this one
         if begin.constant is not None and end.constant is not None:
             told += writer.often(-(-(end.constant - begin.constant) // step))
         writer.do(f"br i1 {again}, label %{head}, label %{done}{told}")

@@ -96,6 +96,7 @@ class Writer:
         self.declarations = declarations
         self.entry: list[str] = []  # runs first: allocas
         self.lines: list[str | list[str]] = []  # a list inside: what is moved out of a loop
+        self.loops = 0  # begun so far
         self._count = 0
 
     def name(self, hint: str = "") -> str:
