@@ -34,19 +34,39 @@ def facts_of(file: dict, start: bool | None = None) -> dict:
     return {f"tokenizer.ggml.{name}": value for name, value in found.items()}
 
 
-def test_a_tokenizer_of_llama_3_is_the_librarys(tmp_path: Path) -> None:
-    want, path = LibraryTokenizer(json.dumps(later())), tmp_path / "m.gguf"
-    pl.TinyGPT(len(want), 16, 1, 2, 32, positions="rope", norm="rms", mlp="swiglu").save_gguf(path)
+def written(path: Path) -> Path:
+    """A model of Llama's family with such a tokenizer."""
+    facts = facts_of(later())
+    count = len(facts["tokenizer.ggml.tokens"])
+    options = {"positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False}
+    pl.TinyGPT(count, 16, 1, 2, 32, **options).save_gguf(path)
     file = read_gguf(path)
     tensors = {n: (x.read(), NAMED["f32"]) for n, x in file.tensors.items()}
-    write_gguf(path, {**file.facts, **facts_of(later())}, tensors)
-    model, found = pl.load_model(path)
+    write_gguf(path, {**file.facts, **facts}, tensors)
+    return path
+
+
+def test_a_tokenizer_of_llama_3_is_the_librarys(tmp_path: Path) -> None:
+    want = LibraryTokenizer(json.dumps(later()))
+    model, found = pl.load_model(written(tmp_path / "m.gguf"))
+    assert found is not None
     assert len(found) == len(want) == model.config["vocab_size"]
     for text in TEXTS:
         assert found.encode(text).tolist() == want.encode(text).tolist()
         assert found.prompt(text).tolist() == want.prompt(text).tolist()
         assert found.decode(found.encode(text)) == want.decode(want.encode(text))
     pl.Generator(model).save(tmp_path / "x.o", found)  # and it is one of artifacts
+
+
+def test_llama_cpp_agrees(tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    path = written(tmp_path / "m.gguf")
+    _, found = pl.load_model(path)
+    assert found is not None
+    theirs = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    for text in (*TEXTS[1:3], "don'T 'LL x1234  \n  y 12\u00a0³ é́́\tz\r\n\r\n!?\n q"):
+        told = theirs.tokenize(text.encode(), add_bos=True, special=False)
+        assert told == found.prompt(text).tolist()
 
 
 def test_no_start_where_the_file_wants_none() -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from planish.frontend.tokenizers.blob import HEAD, tokenizer_blob
 from planish.frontend.tokenizers.library import LibraryTokenizer
 from planish.ir.errors import ArtifactError
 from tests.frontend.test_tokenizers import LIBRARY_JSON, TEXT
-from tests.runtime.host.llama_files import BEGIN, LLAMA, QWEN, later, split, template
+from tests.runtime.host.llama_files import BEGIN, END, LLAMA, QWEN, later, split, template
 from tests.runtime.host.test_tokenizer import ODD, Native, call
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
@@ -81,6 +81,7 @@ def test_whole_words_are_tokens_whatever_is_merged() -> None:
 @settings(max_examples=400, deadline=None)
 @given(ANY)
 def test_any_text_is_cut_as_the_library_does(name: str, text: str) -> None:
+    assume(BEGIN not in text and END not in text)  # the library looks for these first
     is_cut_alike(name, text)
 
 
