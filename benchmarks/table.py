@@ -18,11 +18,12 @@ from plot import plot_rows
 
 BASE, COMPILER = "torch", "torch.compile"
 MARKS = "<!-- measurements -->", "<!-- end measurements -->"
+WIDTH = 26  # of a workload's name
 HEAD = (
-    f"{'ms a run, median':20}{'planish':>9}{'roof':>9}   {'best peer':18}{'ms':>9}{'times':>7}"
+    f"{'ms a run, median':{WIDTH}}{'planish':>9}{'roof':>9}   {'best peer':18}{'ms':>9}{'times':>7}"
     f"{'torch':>10}{'times':>7}"
 )
-READY = f"{'s until ready':20}{OURS:>9}{COMPILER:>15}{'times':>7}"
+READY = f"{'s until ready':{WIDTH}}{OURS:>9}{COMPILER:>15}{'times':>7}"
 
 
 def line(rows: list[dict]) -> str:
@@ -46,7 +47,7 @@ def ready(rows: list[dict]) -> str | None:
         return None
     ours, compiled = found[OURS], found[COMPILER]
     name = " ".join(rows[0][x] for x in ("config", "workload", "dtype"))
-    return f"{name:20}{number(ours):>9}{number(compiled):>15}{compiled / ours:7.1f}"
+    return f"{name:{WIDTH}}{number(ours):>9}{number(compiled):>15}{compiled / ours:7.1f}"
 
 
 def number(ms: float) -> str:

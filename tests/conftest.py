@@ -54,5 +54,5 @@ def data_dir() -> Path:
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what compiling twice makes: it really does."""
     monkeypatch.setenv("PLANISH_CACHE", "off")
-    for name in ("llvm.OBJECTS", "codegen.steps.FUNCTIONS"):
+    for name in ("llvm.OBJECTS", "codegen.functions.FUNCTIONS"):
         monkeypatch.setattr(f"planish.runtime.{name}", Memo(0))

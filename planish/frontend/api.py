@@ -29,6 +29,7 @@ from planish.runtime.plan import Plan
 from planish.runtime.program import Program
 from planish.runtime.target import Target, cache_folder
 
+building = later("planish.runtime.build")
 lowering = later("planish.runtime.lower")
 
 
@@ -79,7 +80,8 @@ def compiled(
             program.origin = origin
             return program
     after = passes.run(graph)
-    program = Compiled(lowering.lower(after, machine, panels), machine, threads)
+    plan, image = building.lowered(after, machine, panels)
+    program = Compiled.of(image, plan.params, lambda: plan, threads)
     program.origin = origin
     entry = kept.packed(program.image, graph, after) if key else None
     if key and entry is not None:

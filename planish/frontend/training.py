@@ -45,6 +45,7 @@ from planish.frontend.step import (
 )
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir import types as t
+from planish.ir.draws import need_seed
 from planish.ir.errors import DataError, DTypeError, ShapeError
 from planish.ir.graph import Graph
 from planish.passes.lift import LiftParams
@@ -85,7 +86,8 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer if optimizer is not None else AdamW()
         self.schedule = schedule
-        self.loss, self.clip, self.seed = loss, clip, whole_number("seed", seed, -math.inf)
+        self.loss, self.clip = loss, clip
+        self.seed = need_seed(whole_number("seed", seed, -math.inf))
         self.batch = whole_number("batch", batch, 1)
         self.accumulate = whole_number("accumulate", accumulate, 1)
         self._config: dict[str, Any] = getattr(model, "config", {})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.ir.errors import DTypeError
+from planish.ir.errors import DataError, DTypeError
 
 WORD = 2**32
 FOLD = 0x80000000  # first counter word of fold_in; that of random_bits is below
@@ -17,11 +17,18 @@ GREEDY_BELOW = 1e-6  # a temperature below this means the most likely token
 
 
 def key(seed: int) -> np.ndarray:
-    """The key of a seed, an integer of up to 64 bits."""
+    """The key of a seed, see `need_seed`."""
+    number = need_seed(seed)
+    return np.array([number // WORD, number % WORD], np.uint32)
+
+
+def need_seed(seed: int | np.integer) -> int:
+    """A seed, as C has them: 64 bits and no sign. DTypeError or DataError for anything else."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise DTypeError(f"a seed is an integer, got {type(seed).__name__}")
-    number = int(seed) % WORD**2
-    return np.array([number // WORD, number % WORD], np.uint32)
+    if not 0 <= seed < WORD**2:
+        raise DataError(f"a seed is an integer of 0 <= seed < 2**64, got {seed}")
+    return int(seed)
 
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

@@ -73,6 +73,9 @@ class Level(NamedTuple):
         """What this processor lacks of what the code needs."""
         return missing_here(self.facts["requires"])
 
+    def __repr__(self) -> str:
+        return f"<Level {self.name or '-'}: {', '.join(self.images) or 'no programs'}>"
+
 
 class Artifact(NamedTuple):
     """What a file says of itself. `facts` is everything, `weights` are arrays that lie in it.

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from planish.ir.errors import CompileError
+from planish.ir.graph import Graph
 from planish.ir.loops import Const, Expr, Kernel, Scalar, Var
 from planish.runtime import report
+from planish.runtime.codegen.functions import Ahead, Functions
 from planish.runtime.codegen.kernel import scratch_buffers
 from planish.runtime.codegen.steps import Modules
+from planish.runtime.codegen.sync import sync_text
+from planish.runtime.codegen.text import KERNELS
 from planish.runtime.image import Image
 from planish.runtime.in_place import check_aliases, storage
-from planish.runtime.llvm import assembly_text, compile_texts, optimised_text
+from planish.runtime.llvm import Compiling, assembly_text, optimised_text
+from planish.runtime.lower import lower
 from planish.runtime.memory import plan_memory
+from planish.runtime.packing import Panels
 from planish.runtime.plan import Plan
 from planish.runtime.scratch import Extent, Local
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target
 
 
-def modules_of(plan: Plan, target: Target) -> Modules:
-    """The LLVM modules of a plan."""
+def modules_of(plan: Plan, target: Target, functions: Functions | None = None) -> Modules:
+    """The LLVM modules of a plan; those of its kernels are handed on by `functions`."""
+    functions = functions or Functions(target, lambda text: None)
     memory = plan_memory(plan)
 
     def place(slot: Slot) -> tuple[str, int, int]:
@@ -28,17 +35,33 @@ def modules_of(plan: Plan, target: Target) -> Modules:
         kind, index = storage(plan, slot)
         return f"{kind} {index}", 0, 1
 
-    return Modules(plan, target, place, memory.fixed)
+    return Modules(plan, target, place, memory.fixed, functions)
+
+
+def lowered(graph: Graph, target: Target, panels: Panels | None = None) -> tuple[Plan, Image]:
+    """The plan of a graph after its passes, and its machine code, which are made side by side."""
+    with Compiling(target) as compiling:
+        compiling.add(KERNELS + sync_text(target))
+        functions = Functions(target, compiling.add)
+        plan = lower(graph, target, panels, Ahead(functions, graph.aliases).add)
+        return plan, _built(plan, target, functions, compiling)
 
 
 def build(plan: Plan, target: Target) -> Image:
     """A plan as machine code."""
+    with Compiling(target) as compiling:
+        compiling.add(KERNELS + sync_text(target))
+        return _built(plan, target, Functions(target, compiling.add), compiling)
+
+
+def _built(plan: Plan, target: Target, functions: Functions, compiling: Compiling) -> Image:
     check_aliases(plan)
-    modules = modules_of(plan, target)
+    modules = modules_of(plan, target, functions)
+    compiling.add(modules.main())
     large = {id(k): _locals(k) for k in (step.kernel for step in plan.steps)}
     scratch = tuple(dict.fromkeys(x for x in large.values() if x))
-    code = compile_texts(modules.texts(), target)
-    return Image.of(plan, target, modules.dims, scratch, modules.schedule.bytes, code)
+    private = modules.schedule.bytes
+    return Image.of(plan, target, modules.dims, scratch, private, compiling.codes())
 
 
 def _locals(kernel: Kernel) -> tuple[Local, ...]:
@@ -59,14 +82,21 @@ def _extent(expr: Expr) -> Extent:
     raise CompileError(f"an extent that is no arithmetic of sizes: {expr}")
 
 
+def texts(plan: Plan, target: Target) -> list[str]:
+    """The modules of a plan: what waits, kernels, and the main function."""
+    found = [KERNELS + sync_text(target)]
+    modules = modules_of(plan, target, Functions(target, found.append))
+    return [*found, modules.main()]
+
+
 def ir(plan: Plan, target: Target) -> str:
     """The modules after LLVM's passes."""
-    return "\n".join(optimised_text(x, target) for x in modules_of(plan, target).texts())
+    return "\n".join(optimised_text(x, target) for x in texts(plan, target))
 
 
 def assembly(plan: Plan, target: Target) -> str:
     """The modules as assembly."""
-    return "\n".join(assembly_text(x, target) for x in modules_of(plan, target).texts())
+    return "\n".join(assembly_text(x, target) for x in texts(plan, target))
 
 
 def explain(plan: Plan, target: Target, threads: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,11 +25,12 @@ Packed = tuple[Slot | None, ...]  # of a matmul: the strips of A, the panels of 
 
 @dataclass
 class Draft:
-    """A plan being made: where each value lies, and the steps so far."""
+    """A plan being made: where each value lies, and the steps so far, of which `begun` is told."""
 
     graph: Graph
     target: Target
     packing: Packing
+    begun: Callable[[Step], object] | None = None
     slots: dict[tuple[Node, int], Slot] = field(default_factory=dict)
     temps: list[Slot] = field(default_factory=list)
     params: list[np.ndarray] = field(default_factory=list)
@@ -103,6 +105,8 @@ class Draft:
             self.numbered[id(made.kernel)] = numbered
         kernel = self.numbered[id(made.kernel)][1]
         self.steps.append(Step(kernel, tuple(args), text, flops))  # type: ignore[arg-type]
+        if self.begun is not None:
+            self.begun(self.steps[-1])
 
 
 def is_inline(node: Node) -> bool:

@@ -52,7 +52,7 @@ from planish.runtime.kernels.strides import whole
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels
-from planish.runtime.plan import Plan
+from planish.runtime.plan import Plan, Step
 from planish.runtime.slots import Limit, Slot
 from planish.runtime.target import Target
 
@@ -92,16 +92,20 @@ SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
 }
 
 
-def lower(graph: Graph, target: Target, panels: Panels | None = None) -> Plan:
+def lower(
+    graph: Graph, target: Target, panels: Panels | None = None,
+    begun: Callable[[Step], object] | None = None,
+) -> Plan:  # fmt: skip
     """The plan of a graph whose composites have been expanded (but for those of `SPECIAL`).
 
-    Plans that are made with the same `panels` have the weights once that they read alike.
+    Plans that are made with the same `panels` have the weights once that they read alike. `begun`
+    sees each step as soon as it is made; their order may be another one at last.
     """
     order = [n for n in run_order(graph) if n.op.kind not in ("leaf", "get")]
     last = {source(x): node for node in order if not is_alias(node) for x in node.inputs}
     panels = panels or Panels()
     with panels.packing() as packing:
-        work = Lowering(graph, target, packing, last=last)
+        work = Lowering(graph, target, packing, begun=begun, last=last)
         if panels.kernels is not None:
             work.made = panels.kernels
         for node in order:

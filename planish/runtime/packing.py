@@ -101,12 +101,10 @@ class Packing:
             return (known[1],)
         *batch, k, n = matrix.shape
         new = self._room.empty((*batch, -(-n // nr), k + bool(before), nr), matrix.dtype)
-        parts = [(new[..., int(bool(before)) :, :], matrix)]
         if before:
-            parts.append((new[..., :1, :], start_of(matrix, before)[..., None, :]))
-        for panels, rows in parts:
-            for target, source in pieces(panels, rows):
-                self._crew.add(partial(fill, target, source))
+            self._crew.add(partial(fill_starts, new[..., :1, :], matrix, before))
+        for target, source in pieces(new[..., int(bool(before)) :, :], matrix):
+            self._crew.add(partial(fill, target, source))
         self.made[key] = (weakref.ref(array), new)
         return (new,)
 
@@ -193,6 +191,12 @@ def fill(panels: np.ndarray, source: np.ndarray) -> None:
     release(source)
 
 
+def fill_starts(panels: np.ndarray, words: np.ndarray, dot: str) -> None:
+    """What sums start with, in its row of the panels."""
+    for target, source in pieces(panels, start_of(words, dot)[..., None, :]):
+        fill(target, source)
+
+
 def holds(panels: np.ndarray, b: np.ndarray) -> bool:
     """Whether panels hold just the bits of B."""
     return all(same_bits(x[..., : y.shape[-1]], y) for x, y in pieces(panels, b))
@@ -205,12 +209,12 @@ def same_bits(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 def start_of(words: np.ndarray, dot: str) -> np.ndarray:
-    """What sums start with, as words [..., N], of columns of words of four bytes [..., K, N]."""
-    sums = np.zeros((*words.shape[:-2], words.shape[-1]), np.int64)
-    for shift in range(0, 32, 8):
-        part = (words >> np.uint32(shift)).astype(np.uint8).view(np.int8)
-        sums += STARTS[dot](part)
-    return sums.astype(np.int32).view(np.uint32)
+    """What sums start with, as words [..., N], of columns of words of four bytes [..., K, N].
+
+    Words that are a view of rows of bytes, as those of weights [N, K], are read where they are.
+    """
+    rows = np.ascontiguousarray(words.swapaxes(-1, -2)).view(np.int8)
+    return STARTS[dot](rows.swapaxes(-1, -2)).view(np.uint32)
 
 
 def computed(x: Node, given: Given) -> np.ndarray:

@@ -51,13 +51,18 @@ class Nest:
 
     def __init__(self, kernel: Kernel):
         self.kernel, self.work = kernel, work(kernel, kernel.dims)
-        loops = (s for s in kernel.body if isinstance(s, For) and s.kind == "parallel")
-        self.loop = next((s for s in loops if s.extent != Const(1, t.i64)), None)
+        self.loop = parallel_loop(kernel)
 
     @cached_property
     def apart(self) -> dict[str, int]:
         """The params of which iteration p touches its own pieces alone: see `in_pieces`."""
         return in_pieces(self.kernel, self.loop) if self.loop else {}
+
+
+def parallel_loop(kernel: Kernel) -> For | None:
+    """The loop whose iterations threads can share, if there are several."""
+    loops = (s for s in kernel.body if isinstance(s, For) and s.kind == "parallel")
+    return next((s for s in loops if s.extent != Const(1, t.i64)), None)
 
 
 class Job:

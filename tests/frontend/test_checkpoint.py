@@ -136,6 +136,13 @@ def test_row_70_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=r"model\.safetensors: not a safetensors file"):
             load_model(path)
+    other = tmp_path / "ckpt.pt"
+    for content, what in zip([contents[0], contents[-1], b"\x7fELF" * 9], (
+        "an archive, as PyTorch's are of pickled objects", "pickled objects, which are never read",
+        "a program or a library: run it, or load it with pl.load"), strict=True):  # fmt: skip
+        other.write_bytes(content)
+        with pytest.raises(ArtifactError, match=rf"ckpt\.pt: not a model, but {what}"):
+            load_model(other)
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_model(tmp_path / "other")
     with pytest.raises(ArtifactError, match=r"this folder has no config\.json"):

@@ -305,6 +305,15 @@ def test_help_of_the_group(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"planish, version {pl.__version__}\n"
 
 
+def test_warnings_are_one_line(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    env = {**os.environ, "PLANISH_CACHE": str(tmp_path / "cache")}
+    command = [*PLANISH, "generate", str(model), "--prompt", "the", "-n", "3"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    (line,) = found.stderr.splitlines()
+    assert line.startswith(f"planish: warning: {tmp_path / 'cache'} is not a folder: programs are")
+
+
 def test_help_imports_little() -> None:
     code = "import sys, planish.frontend.cli; print('numpy' in sys.modules, 'rich' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -318,6 +327,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose from demo, train" in failing(capsys, "xyz")
     assert "--bad" in failing(capsys, "info", "--bad")
     assert "Missing option '--out'" in failing(capsys, "train")
+    assert "a seed is an integer of 0 <= s" in failing(capsys, "train", "--out", "x", "--seed", -1)
     assert "Missing argument 'MODEL'" in failing(capsys, "graph", "--out", "-")
 
 

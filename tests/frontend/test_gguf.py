@@ -363,7 +363,8 @@ def test_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
     file = read_gguf(path)
     tensors = {n: (x.read(), NAMED["f32"]) for n, x in file.tensors.items()}
     for facts, kind, words in (
-        ({"pre": "llama-bpe"}, UnsupportedError, "its tokenizer is 'gpt2', cut like 'llama-bpe'"),
+        ({"pre": "dbrx"}, UnsupportedError, "its tokenizer is 'gpt2', cut like 'dbrx'; gpt2 cut"),
+        ({"pre": "llama3", "token_type": 3}, ArtifactError, "no type for each token"),
         ({"model": "bert"}, UnsupportedError, "its tokenizer is 'bert'"),
         ({"merges": ["x"]}, ArtifactError, "merge 1 is two texts"),
         ({"tokens": 3}, ArtifactError, "no list of tokens"),

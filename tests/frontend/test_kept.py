@@ -45,13 +45,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The plans that were compiled."""
     plans: list[Any] = []
-    real = build.build
+    real = build._built
 
-    def noted(plan: Any, target: Target) -> Image:
+    def noted(plan: Any, *given: Any) -> Image:
         plans.append(plan)
-        return real(plan, target)
+        return real(plan, *given)
 
-    monkeypatch.setattr(build, "build", noted)
+    monkeypatch.setattr(build, "_built", noted)
     return plans
 
 

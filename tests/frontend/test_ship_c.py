@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def test_null_is_refused_or_means_nothing(library: Path) -> None:
         assert token_text(native.model, 3, *given[:2], size(given[2])) == -1
         assert "is NULL or below 0" in native.error
     assert token_text(native.model, 3, ctypes.byref(before), None, size(0)) > 0
+    native["free"](native.model)
+
+
+def test_a_tokenizer_is_checked_once(tmp_path: Path) -> None:
+    """Not for each token: a large vocabulary takes longer to check than a token to write."""
+    letters = pl.CharTokenizer("".join(map(chr, range(0x4E00, 0x9E00))))
+    large = pl.TinyGPT(len(letters), embed_dim=8, num_layers=1, num_heads=1, max_seq_len=8)
+    pl.Generator(large).save(tmp_path / "x.so", letters)
+    native, before = Native(tmp_path / "x.so"), ctypes.c_int32(-1)
+    count, room = 20_000, ctypes.c_int64(64)
+    assert native["token_text"](native.model, 5, ctypes.byref(before), TEXT, room) == 3
+    start = time.thread_time()
+    for token in range(count):
+        native["token_text"](native.model, token, ctypes.byref(before), TEXT, room)
+    assert time.thread_time() - start < count * 20e-6
+    assert TEXT.raw[:3].decode() == letters.characters[count - 1]
     native["free"](native.model)
 
 

@@ -35,7 +35,7 @@ def test_every_function_says_how_it_is_left(library: Path) -> None:
     listed = [x.split() for x in output("nm", "-S", library).splitlines()]
     functions = [x for x in listed if len(x) == 4 and x[2] in "tT"]
     assert {"planish_create", "planish_worker", "planish_decode_main"} <= {x[3] for x in functions}
-    assert any(x[3].startswith("planish_decode_k0_") for x in functions)
+    assert any(re.match(r"planish_decode_k\d+_", x[3]) for x in functions)
     for start, size, _, name in functions:
         assert told.get(int(start, 16)) == int(start, 16) + int(size, 16), name
     assert ".eh_frame_hdr" in output("readelf", "-S", "-W", library)
@@ -45,7 +45,7 @@ def test_every_function_says_how_it_is_left(library: Path) -> None:
 def test_a_debugger_finds_the_way_from_a_kernel_to_main(tmp_path: Path) -> None:
     path = tmp_path / "tiny"
     pl.Generator(small_model(max_seq_len=40)).save(path, TOKENIZER)
-    kernel = re.search(r"planish_decode_k0_\w+", output("nm", path))
+    kernel = re.search(r"planish_decode_k\d+_\w+", output("nm", path))
     assert kernel is not None
     given = ["-ex", f"break {kernel[0]}", "-ex", "run", "-ex", "bt"]
     command = ["gdb", "-nx", "-batch", *given, "--args", path, "the", "-n", "3", "--threads", "1"]
@@ -74,4 +74,5 @@ def test_perf_is_told_the_names_of_code_in_memory(
     starts = {name: int(start, 16) for start, _, name in rows}
     assert starts["planish_main"] == program.entry()[0]
     assert all(int(size, 16) > 0 for _, size, _ in rows)
-    assert "k0_" + re.sub(r"\W+", "_", program.kernels[0].name) in starts
+    names = {re.sub(r"k\d+_", "", name) for name in starts}
+    assert re.sub(r"\W+", "_", program.kernels[0].name) in names

@@ -64,6 +64,7 @@ def test_the_best_level_that_runs_here_is_taken(folder: Path) -> None:
     assert told.endswith(f" threads, code for {best}\n")
     found = pl.load(folder / "tiny.so")
     assert found.level.name == best == found.target.name
+    assert repr(found.level) == f"<Level {best}: decode, prefill>"
 
 
 @pytest.mark.parametrize("level", LEVELS[:3])

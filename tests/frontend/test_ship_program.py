@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -11,14 +12,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import planish as pl
+from planish.frontend.tokenizers.library import LibraryTokenizer
 from planish.runtime.artifact import read_shared
 from planish.runtime.host.abi import ABI
 from planish.runtime.target import Target
 from tests.frontend.small import TOKENIZER, small_model
 from tests.frontend.test_llama2c import STORY
+from tests.runtime.host.llama_files import later
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: cc"),
@@ -218,6 +222,21 @@ def test_byte_pairs_are_written_as_they_come(tmp_path: Path) -> None:
                           capture_output=True, check=True)  # fmt: skip
     want = b"".join(words.piece(int(x)) for x in ids)
     assert done.stdout == "naïve 日".encode() + want + b"\n"
+
+
+def test_words_of_llama_3_are_continued(tmp_path: Path) -> None:
+    """A prompt has its start token, and words are cut and found whole as the library does."""
+    pytest.importorskip("tokenizers", reason="the extra planish[bpe] is not installed")
+    words = LibraryTokenizer(json.dumps(later()))
+    large = pl.TinyGPT(len(words), embed_dim=8, num_layers=1, num_heads=2, max_seq_len=CONTEXT)
+    pl.Generator(large).save(tmp_path / "tiny", words)
+    prompt = "'Sit zebra: 999\r\n"
+    given = words.prompt(prompt)
+    assert given[0] == len(words) - 2 and not np.isin(given[0], given[1:])
+    ids = large.generate(given, max_new_tokens=9, seed=5)
+    done = subprocess.run([tmp_path / "tiny", prompt, "-n", "9", "--seed", "5"],
+                          capture_output=True, check=True)  # fmt: skip
+    assert done.stdout.decode("utf-8", "replace") == prompt + words.decode(ids) + "\n"
 
 
 def test_stories_are_those_that_llama2c_documents(tmp_path: Path, data_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,9 @@ def test_weights_may_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
     assert "the weights of another program" in native.error and native["status"](native.model) == 3
     with pytest.raises(pl.ArtifactError, match="has the weights of another program"):
         pl.load(path)
+    assert Native(path, tmp_path).error == f"cannot read {tmp_path}: Is a directory"
+    os.mkfifo(tmp_path / "pipe")
+    assert Native(path, tmp_path / "pipe").error.endswith("pipe: Illegal seek")
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"x\.weights, the weights of"):
         pl.load(path)

@@ -352,9 +352,9 @@ def test_bad_texts_are_refused() -> None:
     ("options", "message"),
     [
         ({"batch": 0}, "batch is a whole number of at least 1, got 0"),
-        ({"batch": 2.0}, "batch is a whole number"),
-        ({"context": True}, "context is a whole number"),
+        *[({x: y}, f"{x} is a whole number") for x, y in (("batch", 2.0), ("context", True))],
         ({"seed": "x"}, "seed is a whole number, got 'x'"),
+        ({"seed": -1}, r"a seed is an integer of 0 <= seed < 2\*\*64, got -1"),
         ({"clip": -1.0}, "clipped to a positive norm"),
         ({"backend": "gpu"}, "backend is one of native, interpret"),
         ({"backend": "native", "dtype": "f64"}, "only interpret takes a dtype"),

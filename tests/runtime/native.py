@@ -17,6 +17,7 @@ from planish.ir.loops import Kernel, Scalar, walk
 from planish.runtime import llvm
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import FAIL
+from planish.runtime.codegen.turn import TURN, turn_module
 from planish.runtime.elf import loaded
 from planish.runtime.lower import lower
 from planish.runtime.memory import aligned
@@ -81,7 +82,8 @@ def module_text(kernel: Kernel, target: Target) -> str:
     names += [f"i64 %d{i}" for i in range(len(kernel.dims))]
     given = ", ".join([*names, "i64 %thread", "i64 %threads", "ptr %scratch", "ptr %status"])
     entry = f"define void @planish_entry({given}) {{\n  call void @k0_test({given})\n  ret void\n}}"
-    return "\n".join([function, entry, *declarations.values(), FAIL])
+    texts = [turn_module(x) if x.startswith(TURN) else y for x, y in declarations.items()]
+    return "\n".join([function, entry, *texts, FAIL])
 
 
 def assembly(kernel: Kernel, target: Target) -> list[str]:

@@ -11,7 +11,7 @@ from planish.frontend.api import compiled
 from planish.frontend.judge import Judge
 from planish.passes.pipelines import PIPELINES
 from planish.runtime import llvm
-from planish.runtime.codegen import steps
+from planish.runtime.codegen import functions
 from planish.runtime.lower import Lowering
 from planish.runtime.memo import Memo
 
@@ -32,13 +32,13 @@ def test_a_second_program_takes_what_the_first_was_made_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(llvm, "OBJECTS", Memo(1 << 24, len))
-    monkeypatch.setattr(steps, "FUNCTIONS", Memo(1 << 24, lambda found: len(found[0])))
+    monkeypatch.setattr(functions, "FUNCTIONS", Memo(1 << 24, lambda found: len(found[0])))
     graph = pl.trace(lambda x: pnp.tanh(x) @ x.T, pl.spec((8, 8)))
     x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     first = compiled(graph, "O2", cache=False)
     want = first(x)  # with the pool, which is compiled once for all programs
     monkeypatch.setattr(llvm, "_Module", None)
-    monkeypatch.setattr(steps, "kernel_function", None)
+    monkeypatch.setattr(functions, "kernel_function", None)
     again = compiled(graph, "O2", cache=False)
     assert again.image.to_bytes() == first.image.to_bytes()
     assert np.array_equal(again(x), want)

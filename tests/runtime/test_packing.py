@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import planish as pl
 from planish.frontend.generate import Generator
 from planish.ir.mapped import File, mapped, release
 from planish.runtime.crew import Crew
-from planish.runtime.packing import PIECE, fill, holds, pieces
+from planish.runtime.kernels.words import WORDS
+from planish.runtime.packing import PIECE, fill, fill_starts, holds, pieces
 
 
 def packed(b: np.ndarray, nr: int) -> np.ndarray:
@@ -51,6 +53,26 @@ def test_large_weights_are_packed_in_several_pieces() -> None:
     b = np.arange(2 * PIECE // 4 * 3, dtype=np.float32).reshape(-1, 512).T
     assert len(list(pieces(np.empty((b.shape[1] // 64, 512, 64), np.float32), b))) > 4
     assert holds(packed(b, 64), b)
+
+
+@pytest.mark.parametrize(
+    "dot, of", [("dpbusd", lambda x: -128 * x), ("dpflip", lambda x: max(-x, 0))]
+)
+@pytest.mark.parametrize("shape", [(1, 4), (33, 8), (2, 50, 260)])
+def test_what_sums_of_bytes_start_with(dot: str, of: Callable, shape: tuple[int, ...]) -> None:
+    """Of words where bytes lie, and of words that were made; beyond the columns there are zeros."""
+    rows = np.random.default_rng(0).integers(-128, 128, shape, np.int8)
+    columns = rows.swapaxes(-1, -2)
+    words = WORDS[4].function(*(columns[..., i::4, :] for i in range(4)))
+    assert np.shares_memory(words, rows)
+    count = shape[-2]
+    want = np.zeros((*shape[:-2], -(-count // 16) * 16), np.int64)
+    for at in np.ndindex(*shape[:-1]):
+        want[at] = sum(of(int(x)) for x in rows[at])
+    for given in (words, words.copy()):
+        panels = np.full((*shape[:-2], want.shape[-1] // 16, 1, 16), 7, np.uint32)
+        fill_starts(panels, given, dot)
+        np.testing.assert_array_equal(panels.view(np.int32).reshape(want.shape), want)
 
 
 @pytest.mark.parametrize("pipeline", ["O2", "bf16"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -86,6 +87,7 @@ def commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and end the process."""
+    warnings.showwarning = warn
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -121,6 +123,11 @@ def complain(path: str, message: str, code: int) -> int:
     """Tell an error in one line."""
     print(f"{path}: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Tell a warning in one line, not the line of code that it comes from."""
+    print(f"planish: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def closed_pipe() -> int:

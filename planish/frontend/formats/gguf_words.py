@@ -1,7 +1,8 @@
-"""Tokenizers in GGUF's facts: GPT-2's byte pairs, and scores as llama2.c has them."""
+"""Tokenizers in GGUF's facts: byte pairs of GPT-2 and Llama 3, and scores as llama2.c has them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 
 from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.bpe import BytePairTokenizer, parsed_merges
+from planish.frontend.tokenizers.library import LibraryTokenizer
 from planish.frontend.tokenizers.llama2c import BYTES, END, FIRST, START, UNKNOWN, ScoreTokenizer
+from planish.frontend.tokenizers.pairs import LLAMA
 from planish.ir.errors import ArtifactError, DataError, PlanishError, UnsupportedError
 
 NAME = "tokenizer.ggml."
 NORMAL, UNKNOWN_TYPE, CONTROL, BYTE = 1, 2, 3, 6  # llama.cpp's types of tokens
 SPACE = "▁"
 SPLITS = ("gpt-2", "default", "gpt2")  # names of the way that GPT-2 cuts text
+LATER = ("llama-bpe", "llama-v3", "llama3")  # and of the way of Llama 3
 NONE = ("none", "no_vocab")
 
 
@@ -81,14 +85,51 @@ def tokenizer_of(path: Path, facts: dict[str, Any]) -> Tokenizer | None:
     try:
         if model == "gpt2" and facts.get(NAME + "pre", "default") in SPLITS:
             return BytePairTokenizer(tuple(tokens), parsed_merges(facts.get(NAME + "merges", [])))
+        if model == "gpt2" and facts.get(NAME + "pre") in LATER:
+            return _later(tokens, facts)
         if model == "llama":
             return _from_scores(tokens, facts.get(NAME + "scores"))
     except PlanishError as error:
         raise ArtifactError(f"{path}: {error}") from error
     raise UnsupportedError(
         f"{path}: its tokenizer is {model!r:.60}, cut like {facts.get(NAME + 'pre')!r:.60}; gpt2 "
-        "cut like gpt-2, and llama, are read; --tokenizer names another"
+        "cut like gpt-2 or llama-bpe, and llama, are read; --tokenizer names another"
     )
+
+
+def _later(tokens: list[str], facts: dict[str, Any]) -> LibraryTokenizer:
+    """Byte pairs of texts that are cut as Llama 3 does: the tokenizer.json that says the same."""
+    types = facts.get(NAME + "token_type")
+    if not isinstance(types, np.ndarray) or len(types) < len(tokens):
+        raise ArtifactError("the tokenizer has no type for each token")
+    parsed_merges(merges := facts.get(NAME + "merges", []))
+    special = [int(x) for x in np.flatnonzero(types[: len(tokens)] == CONTROL)]
+    start = facts.get(NAME + "bos_token_id") if facts.get(NAME + "add_bos_token", True) else None
+    cut = {"type": "Split", "pattern": {"Regex": LLAMA}, "behavior": "Isolated", "invert": False}
+    as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                "use_regex": False}  # fmt: skip
+    rest = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    found = LibraryTokenizer(json.dumps({
+        "version": "1.0", "normalizer": None,
+        "added_tokens": [{"id": n, "content": tokens[n], "special": True, **rest} for n in special],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, as_bytes]},
+        "post_processor": _beginning(tokens[start], start) if start in special else None,
+        "decoder": as_bytes,
+        "model": {"type": "BPE", "vocab": {x: n for n, x in enumerate(tokens)}, "merges": merges,
+                  "ignore_merges": True},
+    }))  # fmt: skip
+    len(found)  # read now: a mistake in it shows here
+    return found
+
+
+def _beginning(token: str, number: int) -> dict[str, Any]:
+    """What puts a token before each text, or two."""
+    begin = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": x, "type_id": 0}} for x in "AB")
+    return {
+        "type": "TemplateProcessing", "single": [begin, first], "pair": [begin, first, second],
+        "special_tokens": {token: {"id": token, "ids": [int(number)], "tokens": [token]}},
+    }  # fmt: skip
 
 
 def _tail(tokens: list[str]) -> list[str]:

@@ -19,6 +19,11 @@ from planish.frontend.tokenizers.stored import tokenizer_in_folder
 from planish.ir.errors import ArtifactError, UnsupportedError
 
 HEAD = 64  # bytes that are looked at
+OTHERS = {  # how files begin that people take for models, and what these are
+    b"\x7fELF": "a program or a library: run it, or load it with pl.load",
+    b"PK": "an archive, as PyTorch's are of pickled objects, never read: save safetensors",
+    b"\x80": "pickled objects, which are never read: save safetensors",
+}
 
 
 def kind_of(path: Path) -> str:
@@ -47,6 +52,9 @@ def kind_of(path: Path) -> str:
         return "llama2.c"
     if head[8:9] == b"{":
         return "safetensors"
+    for begin, what in OTHERS.items():
+        if head.startswith(begin):
+            raise ArtifactError(f"{path}: not a model, but {what}")
     raise ArtifactError(f"{path}: not a model: no safetensors file, and none of GGUF or llama2.c")
 
 

@@ -39,6 +39,7 @@ from planish.frontend.shapes import dtype_of, shape_of
 from planish.frontend.tensor import apply
 from planish.frontend.trace import Spec, spec
 from planish.ir.dims import upper
+from planish.ir.draws import need_seed
 from planish.ir.errors import DataError, DTypeError, ShapeError
 
 POSITIONS = ("learned", "sinusoidal", "rope")
@@ -271,6 +272,10 @@ def _check(config: dict[str, Any]) -> None:
         wrong.append(f"rope_scaling is for positions='rope', not {config['positions']!r}")
     if wrong:
         raise DataError("TinyGPT: " + "; ".join(wrong))
+    if isinstance(
+        config["seed"], (int, np.integer)
+    ):  # else it is what `numpy.random.default_rng` takes
+        need_seed(config["seed"])
     check_rate(config["dropout"])
     heads = config["num_heads"]
     check_heads(config["embed_dim"], heads, config["num_kv_heads"] or heads, config["head_dim"])

@@ -32,7 +32,7 @@ from planish.runtime.host.vocab import (
     SCORES,
 )
 
-HEAD = 80  # bytes
+HEAD = 92  # bytes
 LARGEST = 1 << 30
 KINDS = {"O": letters.OTHER, "L": letters.LETTER, "N": letters.DIGIT, "\n": letters.SPACE}
 
@@ -50,6 +50,8 @@ class _Parts:
     start: int = NONE
     alone: int = NONE
     silent: frozenset[int] = frozenset()
+    digits: int = 0
+    wholes: Sequence[int] = ()
 
 
 def tokenizer_blob(tokenizer: Tokenizer) -> bytes:
@@ -61,19 +63,19 @@ def tokenizer_blob(tokenizer: Tokenizer) -> bytes:
     pool = b"".join(pieces)
     tables = [
         _words(np.cumsum([0, *sizes])), pool + bytes(-len(pool) % 4), _words(parts.letters),
-        _pairs(parts.merges), _words(parts.kinds),
+        _pairs(parts.merges), _words(parts.kinds), _words(parts.wholes),
     ]  # fmt: skip
     places = np.cumsum([HEAD, *map(len, tables)]).tolist()
     if places[-1] > LARGEST:
         raise ArtifactError(
             f"{tokenizer!r} takes {places[-1]} bytes, artifacts hold tokenizers up to {LARGEST}"
         )
-    starts, pool_at, letters_at, pairs_at, kinds_at, size = places
+    starts, pool_at, letters_at, pairs_at, kinds_at, wholes_at, size = places
     ends = [*tokenizer.end, NONE, NONE][:2]
     head = _words([
         FORMAT, parts.kind, size, count, max(sizes, default=0), starts, pool_at, len(pool),
         letters_at, parts.letter_count, pairs_at, len(parts.merges), kinds_at, len(parts.kinds),
-        parts.start, parts.alone, *ends,
+        parts.start, parts.alone, *ends, parts.digits, wholes_at, len(parts.wholes),
     ])  # fmt: skip
     rest = b"".join([head, *tables])
     return _words([MAGIC, zlib.adler32(rest)]) + rest
@@ -106,17 +108,31 @@ def _parts(tokenizer: Tokenizer) -> _Parts:
 def _library_parts(tokenizer: LibraryTokenizer) -> _Parts:
     """Those of the byte pairs that a tokenizer.json describes, if it does."""
     try:
-        pairs, special = byte_pairs(tokenizer.source)
+        found = byte_pairs(tokenizer.source)
+        start, alone = _start(tokenizer, "a"), _start(tokenizer, "")
     except ArtifactError as error:
         raise _refused(f"this tokenizer.json ({error})") from error
-    alone = tokenizer.prompt("").tolist()
-    return replace(_parts(pairs), alone=alone[0] if alone else NONE, silent=special)
+    pairs = found.tokenizer
+    wholes = sorted(found.wholes, key=pairs.piece)
+    return replace(
+        _parts(pairs), start=start, alone=alone, silent=found.special, digits=found.digits,
+        wholes=wholes,
+    )  # fmt: skip
+
+
+def _start(tokenizer: LibraryTokenizer, text: str) -> int:
+    """The token that stands before a text, or NONE; ArtifactError where it is not only that."""
+    prompt, plain = tokenizer.prompt(text).tolist(), tokenizer.encode(text).tolist()
+    if len(prompt) > len(plain) + 1 or prompt[len(prompt) - len(plain) :] != plain:
+        raise ArtifactError("its post_processor adds more than a token before a text")
+    return prompt[0] if len(prompt) > len(plain) else NONE
 
 
 def _refused(what: str) -> ArtifactError:
     return ArtifactError(
-        f"{what} cannot be part of an artifact, which has characters, GPT-2's byte pairs and "
-        "llama2.c's tokenizers; leave it out of a library (--tokenizer none) and encode before it"
+        f"{what} cannot be part of an artifact, which has characters, byte pairs of texts cut as "
+        "GPT-2, GPT-4 or Llama 3 do, and llama2.c's tokenizers; leave it out of a library "
+        "(--tokenizer none) and encode before it"
     )
 
 

@@ -27,6 +27,11 @@ TYPES: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
 # Vocabularies, and the merges that stand beside them
 PAIRS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 LIBRARY = "tokenizer.json"
+# What may be named by mistake, and the bytes at a place that give it away
+OTHERS = (
+    ("a model or weights (safetensors)", 8, b"{"), ("a model (GGUF)", 0, b"GGUF"),
+    ("an archive", 0, b"PK"), ("a program or a library", 0, b"\x7fELF"),
+)  # fmt: skip
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
@@ -65,9 +70,12 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     beside = {merges: vocab for vocab, merges in PAIRS.items()}.get(source.name)
     if beside is not None:
         return _pair(source.with_name(beside), source)
-    data = read_small(source)
+    try:
+        data = read_small(source)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; a tokenizer is wanted here") from error
     if data.lstrip()[:1] != b"{":
-        return read_llama2c(source, data)
+        return _binary(source, data)
     facts = strict_json(source, _utf8(source, data))
     try:
         if "type" in facts and not isinstance(facts["type"], int):
@@ -77,6 +85,20 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     except PlanishError as error:
         raise _named(source, error) from error
     return _pair(source, source.with_name(PAIRS.get(source.name, "merges.txt")))
+
+
+def _binary(source: Path, data: bytes) -> Tokenizer:
+    """llama2.c's tokenizer; where there is none, what else these bytes look like is told."""
+    try:
+        return read_llama2c(source, data)
+    except ArtifactError:
+        for what, at, mark in OTHERS:
+            if data[at:].startswith(mark):
+                raise ArtifactError(
+                    f"{source}: no tokenizer, but {what}; a tokenizer is a JSON file, GPT-2's two "
+                    "files, or llama2.c's"
+                ) from None
+        raise
 
 
 def tokenizer_in_folder(folder: Path) -> Tokenizer | None:

@@ -8,6 +8,7 @@
     reduction   partial results of vector loops
     matrix      matrix loops on tiles
     kernel      statements and loops: one Kernel becomes one function
+    functions   the functions of a plan's kernels, gathered into modules
     steps       the plan: one function that calls all kernels, with barriers
     sync        waiting and waking between threads
 

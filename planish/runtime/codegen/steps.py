@@ -9,36 +9,19 @@ all, or nothing; barriers stand where all must meet. `call` points to the words 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from planish.ir.loop_text import kernel_text
-from planish.ir.loops import Const, Expr, Kernel, Var
-from planish.runtime.cache import digest
+from planish.ir.loops import Const, Var
 from planish.runtime.codegen.expression import Expressions
-from planish.runtime.codegen.kernel import kernel_function
-from planish.runtime.codegen.sync import FAIL, sync_text
-from planish.runtime.codegen.text import Writer
-from planish.runtime.memo import Memo
+from planish.runtime.codegen.functions import Functions, Native, aliased
+from planish.runtime.codegen.sync import DECLARED
+from planish.runtime.codegen.text import CALLS, Writer
 from planish.runtime.plan import Plan, Step
-from planish.runtime.schedule import Schedule, Storage, overlap, schedule
-from planish.runtime.sizes import PARALLEL_WORK, work
+from planish.runtime.schedule import Schedule, Storage, schedule
+from planish.runtime.sizes import PARALLEL_WORK
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target
 
 # What a caller hands in: the pointer table, sizes, how often to run, memory, and where to report.
 CALL = ("slots", "dims", "repeat", "scratch", "scratch_stride", "status", "barrier", "profile")
-
-
-# Characters of a module: some kernels, 20 to 100 ms of LLVM's time. Smaller ones would share the
-# work among cores more evenly, and each takes 1 ms more.
-MODULE_TEXT = 32_000
-
-NAME = "k_"  # of a function that no module has taken in yet
-
-# Functions of kernels, and what they declare, by all that they depend on; limited by characters
-FUNCTIONS: Memo[tuple[str, dict[str, str]]] = Memo(32 << 20, lambda found: len(found[0]))
 
 
 def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
@@ -49,94 +32,29 @@ def slot_order(plan: Plan) -> dict[tuple[str, int], int]:
     return {key: number for number, key in enumerate(slots)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Native:
-    """The function of a kernel, its dimensions, and how much work it is.
-
-    `text` is the kernel's but for its name.
-    """
-
-    text: str
-    symbol: str
-    kernel: Kernel
-    dims: tuple[str, ...]
-    aliased: frozenset[int]
-    alone: bool
-    work: Expr
-
-    def function(self, target: Target) -> tuple[str, dict[str, str]]:
-        """Its LLVM text, called `NAME` there, and what that declares."""
-        key = (target, digest(self.text), self.dims, self.aliased, self.alone)
-        known = FUNCTIONS.get(key)
-        if known is None:
-            needs: dict[str, str] = {}
-            given = self.dims, NAME, target, needs, self.aliased, self.alone
-            known = FUNCTIONS.put(key, (kernel_function(self.kernel, *given), needs))
-        return known
-
-
 class Modules:
     """A plan as LLVM modules. `dims` are the sizes that a caller hands in, `schedule` says which
-    threads do what.
+    threads do what, `symbols` are the functions of the steps.
 
-    `storage` gives a slot's memory as (space, begin, end).
+    `storage` gives a slot's memory as (space, begin, end). `functions` are those that are there
+    already, and make what is missing.
     """
 
-    def __init__(self, plan: Plan, target: Target, storage: Storage, fixed: bool) -> None:
+    def __init__(
+        self, plan: Plan, target: Target, storage: Storage, fixed: bool, functions: Functions
+    ) -> None:
         self.plan, self.target = plan, target
-        self._known: dict[object, _Native] = {}
-        self._keys: dict[int, str] = {}  # of a kernel that is the same object in many steps
         self.schedule = schedule(plan, storage, fixed)
-        steps = zip(plan.steps, self.schedule.runs, strict=True)
-        self._natives = [
-            self._native(step.kernel, _aliased(step, storage), run != "shared")
-            for step, run in steps
-        ]
-        self._symbols: dict[str, str] = {}  # of the function of a kernel: that of an equal one
+        self._natives = [functions.native(step.kernel) for step in plan.steps]
+        self.symbols = tuple(
+            functions.symbol(step.kernel, aliased(step, storage), run != "shared")
+            for step, run in zip(plan.steps, self.schedule.runs, strict=True)
+        )
+        functions.flush()
         self.dims = tuple(sorted({d for native in self._natives for d in native.dims}))
 
-    def _native(self, kernel: Kernel, aliased: frozenset[int], alone: bool) -> _Native:
-        if id(kernel) not in self._keys:
-            self._keys[id(kernel)] = kernel_text(kernel, "kernel")
-        key = (self._keys[id(kernel)], aliased, alone)
-        if key not in self._known:
-            plain = re.sub(r"\W+", "_", kernel.name, flags=re.ASCII)
-            symbol, dims = f"k{len(self._known)}_{plain}", kernel.dims
-            amount = work(kernel, dims)
-            self._known[key] = _Native(key[0], symbol, kernel, dims, aliased, alone, amount)
-        return self._known[key]
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        """The function of each step."""
-        for _ in self._functions():
-            pass
-        return tuple(self._symbols[native.symbol] for native in self._natives)
-
-    def _functions(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """The functions, each once, and what they declare. Kernels of one may differ in names."""
-        known: dict[str, str] = {}
-        for native in self._known.values():
-            function, needs = native.function(self.target)
-            symbol = self._symbols[native.symbol] = known.setdefault(function, native.symbol)
-            if symbol == native.symbol:
-                yield function.replace(f"@{NAME}(", f"@{symbol}(", 1), needs
-
-    def texts(self) -> Iterator[str]:
-        """The modules: kernels, some in each, then the main function."""
-        functions: list[str] = []
-        declarations: dict[str, str] = {}
-        for function, needs in self._functions():
-            functions.append(function)
-            declarations.update(needs)
-            if sum(map(len, functions)) >= MODULE_TEXT:
-                yield "\n".join([*functions, *declarations.values(), FAIL])
-                functions, declarations = [], {}
-        if functions:
-            yield "\n".join([*functions, *declarations.values(), FAIL])
-        yield self._main()
-
-    def _main(self) -> str:
+    def main(self) -> str:
+        """The module of the main function, which needs that of `sync_text`."""
         declarations: dict[str, str] = {}
         main = _Main(Writer(declarations), self.target, self.plan, self.dims, self.schedule)
         main.begin_call()
@@ -144,14 +62,15 @@ class Modules:
             if self.schedule.meets[number]:
                 main.barrier()
             main.note(number)
-            main.step(number, step, native, self._symbols[native.symbol])
+            main.step(number, step, native, self.symbols[number])
             main.tick(number)
         main.end_call()
         # There is nothing to optimise in a list of calls, and the list is long.
+        declarations.update(DECLARED)
         signature = "ptr %call, i64 %thread, i64 %threads"
         head = f"define void @planish_main({signature}) noinline optnone nounwind uwtable {{"
         body = [head, "entry:", *main.writer.body(), "}"]
-        return "\n".join([*body, *declarations.values(), sync_text(self.target)])
+        return CALLS + "\n".join([*body, *declarations.values()])
 
 
 class _Main(Expressions):
@@ -212,7 +131,7 @@ class _Main(Expressions):
             n = len(self.schedule.meets) + 1 + number
             self.writer.do(f"call void @planish.note(ptr %profile, i64 {n}, i64 %thread)")
 
-    def step(self, number: int, step: Step, native: _Native, symbol: str) -> None:
+    def step(self, number: int, step: Step, native: Native, symbol: str) -> None:
         """Call a kernel on all threads, for their share or all of it, or on the first one only."""
         w, run = self.writer, self.schedule.runs[number]
         self.begin()
@@ -241,7 +160,7 @@ class _Main(Expressions):
         w.label(after)
 
     def _call(
-        self, symbol: str, args: list[str], native: _Native, thread: str, threads: str
+        self, symbol: str, args: list[str], native: Native, thread: str, threads: str
     ) -> None:
         w = self.writer
         given = [("ptr", at) for at in args]
@@ -257,16 +176,3 @@ class _Main(Expressions):
             return w.op(f"getelementptr i8, ptr %my_temps, i64 {offset}")
         at = w.op(f"getelementptr ptr, ptr %slots, i64 {self.slots[slot.kind, slot.index]}")
         return w.op(f"load ptr, ptr {at}")
-
-
-def _aliased(step: Step, storage: Storage) -> frozenset[int]:
-    """Numbers of the params that share memory with another one, of which one is written."""
-    places = [storage(slot) for slot in step.args]
-    names = [b.name in step.kernel.writes for b in step.kernel.params]
-    pairs = [
-        (i, j)
-        for i in range(len(places))
-        for j in range(i)
-        if (names[i] or names[j]) and overlap(places[i], places[j])
-    ]
-    return frozenset(x for pair in pairs for x in pair)

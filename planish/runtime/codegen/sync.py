@@ -47,7 +47,7 @@ def clock(target: Target) -> str | None:
 
 
 def sync_text(target: Target) -> str:
-    """The functions above, but for the pool's, for a module."""
+    """The functions above, but for the pool's, as a module."""
     futex = _FUTEX.get(target.arch) if "linux" in target.triple else None
     pause, parameter, argument = _PAUSE.get(target.arch, ("", "", ""))
     name = clock(target)
@@ -80,8 +80,16 @@ def sync_text(target: Target) -> str:
 
 
 def pool_text(target: Target) -> str:
-    """The module of the thread pool."""
-    return sync_text(target) + _POOL
+    """The module of the thread pool, which may lie beside programs: it has its own functions."""
+    return sync_text(target).replace("define void", "define internal void") + _POOL
+
+
+# Declarations of what a main function calls
+DECLARED = {
+    "planish.barrier": "declare void @planish.barrier(ptr, i64, i64)",
+    "planish.note": "declare void @planish.note(ptr, i64, i64)",
+    "planish.tick": "declare void @planish.tick(ptr, i64, ptr, i64, i64)",
+}
 
 
 _SYSCALL = "declare i64 @syscall(i64, ...)\n"
@@ -106,7 +114,7 @@ def _wake_futex(number: int) -> str:
 _SLEEP_YIELD = "call i32 @sched_yield()"
 
 _WAIT = """
-define internal void @planish.wait(ptr %word, i32 %old) noinline nounwind uwtable {{
+define void @planish.wait(ptr %word, i32 %old) noinline nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
   br label %begin
@@ -150,7 +158,7 @@ done:
 """
 
 _WAKE = """
-define internal void @planish.wake(ptr %word) nounwind uwtable {{
+define void @planish.wake(ptr %word) nounwind uwtable {{
 entry:
   %sleepers = getelementptr i8, ptr %word, i64 4
   %count = load atomic i32, ptr %sleepers seq_cst, align 4
@@ -168,7 +176,7 @@ done:
 # that nobody waits for, and a line of each other thread to fetch. Where they count themselves in
 # one word, its line goes from each to the next, and that of a second word back.
 _BARRIER = """
-define internal void @planish.barrier(ptr %memory, i64 %thread, i64 %threads)
+define void @planish.barrier(ptr %memory, i64 %thread, i64 %threads)
     noinline nounwind uwtable {
 entry:
   %alone = icmp eq i64 %threads, 1
@@ -206,7 +214,7 @@ done:
 RECORDING = -1
 
 _NOTE = f"""
-define internal void @planish.note(ptr %profile, i64 %n, i64 %thread) noinline nounwind uwtable {{{{
+define void @planish.note(ptr %profile, i64 %n, i64 %thread) noinline nounwind uwtable {{{{
 entry:
   %wanted = icmp ne ptr %profile, null
   br i1 %wanted, label %ask, label %done, !prof !0
@@ -231,7 +239,7 @@ done:
 
 # profile[0] is the time of the last tick. All threads meet, so that a step's time is all of it.
 _TICK = f"""
-define internal void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
+define void @planish.tick(ptr %profile, i64 %n, ptr %barrier, i64 %thread, i64 %threads)
     noinline nounwind uwtable {{{{
 entry:
   %wanted = icmp ne ptr %profile, null

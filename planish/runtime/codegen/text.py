@@ -16,6 +16,11 @@ _TYPES = {
     t.f64: "double", t.f32: "float", t.f16: "half", t.bf16: "i16", t.i64: "i64", t.i32: "i32",
     t.i8: "i8", t.i4: "i8", t.u32: "i32", t.u8: "i8", t.boolean: "i1",
 }  # fmt: skip
+
+# First lines of modules: what LLVM has to do with them. Without one, it does all that it knows.
+KERNELS = "; kernels\n"  # loops that say already what is a vector and what is unrolled
+CALLS = "; calls\n"  # a list of calls, in which there is nothing to be found
+
 _MANGLED = {"double": "f64", "float": "f32", "half": "f16", "ptr": "p0"}
 
 

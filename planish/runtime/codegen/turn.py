@@ -1,41 +1,111 @@
-"""Turning loops: square blocks of a matrix are transposed in registers."""
+"""Turning loops: square blocks of a matrix are transposed in registers.
+
+    void planish.turn_LxTYPE(ptr from, i64 row, ptr to, i64 line)
+
+is the function that does it, of L rows that lie `row` elements apart. It is long, so a program has
+it once, in a module of its own, and kernels call it: `turn_module`. Blocks whose rows lie at
+distances that differ are transposed where they are.
+"""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from planish.ir.loop_turn import Turn
 from planish.ir.loops import Buffer, Expr
 from planish.runtime.codegen.expression import Expressions
+from planish.runtime.codegen.memory import Place
+from planish.runtime.codegen.text import Writer, memory_type, vector_type
 from planish.runtime.codegen.value import Linear, Value
+
+TURN = "planish.turn_"  # how names of the functions begin
 
 
 def turn_block(code: Expressions, turn: Turn, k: Linear, lanes: int) -> None:
     """All columns for k .. k + lanes - 1."""
+    read, store = (code.places[x.buffer.name] for x in (turn.read, turn.store))
     for first in range(0, turn.columns, lanes):
-        rows = []
-        for i in range(lanes):
-            at = _offset(code, turn, turn.read.buffer, turn.read.index, k, first + i)
-            rows.append(code.memory.load(code.places[turn.read.buffer.name], at, lanes, None))
-        for i, row in enumerate(_transposed(code, rows)):
-            below = code.registers.add(k, Linear(i))
-            at = _offset(code, turn, turn.store.buffer, turn.store.index, below, first)
-            code.memory.store(code.places[turn.store.buffer.name], at, row, None)
+        rows = [
+            _offset(code, turn, turn.read.buffer, turn.read.index, k, first + i)
+            for i in range(lanes)
+        ]
+        lines = [
+            _offset(
+                code, turn, turn.store.buffer, turn.store.index,
+                code.registers.add(k, Linear(i)), first,
+            )
+            for i in range(lanes)
+        ]  # fmt: skip
+        steps = _step(code, rows), _step(code, lines)
+        if steps[0] is None or steps[1] is None:
+            _in_place(code, read, store, rows, lines)
+            continue
+        name = f"{TURN}{lanes}x{memory_type(read.dtype)}"
+        ends = [code.memory.address(read, rows[0]), code.memory.address(store, lines[0])]
+        by = [code.registers.scalar(step) for step in steps if step is not None]
+        given = (("ptr", ends[0]), ("i64", by[0]), ("ptr", ends[1]), ("i64", by[1]))
+        code.writer.call(name, "void", *given)
+
+
+def turn_module(name: str) -> str:
+    """The module of the function `name`."""
+    lanes, element = name.removeprefix(TURN).split("x")
+    count, writer = int(lanes), Writer({})
+    kind = vector_type(element, count)
+    rows = []
+    for i in range(count):
+        at = _pointer(writer, element, "%from", "%row", i)
+        rows.append(writer.op(f"load {kind}, ptr {at}, align {_bytes(element)}"))
+    for i, row in enumerate(_transposed(writer, kind, rows)):
+        at = _pointer(writer, element, "%to", "%line", i)
+        writer.do(f"store {kind} {row}, ptr {at}, align {_bytes(element)}")
+    head = f"define void @{name}(ptr %from, i64 %row, ptr %to, i64 %line) noinline nounwind uwtable"
+    return "\n".join([f"{head} {{", "entry:", *writer.body(), "  ret void", "}"])
+
+
+def _pointer(writer: Writer, element: str, base: str, step: str, number: int) -> str:
+    if not number:
+        return base
+    by = writer.op(f"mul i64 {step}, {number}")
+    return writer.op(f"getelementptr {element}, ptr {base}, i64 {by}")
+
+
+def _bytes(element: str) -> int:
+    return {"float": 4, "double": 8}.get(element) or int(element.removeprefix("i")) // 8
+
+
+def _step(code: Expressions, places: list[Linear]) -> Linear | None:
+    """How far apart places lie, or None where the distances differ."""
+    by = code.registers.add(places[1], places[0], -1)
+    pairs = pairwise(places)
+    return by if all(code.registers.add(b, a, -1) == by for a, b in pairs) else None
+
+
+def _in_place(
+    code: Expressions, read: Place, store: Place, rows: list[Linear], lines: list[Linear]
+) -> None:
+    lanes = len(rows)
+    values = [code.memory.load(read, Linear(x.const, x.terms, 1, 1), lanes, None) for x in rows]
+    kind = values[0].type
+    refs = _transposed(code.writer, kind, [x.ref for x in values])
+    for at, ref in zip(lines, refs, strict=True):
+        value = Value(ref, read.dtype, lanes)
+        code.memory.store(store, Linear(at.const, at.terms, 1, 1), value, None)
 
 
 def _offset(
     code: Expressions, turn: Turn, buffer: Buffer, index: tuple[Expr, ...], k: Linear, j: int
 ) -> Linear:
-    """The elements from a place on, as many as there are lanes."""
+    """Where the elements of a row begin."""
     code.env[turn.k.name], code.env[turn.j.name] = k, Linear(j)
     code.begin()
     found = code.memory.offset(code.places[buffer.name], tuple(map(code.index, index)), 0)
-    start = found if isinstance(found, Linear) else code.registers.atom(found.ref)
-    return Linear(start.const, start.terms, 1, 1)
+    return found if isinstance(found, Linear) else code.registers.atom(found.ref)
 
 
-def _transposed(code: Expressions, rows: list[Value]) -> list[Value]:
+def _transposed(writer: Writer, kind: str, rows: list[str]) -> list[str]:
     """Lane i of row r becomes lane r of row i: bit by bit of their numbers, lane and row swap."""
-    lanes, dtype, kind = len(rows), rows[0].dtype, rows[0].type
-    refs = [row.ref for row in rows]
+    lanes, refs = len(rows), list(rows)
     bit = 1
     while bit < lanes:
         lower = [r if not r & bit else lanes + (r ^ bit) for r in range(lanes)]
@@ -46,6 +116,6 @@ def _transposed(code: Expressions, rows: list[Value]) -> list[Value]:
                 for at, order in ((i, lower), (i + bit, upper)):
                     mask = ", ".join(f"i32 {r}" for r in order)
                     text = f"shufflevector {kind} {pair[0]}, {kind} {pair[1]}, "
-                    refs[at] = code.writer.op(f"{text}<{lanes} x i32> <{mask}>")
+                    refs[at] = writer.op(f"{text}<{lanes} x i32> <{mask}>")
         bit *= 2
-    return [Value(ref, dtype, lanes) for ref in refs]
+    return refs

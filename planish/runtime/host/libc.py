@@ -12,6 +12,7 @@ PRIVATE = 2
 ANONYMOUS = 0x20
 HUGE_PAGES = 14  # of madvise
 READ_ONLY = 0  # of open
+AT_ONCE = 0x800  # of open, too: not to wait for who writes into a pipe
 TO_END = 2  # of lseek
 MONOTONIC = 1  # of clock_gettime
 INTERRUPTED = 4  # an errno

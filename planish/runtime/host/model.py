@@ -27,7 +27,6 @@ from planish.runtime.host.libc import (
     HUGE_PAGES,
     PRIVATE,
     READ,
-    READ_ONLY,
     TO_END,
     WRITE,
     __errno_location,
@@ -41,7 +40,6 @@ from planish.runtime.host.libc import (
     memcpy,
     mmap,
     munmap,
-    open,
     pthread_create,
     pthread_join,
     sched_getcpu,
@@ -63,6 +61,7 @@ from planish.runtime.host.records import (
     Tables,
     Worker,
     is_left,
+    opened,
     planish_run,
     planish_stop,
     planish_tables,
@@ -200,7 +199,7 @@ def map_weights(model: Model, tables: Tables, path: Text) -> bool:
     if path == null:
         snprintf(model.message, MESSAGE, text("the weights are in a file of their own: name it"))
         return False
-    file = open(path, READ_ONLY)
+    file = opened(path)
     if file < 0:
         form = text("cannot read %.300s: %s")
         snprintf(model.message, MESSAGE, form, path, strerror(__errno_location()[0]))

@@ -18,7 +18,18 @@ from planish.runtime.host.language import (
     u8,
     u64,
 )
-from planish.runtime.host.libc import getpid, snprintf
+from planish.runtime.host.libc import (
+    AT_ONCE,
+    READ_ONLY,
+    TO_END,
+    __errno_location,
+    close,
+    getpid,
+    lseek,
+    open,
+    read,
+    snprintf,
+)
 
 OK = 0
 ARGUMENT = 1
@@ -112,6 +123,7 @@ class Model(Record):
     `process` is the one that made it, and has its threads. `read` are tokens that were read, or
     steps that were made, whose `losses` there may be `room` for. `text` are the tokens of a text
     that `seed` began; `slide`: it may go on where the context is full, as it did `windows` times.
+    `words` is the tokenizer, once it has been checked.
     """
 
     status: i32
@@ -141,6 +153,7 @@ class Model(Record):
     windows: i64
     losses: Ptr[f64]
     room: i64
+    words: Ptr[u8]
 
 
 def can_run(model: Model) -> bool:
@@ -175,3 +188,18 @@ def refused(model: Model, code: i32, why: Ptr[u8]) -> i32:
         snprintf(model.message, MESSAGE, text("%s"), why)
     model.status = code
     return code
+
+
+def opened(path: Text) -> i32:
+    """A file to map; -1 where it is none, a folder or a pipe say, and the system's number says why.
+
+    A folder can be opened, and its size is that of the largest file that there could be; a pipe
+    has none, and is not waited for.
+    """
+    file = open(path, READ_ONLY | AT_ONCE)
+    if file >= 0 and (read(file, null, 0) < 0 or lseek(file, 0, TO_END) < 0):
+        why = __errno_location()[0]
+        close(file)
+        __errno_location()[0] = why
+        return -1
+    return file

@@ -29,7 +29,6 @@ from planish.runtime.host.libc import (
     INTERRUPTED,
     PRIVATE,
     READ,
-    READ_ONLY,
     TO_END,
     __errno_location,
     calloc,
@@ -61,6 +60,7 @@ from planish.runtime.host.records import (
     Model,
     can_run,
     failed,
+    opened,
     refused,
 )
 from planish.runtime.host.sha256 import DIGITS, sha_memory
@@ -115,7 +115,7 @@ def planish_restore(model: Model, path: Text) -> i32:
     """
     if not can_run(model) or not kept(model):
         return failed(model)
-    file = open(path, READ_ONLY)
+    file = opened(path)
     if file < 0:
         return unusable(model, text("cannot read %.300s: %s"), path)
     size = lseek(file, 0, TO_END)

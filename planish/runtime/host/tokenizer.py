@@ -27,8 +27,8 @@ from planish.runtime.host.language import (
     u8,
     u32,
 )
-from planish.runtime.host.letters import code_at, width, word_end
-from planish.runtime.host.libc import calloc, free, snprintf
+from planish.runtime.host.letters import code_at, later_word_end, width, word_end
+from planish.runtime.host.libc import calloc, free, memcmp, snprintf
 from planish.runtime.host.merging import EACH, Chain, Pair, merge, set_chain
 from planish.runtime.host.vocab import (
     BYTE_PAIRS,
@@ -160,10 +160,15 @@ def encode_words(
     """Byte pairs, word by word."""
     tokens = words_at(vocab, vocab.letters)
     kinds = words_at(vocab, vocab.kinds)
+    count = i64(vocab.kind_count)
     at = 0
+    end: i64 = 0
     wrong.letter = 0
     while at < length:
-        end = word_end(kinds, i64(vocab.kind_count), data, at, length)
+        if vocab.digits == 0:
+            end = word_end(kinds, count, data, at, length)
+        else:
+            end = later_word_end(kinds, count, i64(vocab.digits), data, at, length)
         for n in range(at, end):
             token = tokens[data[n]]
             if token == NONE:
@@ -173,11 +178,39 @@ def encode_words(
                 return NO_TOKEN
             chain.token[n - at] = i32(token)
             wrong.letter += 0 if data[n] & 0xC0 == 0x80 else 1
-        chain.size = end - at
-        merge(chain)
-        tell(chain, out)
+        whole = whole_token(vocab, data + at, end - at)
+        if whole >= 0:
+            put(out, whole)
+        else:
+            chain.size = end - at
+            merge(chain)
+            tell(chain, out)
         at = end
     return out.count
+
+
+def whole_token(vocab: Vocab, word: Text, size: i64) -> i64:
+    """The token that a whole word is, where such are looked for; or -1."""
+    wholes = words_at(vocab, vocab.wholes)
+    starts = words_at(vocab, vocab.starts)
+    low = 0
+    high = i64(vocab.whole_count)
+    while low < high:
+        middle = (low + high) >> 1
+        token = i64(wholes[middle])
+        begin = i64(starts[token])
+        other = i64(starts[token + 1]) - begin
+        piece = Ptr[u8](vocab) + vocab.pool + begin
+        order = i64(memcmp(piece, word, other if other < size else size))
+        if order == 0:
+            order = other - size
+        if order == 0:
+            return token
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return -1
 
 
 def encode_scores(vocab: Vocab, data: Text, length: i64, out: Out, chain: Chain) -> i64:

@@ -22,7 +22,7 @@ from planish.runtime.host.letters import SPACE, letter_kind
 from planish.runtime.host.merging import Pair
 
 MAGIC = 0x4B544C50  # PLTK
-FORMAT = 1
+FORMAT = 2
 CHARACTERS = 1  # kinds
 BYTE_PAIRS = 2
 SCORES = 3
@@ -37,7 +37,9 @@ class Vocab(Record):
     checksum: Adler-32 of all that follows it. starts: where each token's bytes begin in the pool,
     vocab + 1 of u32. letters: of byte pairs, the token of each byte or NONE; else code points in
     order, then the token of each. pairs: sorted. kinds: see `letters`. start: the token before
-    every prompt, alone: the one of an empty prompt.
+    every prompt, alone: the one of an empty prompt. digits: the most that a word of byte pairs has,
+    or 0 where words are GPT-2's. wholes: tokens by their bytes, of which a whole word is made
+    whatever is merged.
     """
 
     magic: u32
@@ -60,6 +62,9 @@ class Vocab(Record):
     alone: u32
     end: u32
     other_end: u32
+    digits: u32
+    wholes: u32
+    whole_count: u32
 
 
 def words_at(vocab: Vocab, offset: u32) -> Ptr[u32]:
@@ -78,7 +83,7 @@ def vocab_fault(vocab: Vocab, size: i64) -> Text:
     if adler(Ptr[u8](vocab) + 8, size - 8) != vocab.checksum:
         return text("the tokenizer is damaged: its checksum differs")
     fit = heads_fit(vocab) and pieces_fit(vocab) and letters_fit(vocab) and pairs_fit(vocab)
-    if not (fit and kinds_fit(vocab)):
+    if not (fit and kinds_fit(vocab) and wholes_fit(vocab)):
         return text("the tokenizer is damaged: its tables do not fit")
     return null
 
@@ -125,6 +130,7 @@ def heads_fit(vocab: Vocab) -> bool:
         and inside(vocab, vocab.letters, i64(vocab.letter_count), each)
         and inside(vocab, vocab.pairs, i64(vocab.pair_count), size_of(Pair))
         and inside(vocab, vocab.kinds, i64(vocab.kind_count), 4)
+        and inside(vocab, vocab.wholes, i64(vocab.whole_count), 4)
     )
     ends = is_token(vocab, vocab.end) and is_token(vocab, vocab.other_end)
     return tables and ends and is_token(vocab, vocab.start) and is_token(vocab, vocab.alone)
@@ -168,3 +174,13 @@ def kinds_fit(vocab: Vocab) -> bool:
         return True
     kinds = words_at(vocab, vocab.kinds)
     return letter_kind(kinds, i64(vocab.kind_count), i64(ord(" "))) == SPACE
+
+
+def wholes_fit(vocab: Vocab) -> bool:
+    """Whole words are tokens."""
+    wholes = words_at(vocab, vocab.wholes)
+    for n in range(vocab.whole_count):
+        token = wholes[n]
+        if token >= vocab.tokens:
+            return False
+    return True

@@ -11,13 +11,16 @@ from planish.runtime.host.vocab import Vocab, vocab_fault
 
 
 def vocab_of(model: Model) -> Vocab:
-    """The tokenizer of an artifact, or null: the model says why."""
+    """The tokenizer of an artifact, or null: the model says why. It is checked the first time."""
+    if model.words != null:
+        return Vocab(model.words)
     places = planish_places()
     vocab = Vocab(places.words)
     why = text("there is no tokenizer inside")
     if places.words_size > 0:
         why = vocab_fault(vocab, places.words_size)
     if why == null:
+        model.words = places.words
         return vocab
     snprintf(model.message, MESSAGE, text("%s"), why)
     model.status = ARGUMENT

@@ -187,9 +187,10 @@ class _Tile:
         most = nest.let(self.seen(size_expr(self.queries) - 1))
         blocks = nest.let((most + (self.block - 1)) // self.block)
         last = size_expr(self.keys) - 1
+        even = isinstance(self.keys, int) and self.keys % self.block == 0
         with nest.loop("kb", blocks) as kb, nest.loop("kd", self.depth, "turn") as d:
             with nest.loop("kj", self.block, "vector", self.block) as j:
-                key = minimum(kb * self.block + j, last)
+                key = kb * self.block + j if even else minimum(kb * self.block + j, last)
                 value = cast(self.pull(self.k, (*self.head, key, d)), self.dtype)
                 nest.store(self.kt, (d, kb * self.block + j), value)
 

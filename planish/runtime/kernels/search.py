@@ -36,11 +36,12 @@ def arg_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
         with nest.loop("j", size, "vector", target.lanes(x.dtype)) as j:
             nest.accumulate(extreme, FIRST, op, pull(x, (*at[:axis], j, *at[axis:])))
         best = nest.let(nest.load(extreme, 0), here=True)
+        none = nest.let(scalar("ne", best, best), here=True)
         with nest.loop("k", size, "vector", lanes) as j:
             value = nest.let(pull(x, (*at[:axis], j, *at[axis:])), here=True)
             hit = scalar("eq", value, best)
             if x.dtype.is_float:
-                hit = hit | (scalar("ne", value, value) & scalar("ne", best, best))
+                hit = hit | (scalar("ne", value, value) & none)
             nest.accumulate(found, FIRST, "min", select(hit, cast(j, t.i64), Const(2**62, t.i64)))
         place = (*at[:axis], as_index(0), *at[axis:]) if anchor.attrs.get("keep") else at
         nest.store(out, place, nest.let(nest.load(found, 0), here=True))

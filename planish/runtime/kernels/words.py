@@ -91,15 +91,16 @@ WORDS = {2: Word("pair", 2), 4: Word("quad", 4)}
 
 
 def _unsigned_sums(b: np.ndarray) -> np.ndarray:
-    return -128 * b.sum(-2, dtype=np.int64)
+    return -128 * b.sum(-2, dtype=np.int32)
 
 
 def _negative_sums(b: np.ndarray) -> np.ndarray:
-    return -np.minimum(b, 0).sum(-2, dtype=np.int64)
+    zeros = np.zeros((b.shape[-2], 1), np.int8)  # NumPy is slow where one number is on all sides
+    return -np.minimum(b, zeros).sum(-2, dtype=np.int32)
 
 
-# What sums over bytes of B [..., K, N] start with, so that dots add up to products of signed bytes:
-# dpbusd takes bytes of A that are 128 more, dpflip leaves out magnitudes.
+# What sums over bytes of B [..., K, N] start with, i32 [..., N], so that dots add up to products of
+# signed bytes: dpbusd takes bytes of A that are 128 more, dpflip leaves out magnitudes.
 STARTS = {"dpbusd": _unsigned_sums, "dpflip": _negative_sums}
 
 
