@@ -35,7 +35,7 @@ def stages() -> dict[str, str]:
 
 def inner_loop(llvm_ir: str, lines: int = 10) -> str:
     """The beginning of the last loop of the first kernel in a module."""
-    kernel = llvm_ir.split("@k0_", 1)[1].split("\n}", 1)[0]
+    kernel = llvm_ir.split("define void @k", 1)[1].split("\n}", 1)[0]
     block = "loop" + kernel.rsplit("\n\nloop", 1)[1]
     return "\n".join(line.split("  ;")[0].rstrip() for line in block.splitlines()[:lines])
 

@@ -62,9 +62,9 @@ class Pool:
             self._run(self._address, job, argument, self.threads)
 
     def wake(self) -> None:
-        """Let workers that sleep wake up, and look for work for a while; do not wait for them."""
-        with self._lock:
-            self._wake(self._address)
+        """Let workers that sleep wake up, and look for work for a while; do not wait for them, nor
+        for a run of somebody else, who has woken them already."""
+        self._wake(self._address)
 
     def stop(self) -> None:
         """Let the workers end."""

@@ -99,6 +99,12 @@ def test_groups_are_shared_out_evenly(
     assert beside(product(rows, np.ones((8, panels * WIDE), np.float32)), monkeypatch) == many
 
 
+def test_columns_without_a_number_are_read_by_panels_that_are_made() -> None:
+    x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    program = pl.compile(lambda x: x @ x.T @ x, pl.spec((pl.Dim("N"), 8)), threads=2)
+    np.testing.assert_allclose(program(x), x @ x.T @ x, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize(
     ("heads", "size", "apart"),
     [(2, WIDE, True), (4, 2 * WIDE, True), (6, 4 * WIDE, True), (3, WIDE, False),

@@ -82,6 +82,8 @@ def test_workers_are_woken_before_there_is_work() -> None:
     program.wake()
     time.sleep(0.01)  # they sleep again
     assert (program(x) == 4).all()
+    with POOLS.get(2)._lock:
+        program.wake()  # while another runs
     Program(chain(3, columns=4096), threads=1).wake()
 
 

@@ -248,6 +248,7 @@ class _Kernel(Expressions):
         writer.label(head)
         following = f"%{writer.name('i')}"
         counter = writer.op(f"phi i64 [ {first}, %{before} ], [ {following}, %{latch} ]")
+        mine = writer.loops = writer.loops + 1
         at = registers.atom(counter)
         if body is None:
             self.bind(loop, at)
@@ -259,10 +260,10 @@ class _Kernel(Expressions):
         writer.label(latch)
         writer.do(f"{following} = add nuw nsw i64 {counter}, {step}")
         again = writer.op(f"icmp slt i64 {following}, {last}")
-        often = ""
+        told = writer.as_it_is() if writer.loops > mine else ""  # there are loops in this one
         if begin.constant is not None and end.constant is not None:
-            often = writer.often(-(-(end.constant - begin.constant) // step))
-        writer.do(f"br i1 {again}, label %{head}, label %{done}{often}")
+            told += writer.often(-(-(end.constant - begin.constant) // step))
+        writer.do(f"br i1 {again}, label %{head}, label %{done}{told}")
         writer.label(done)
 
     def bind(self, loop: For, at: Linear) -> None:
@@ -295,8 +296,7 @@ class _Kernel(Expressions):
     # vector loops
 
     def _vector(self, loop: For, extent: Linear) -> None:
-        size = extent.constant
-        lanes = loop.width
+        size, lanes = extent.constant, loop.width
         while size is not None and 1 <= size <= lanes // 2:
             lanes //= 2  # the upper half would be masked, and adds nothing to a reduction
         self.lanes, self.owner = lanes, loop

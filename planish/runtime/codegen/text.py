@@ -21,6 +21,11 @@ _TYPES = {
 KERNELS = "; kernels\n"  # loops that say already what is a vector and what is unrolled
 CALLS = "; calls\n"  # a list of calls, in which there is nothing to be found
 
+_LOOP, _STAYS = "!4000000000", "!4000000001"  # beyond the numbers of trips
+_AS_IT_IS = (
+    f'{_LOOP} = distinct !{{{_LOOP}, {_STAYS}}}\n{_STAYS} = !{{!"llvm.loop.unroll.disable"}}'
+)
+
 _MANGLED = {"double": "f64", "float": "f32", "half": "f16", "ptr": "p0"}
 
 
@@ -91,6 +96,7 @@ class Writer:
         self.declarations = declarations
         self.entry: list[str] = []  # runs first: allocas
         self.lines: list[str | list[str]] = []  # a list inside: what is moved out of a loop
+        self.loops = 0  # begun so far
         self._count = 0
 
     def name(self, hint: str = "") -> str:
@@ -153,6 +159,11 @@ class Writer:
         node = f"!{trips + 1}"
         self.declarations[node] = f'{node} = !{{!"branch_weights", i32 {max(trips - 1, 1)}, i32 1}}'
         return f", !prof {node}"
+
+    def as_it_is(self) -> str:
+        """What tells LLVM not to unroll a loop, nor to find out whether it should."""
+        self.declarations[_LOOP] = _AS_IT_IS
+        return f", !llvm.loop {_LOOP}"
 
     def declare(self, name: str, result: str, *kinds: str) -> None:
         """Note that the module needs `name`."""

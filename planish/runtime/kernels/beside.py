@@ -145,8 +145,10 @@ def panels_beside(gemm: Gemm) -> int:
             return many
         if panels % (2 * many) == 0 or (panels % many == 0 and panels >= MANY * many):
             return many
+    if gemm.product.batch or not may_read_beside(gemm, 1):
+        return 1  # columns may have no number yet
     half = -(-panels_of(gemm) // 2)
-    return half if not gemm.product.batch and may_read_beside(gemm, half) else 1
+    return half if may_read_beside(gemm, half) else 1
 
 
 def may_read_beside(gemm: Gemm, many: int, width: int = 0) -> bool:
