@@ -6,8 +6,9 @@
 Models have random weights. Of starts, loads and compiles each run is a process of its own; the
 median of `--rounds` is shown. Their bars allow for reading the file of weights as well, and those
 of loads for its checksum. For tokens per second the program, a C program that calls the library,
-Python on the library and Python on what it compiled itself take turns, `--rounds` times; the first
-token is not counted, the median of all turns is shown.
+Python on the library and Python on what it compiled itself take turns, `--rounds` times: texts of
+`--tokens`, which slide where the context is full. The first token is not counted, the median of all
+turns is shown.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ int main(int argc, char **argv) {
     planish_defaults(&options);
     options.temperature = 0;
     options.max_tokens = atoi(argv[3]);
+    options.slide = 1;
     state mine = {0};
     if (planish_generate(model, tokens, count, &options, note, &mine, NULL)) return 1;
     fprintf(stderr, "then %.0f tokens/s\n", (mine.count - 1) / (now() - mine.first));
@@ -108,8 +110,8 @@ WRITE = COMPILING.format(work="x = pl.Generator(model, sys.argv[2]); x.prefill, 
 class Made:
     """A model in a folder: `model.safetensors`, the program `model`, `model.so`, the C program."""
 
-    def __init__(self, folder: Path, c: Config, pipeline: str, threads: int):
-        self.folder, self.c, self.pipeline, self.threads = folder, c, pipeline, threads
+    def __init__(self, folder: Path, c: Config, pipeline: str, threads: int, new: int):
+        self.folder, self.pipeline, self.threads, self.new = folder, pipeline, threads, new
         tokenizer = pl.CharTokenizer.from_text(CHARACTERS)
         model = pl.TinyGPT(c.vocab, c.width, c.layers, c.heads, c.context, dropout=0.0)
         pl.save(model, folder / "model.safetensors", tokenizer)
@@ -130,20 +132,20 @@ class Made:
 
     def rates(self) -> dict[str, Callable[[], float]]:
         """Who writes tokens, and how to get tokens per second of each."""
-        new = str(self.c.new)
+        new = str(self.new)
         driver = [str(self.folder / "driver"), str(self.threads), self.prompt, new]
         return {
             "Python": lambda: self.python(self.compiled),
             "Python, loaded": lambda: self.python(self.loaded),
             "so": lambda: rate(driver),
-            "exe": lambda: rate(self.command("-n", new, "--stats")),
+            "exe": lambda: rate(self.command("-n", new, "--slide", "--stats")),
         }
 
     def python(self, maker: Any) -> float:
         """Tokens per second of Python."""
         times: list[float] = []
         note = lambda _: times.append(time.perf_counter())  # noqa: E731
-        written(maker, self.ids, self.c.new, Sampling(0.0), None, True, note, None, False)
+        written(maker, self.ids, self.new, Sampling(0.0), None, True, note, None, True)
         return (len(times) - 1) / (time.perf_counter() - times[0])
 
     def first(self) -> float:
@@ -235,6 +237,7 @@ def main() -> None:
     parser.add_argument("--configs", default="nano,baby")
     parser.add_argument("--pipelines", default="O2,int8")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=None)
     given = parser.parse_args()
     threads = thread_count(given.threads)
@@ -244,7 +247,7 @@ def main() -> None:
     for name in given.configs.split(","):
         for pipeline in given.pipelines.split(","):
             with tempfile.TemporaryDirectory() as folder:
-                made = Made(Path(folder), CONFIGS[name], pipeline, threads)
+                made = Made(Path(folder), CONFIGS[name], pipeline, threads, given.tokens)
                 for row in rows(made, given.rounds, name):
                     print("|", " | ".join((f"{name} {pipeline}", *row)), "|", flush=True)
 
