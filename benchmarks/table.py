@@ -32,7 +32,7 @@ def line(rows: list[dict]) -> str:
     peers = sorted((r for r in rows if r["contestant"] != OURS), key=lambda r: r["median_ms"])
     best, base = peers[0], next((r for r in peers if r["contestant"] == BASE), None)
     roof = number(ours["roof_ms"]) if ours["roof_ms"] else "-"
-    text = f"{' '.join((ours['config'], ours['workload'], ours['dtype'])):20}"
+    text = f"{' '.join((ours['config'], ours['workload'], ours['dtype'])):{WIDTH}}"
     text += f"{number(ours['median_ms']):>9}{roof:>9}   {best['contestant']:18}"
     text += f"{number(best['median_ms']):>9}{best['median_ms'] / ours['median_ms']:7.2f}"
     if base:
