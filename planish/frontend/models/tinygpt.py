@@ -272,10 +272,9 @@ def _check(config: dict[str, Any]) -> None:
         wrong.append(f"rope_scaling is for positions='rope', not {config['positions']!r}")
     if wrong:
         raise DataError("TinyGPT: " + "; ".join(wrong))
-    if isinstance(
-        config["seed"], (int, np.integer)
-    ):  # else it is what `numpy.random.default_rng` takes
-        need_seed(config["seed"])
+    seed = config["seed"]
+    if isinstance(seed, (int, np.integer)):  # others are what `numpy.random.default_rng` takes
+        need_seed(seed)
     check_rate(config["dropout"])
     heads = config["num_heads"]
     check_heads(config["embed_dim"], heads, config["num_kv_heads"] or heads, config["head_dim"])

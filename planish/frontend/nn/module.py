@@ -83,7 +83,7 @@ class Module:
                 yield from x._all_parameters(_joined(prefix, name))
 
     def parameters(self) -> list[Parameter]:
-        """All parameters."""
+        """All parameters, without paths: these take longer, and each text asks for parameters."""
         found: dict[int, Parameter] = {}
         self._gather(found)
         return [*found.values()]

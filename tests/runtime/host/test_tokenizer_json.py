@@ -78,7 +78,7 @@ def test_whole_words_are_tokens_whatever_is_merged() -> None:
 
 
 @pytest.mark.parametrize("name", ["Llama 3", "Qwen 2"])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(ANY)
 def test_any_text_is_cut_as_the_library_does(name: str, text: str) -> None:
     assume(BEGIN not in text and END not in text)  # the library looks for these first
@@ -106,7 +106,7 @@ def is_cut_alike(name: str, text: str) -> None:
     assert native.encode(data) == ours.encode(text).tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damage_that_hides_its_checksum_leads_nowhere(data: st.DataObject) -> None:
     ours, native = both("Llama 3")
