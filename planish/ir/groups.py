@@ -4,7 +4,8 @@
 
     map          every node is pull shaped; the outputs have one shape
     contraction  one matmul; its operands are leaves through views and casts; what depends on it is
-                 elementwise of its shape, and so are the outputs
+                 elementwise of its shape, and so are the outputs; but for some that are updates of
+                 leaves, by runs of the columns of such values (see `written_value`)
     special      one op with a hand-shaped kernel, the only output; its operands are leaves through
                  views
     row          reductions over the last axis of arrays R+(n,), R the row space; what depends on
@@ -119,13 +120,65 @@ def _contraction(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node
     bad = _not_through(anchor, set(nodes), ON_THE_WAY)
     if bad is not None:
         return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
-    for n in dependents(nodes, (anchor,)):
+    late = dependents(nodes, (anchor,))
+    updates = [n for n in outputs if _is_update(n, nodes, late)]
+    moved = {n for update in updates for n in (update, *views_of(update)[:-1])}
+    for n in late - moved:
         if n is not anchor and (n.op.kind != "elementwise" or n.shape != anchor.shape):
             return Group(None, f"{_text(n)} is not elementwise of the shape of {_text(anchor)}")
     for n in outputs:
-        if n.shape != anchor.shape:
+        if n.shape != anchor.shape and n not in updates:
             return Group(None, f"output {_text(n)} has not the shape of {_text(anchor)}")
     return Group("contraction", anchor=anchor)
+
+
+def written_value(update: Node) -> Node | None:
+    """What an `update_slice` writes some columns of; None where runs of them do not stay runs.
+
+    They do where views cut the last axis first, and then make parts of it, whose sizes are known,
+    or move other axes: so the columns of q, k and v become heads.
+    """
+    *views, value = views_of(update)
+    cut = [x for x in views if x.op.name == "slice"]
+    moves = views[: len(views) - len(cut)]
+    whole = all(isinstance(x.shape[-1], int) for x in (*views, value) if x.shape)
+    good = whole and value.shape and all(map(_cuts_columns, views[len(moves) :]))
+    return value if good and all(map(_keeps_runs, moves)) else None
+
+
+def views_of(update: Node) -> list[Node]:
+    """What an `update_slice` writes: views, the last one first, and the value that they are of."""
+    found = [update.inputs[1]]
+    while found[-1].op.kind == "view":
+        found.append(found[-1].inputs[0])
+    return found
+
+
+def _cuts_columns(view: Node) -> bool:
+    """Whether a view is a slice of the last axis alone."""
+    if view.op.name != "slice" or any(step != 1 for step in view.attrs["steps"]):
+        return False
+    known = isinstance(view.attrs["starts"][-1], int)
+    return known and view.shape[:-1] == view.inputs[0].shape[:-1]
+
+
+def _keeps_runs(view: Node) -> bool:
+    """Whether neighbours along the last axis stay so, but at the ends of its parts."""
+    before, after = view.inputs[0].shape, view.shape
+    if view.op.name == "transpose":
+        return view.attrs["perm"][-1] == len(after) - 1
+    if view.op.name != "reshape" or not (before and after and before[-1] and after[-1]):
+        return False
+    return before[-1] % after[-1] == 0 or after[-1] % before[-1] == 0
+
+
+def _is_update(n: Node, nodes: Sequence[Node], late: set[Node]) -> bool:
+    """Whether `n` writes what a kernel has made into a leaf that it does not read otherwise."""
+    if n.op.name != "update_slice" or written_value(n) not in late:
+        return False
+    x, _, *starts = n.inputs
+    reads = sum(y is x for other in nodes for y in other.inputs)
+    return x.op.kind == "leaf" and reads == 1 and late.isdisjoint(starts)
 
 
 def _special(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -> Group:

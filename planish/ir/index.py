@@ -174,8 +174,9 @@ def _divide(op: str, x: Poly, n: Poly, ranges: Ranges) -> Poly:
     if n == {(): 1}:
         return x if op == "floor_div" else {}
     quotient, rest = _split(x, n)
-    if _below(rest, n, ranges):
-        return quotient if op == "floor_div" else rest
+    for q, r in ((quotient, rest), _up(quotient, rest, n)):
+        if _below(r, n, ranges):
+            return q if op == "floor_div" else r
     if op == "mod":  # (n*q + r) % n = r % n
         return {(Scalar("mod", (to_expr(rest), to_expr(n)), t.i64),): 1}
     inner: Poly = {(Scalar("floor_div", (to_expr(rest), to_expr(n)), t.i64),): 1}
@@ -203,6 +204,15 @@ def _split(x: Poly, n: Poly) -> tuple[Poly, Poly]:
         else:
             rest[term] = coefficient
     return quotient, rest
+
+
+def _up(quotient: Poly, rest: Poly, n: Poly) -> tuple[Poly, Poly]:
+    """The same n*q + r, so much of a number n moved to r that its constant is not negative."""
+    least, size = rest.get((), 0), n.get((), 0)
+    if least >= 0 or set(n) != {()} or size <= 0:
+        return quotient, rest
+    more = -(least // size)
+    return _add(quotient, {(): more}, -1), _add(rest, {(): more * size}, 1)
 
 
 def _below(rest: Poly, n: Poly, ranges: Ranges) -> bool:

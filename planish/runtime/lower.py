@@ -10,11 +10,11 @@ lies; a donated input and its output are one memory (see `order_writes`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Size, product, upper
+from planish.ir.dims import AnySize, Shape, Size, product, upper
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, body_of, classify
@@ -162,7 +162,7 @@ class Lowering(Operands):
         outs: tuple[Slot, ...],
     ) -> None:
         """Make the kernel of a group and enter it."""
-        in_place = self.writes_in_place(body, operands, outs)
+        in_place = self.writes_in_place(node, body, operands, group, outs)
         packed: Packed = ()
         flops = roles = form = heads = None
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
@@ -176,7 +176,7 @@ class Lowering(Operands):
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
             packed, form = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
-            heads = heads_of(self.graph, node)
+            heads = heads_of(self.graph, node, anchor.shape)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
             return
@@ -248,7 +248,7 @@ class Lowering(Operands):
             return row_kernel(body, group, name, self.target)
         if group.kind == "reduce":
             return reduce_kernel(body, group, name, self.target)
-        if in_place:
+        if in_place and len(body.outputs) == 1:
             return write_slice_kernel(body, body.outputs[0], name, self.target)
         return map_kernel(body, name, self.target)
 
@@ -271,16 +271,23 @@ class Lowering(Operands):
         return None
 
     def writes_in_place(
-        self, body: Graph, operands: tuple[Node, ...], outs: tuple[Slot, ...]
-    ) -> bool:
-        """Whether a body updates a slice of a donated input whose storage is its own result's."""
-        last = body.outputs[0]
-        if last.op.name != "update_slice" or len(outs) > 1 or outs[0].kind != "output":
-            return False
-        if last.inputs[0] not in body.inputs:
-            return False
-        base = self.slot(operands[body.inputs.index(last.inputs[0])])
-        return base.kind == "input" and (base.index, outs[0].index) in self.graph.aliases
+        self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group,
+        outs: tuple[Slot, ...],
+    ) -> bool:  # fmt: skip
+        """Whether a body updates slices of donated inputs whose storage is its own results'."""
+        found = [
+            x.inputs[0] in body.inputs
+            and out.kind == "output"
+            and (base := self.slot(operands[body.inputs.index(x.inputs[0])])).kind == "input"
+            and (base.index, out.index) in self.graph.aliases
+            for x, out in zip(body.outputs, outs, strict=True)
+            if x.op.name == "update_slice"
+        ]
+        if group.kind == "contraction" and not all(found):
+            raise UnsupportedError(
+                f"no kernel for {label(node)}: a product writes slices of donated inputs only"
+            )
+        return bool(found) and all(found)
 
     def finish_outputs(self) -> None:
         """Copy what no step wrote into an output: inputs, weights, and results asked for twice."""
@@ -299,18 +306,27 @@ class Lowering(Operands):
             )
 
 
-def heads_of(graph: Graph, node: Node, gates: bool = True) -> tuple[int, int] | None:
-    """How many heads of attention, or parts of a product's sum, read a value, and the size of each;
-    None where others do."""
-    for user in graph.users[node]:
-        for x in user.attrs["body"].nodes if user.op.kind == "fused" else (user,):
-            if x.op.name == "attention" and x.inputs[0].shape[1] == x.inputs[1].shape[1]:
-                return x.inputs[0].shape[1], x.inputs[0].shape[3]
-            if x.op.name == "matmul" and whole(x.inputs[1]) is not x.inputs[1]:
-                return x.inputs[0].shape[0], x.inputs[0].shape[2]
-            if gates and x.op.name == "matmul" and x.shape == node.shape:  # this is a gate of that
-                return heads_of(graph, user, gates=False)
+def heads_of(graph: Graph, node: Node, made: Shape, gates: bool = True) -> tuple[int, int] | None:
+    """How many heads of attention, or parts of a product's sum, read a value `made` by a product,
+    and the size of each; None where others do."""
+    for user, x in readers(graph, node):
+        if x.op.name == "attention" and x.inputs[0].shape[1] == x.inputs[1].shape[1]:
+            return x.inputs[0].shape[1], x.inputs[0].shape[3]
+        if x.op.name == "matmul" and whole(x.inputs[1]) is not x.inputs[1]:
+            return x.inputs[0].shape[0], x.inputs[0].shape[2]
+        if gates and x.op.name == "matmul" and x.shape == made:  # this is a gate of that
+            return heads_of(graph, user, made, gates=False)
     return None
+
+
+def readers(graph: Graph, node: Node) -> Iterator[tuple[Node, Node]]:
+    """The nodes that read results of `node`, with each node in their bodies."""
+    for user in graph.users[node]:
+        if user.op.kind == "get":
+            yield from readers(graph, user)
+        else:
+            inside = user.attrs["body"].nodes if user.op.kind == "fused" else (user,)
+            yield from ((user, x) for x in inside)
 
 
 def own_columns(graph: Graph, node: Node, anchor: Node, ready: bool) -> int:
@@ -319,12 +335,11 @@ def own_columns(graph: Graph, node: Node, anchor: Node, ready: bool) -> int:
     A thread multiplies a token for its heads alone, and reads panels on, not parts of their rows.
     Panels of bf16, half as long and sooner in the L2 cache, gain nothing by it.
     """
-    users = [x.attrs["body"].nodes if x.op.kind == "fused" else (x,) for x in graph.users[node]]
-    heads = [x.inputs[0].shape for group in users for x in group if x.op.name == "attention"]
+    heads = [x.inputs[0].shape for _, x in readers(graph, node) if x.op.name == "attention"]
     if not (ready and heads) or anchor.inputs[1].dtype != t.f32:
         return 0
     _, count, _, size = heads[0]
-    even = all(isinstance(x, int) for x in (count, size)) and node.shape[-1] % (2 * size) == 0
+    even = all(isinstance(x, int) for x in (count, size)) and anchor.shape[-1] % (2 * size) == 0
     return int(size) if even else 0
 
 

@@ -25,11 +25,10 @@ from planish.runtime.kernels.blocks import may_skip, quickest_width
 from planish.runtime.kernels.gemm import (
     Roles,
     choose_tile,
-    is_direct,
     takes_matrix,
 )
 from planish.runtime.kernels.nest import Lowered
-from planish.runtime.kernels.pack import pack_kernel
+from planish.runtime.kernels.pack import is_direct, pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros

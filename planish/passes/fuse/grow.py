@@ -17,6 +17,7 @@ SMALL = 4096
 def grow(partition: Partition) -> None:
     """Merge all that should be merged."""
     epilogues(partition)
+    updates(partition)
     rows(partition)
     reduces(partition)
     maps(partition)
@@ -35,6 +36,15 @@ def epilogues(p: Partition) -> None:
             part = p.home[i]
             for q in p.producers(part, "contraction"):
                 if q.shape == part.shape and p.merge(q, part):
+                    break
+
+
+def updates(p: Partition) -> None:
+    """A matmul writes its result into donated arrays, such as keys and values into their caches."""
+    for part in p.parts:
+        if part.kind == "update":
+            for q in p.producers(part, "contraction"):
+                if p.merge(q, part):
                     break
 
 

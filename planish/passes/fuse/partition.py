@@ -32,6 +32,7 @@ _PAIRS = {
     frozenset(pair)
     for pair in (
         ("map",), ("row",), ("reduce",), ("map", "row"), ("map", "reduce"), ("map", "contraction"),
+        ("contraction", "update"),
     )
 }  # fmt: skip
 
@@ -84,7 +85,7 @@ class Partition:
         if node.op.kind == "reduction":
             return "row" if node.attrs["axes"] == (node.inputs[0].type.rank - 1,) else "reduce"
         if self.survey.absorbs[i] in (VIEWS, SCALES):  # attention and its like, updates in place
-            return "special"
+            return "update" if node.op.name == "update_slice" else "special"
         return "map" if is_pull(node.op) else node.op.kind
 
     def _plain(self, i: int) -> bool:
@@ -257,7 +258,8 @@ class Partition:
         merged, other = (p, c) if len(p.nodes) >= len(c.nodes) else (c, p)
         merged.plain = p.plain and c.plain and p.shape == c.shape
         merged.kind, merged.outs, merged.rank = group.kind, outs, rank
-        merged.shape = group.rows if group.kind == "row" else self.survey.nodes[min(outs)].shape
+        first = group.anchor or self.survey.nodes[min(outs)]
+        merged.shape = group.rows if group.kind == "row" else first.shape
         self._move(merged, other)
         return merged
 

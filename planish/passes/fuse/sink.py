@@ -54,7 +54,7 @@ def _cones(p: Partition, part: Part, v: int, readers: list[Part]) -> list[set[in
     """`v` with more and more of the nodes it is made of, back to stored, small or costly ones."""
     s = p.survey
     found: list[set[int]] = []
-    if any(q.kind in (None, "special") for q in readers):
+    if any(q.kind in (None, "special", "update") for q in readers):
         return found
     cone: set[int] = set()
     pending = {v}

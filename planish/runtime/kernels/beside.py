@@ -28,7 +28,7 @@ are far apart, so that each of them is read on where the last one ended. Zen 3, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from math import gcd
@@ -90,19 +90,26 @@ class SideGemm(Gemm):
             places = [(part, i) for part in range(parts) for i in range(self.wide)]
             firsts = [nest.let((head + part * self.heads) * self.wide) for part in range(parts)]
             panels = [nest.let(firsts[part] + i) for part, i in places]
+            share = self.heads * self.wide * self.nr
+            among = [(part * share, (part + 1) * share) for part, _ in places]
             for start in range(0, len(panels), width):
-                self.group(panels[start : start + width])
+                end = start + width
+                self.group(panels[start:end], among=among[start:end])
 
-    def group(self, panels: list[Expr], part: Index = ()) -> None:
-        """The columns of these panels, of a part of B."""
+    def group(
+        self, panels: list[Expr], part: Index = (), among: Sequence[tuple[int, int] | None] = ()
+    ) -> None:
+        """The columns of these panels, of a part of B; they are `among` those: see `finish`."""
         rows, columns = (size_expr(x) for x in (product(self.product.rows), self.product.columns))
         count, dealt = as_index(panels_of(self)), not (self.heads or part)
         beyond = dealt and panels_of(self) % self.beside != 0
         there = [self.nest.let(minimum(x, count - 1)) for x in panels] if beyond else panels
-        for panel, tile in zip(panels, self.side_by_side(there, rows, part), strict=True):
+        tiles = self.side_by_side(there, rows, part)
+        known = among or [None] * len(panels)
+        for panel, tile, span in zip(panels, tiles, known, strict=True):
             self.tile = tile
             with self.nest.when(scalar("lt", panel, count)) if beyond else nullcontext():
-                self.finish(part, panel, as_index(0), rows, columns)
+                self.finish(part, panel, as_index(0), rows, columns, span)
 
     def side_by_side(self, panels: list[Expr], rows: Expr, part: Index) -> list[Buffer]:
         """The tiles of these panels, each the sum over k in order."""

@@ -37,12 +37,10 @@ from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
 from planish.runtime.kernels.strides import is_turned, strides, whole
 from planish.runtime.kernels.tiles import HIGHEST, WIDTHS, group, quickest
+from planish.runtime.kernels.updates import write_runs
 from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
 
-ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
-PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
-PAYING = 256  # rows of A; packing B costs as much time as some 20
 STRIPS = 1 << 17  # bytes: of a smaller A that is transposed the L2 cache keeps what is near
 OFTEN = 64  # columns of B; packing A costs as much time as some 15
 SWAPPED = 512  # steps of k, at least: a swapped product writes its columns, an element to a line
@@ -92,7 +90,8 @@ class Roles:
         b = narrow(b) if ready else b
         if a.type.rank != 2 or b.type.rank != 2 or not is_turned(body, a):
             return Roles(a, b)
-        taller = not ready and all(isinstance(s, int) for s in (*a.shape, *b.shape))
+        plain = all(x.shape == anchor.shape for x in body.outputs)
+        taller = plain and not ready and all(isinstance(s, int) for s in (*a.shape, *b.shape))
         swapped = taller and a.shape[0] > b.shape[1] and b.shape[0] >= SWAPPED
         if swapped:
             a, b = swap_last(b), swap_last(a)
@@ -152,26 +151,6 @@ def are_even(body: Graph, roles: Roles) -> bool:
     return rank > 1 and down is not None and along == {(): 1}
 
 
-def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
-    """Whether B is read as it lies: whole tiles, contiguous rows, spread over the cache sets.
-
-    Many rows of A pay for packing panels that the L1 cache does not hold: in the L2 cache, too,
-    rows that lie apart evict each other.
-    """
-    b, p = roles.b, roles.product
-    if not isinstance(p.columns, int) or p.columns % nr:
-        return False
-    *_, down, along = strides(body, b)
-    if along != {(): 1}:
-        return False
-    if down is None or set(down) != {()}:
-        return True
-    line, many = nr * b.dtype.itemsize, product(p.rows)
-    long = isinstance(p.depth, int) and p.depth * line > PANEL
-    pays = long and isinstance(many, int) and many >= PAYING
-    return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
-
-
 class Gemm:
     """A matmul kernel being written. `panel` is the packed B, or None to read B itself."""
 
@@ -188,6 +167,8 @@ class Gemm:
         self.nest = Nest()
         self.pull = Pull(self.nest, body)
         self.pull.declare()
+        early = {anchor, *Graph("operands", body.inputs, anchor.inputs).nodes}
+        self.late = tuple(n for n in body.nodes if n not in early)  # nodes of the epilogue
         self.outputs = [self.nest.output(f"out{k}", n.type) for k, n in enumerate(body.outputs)]
         self.panel: Buffer | None = None
         self.strips: Buffer | None = None
@@ -374,26 +355,45 @@ class Gemm:
             as_index(0) if s == 1 else i for i, s in zip(kept, self.b.shape[:-2], strict=True)
         )
 
-    def finish(self, batch: Index, panel: Expr, first: Expr, rows: Expr, columns: Expr) -> None:
-        """Epilogue and stores, from the scratch tile, without what lies outside."""
+    def finish(
+        self, batch: Index, panel: Expr, first: Expr, rows: Expr, columns: Expr,
+        among: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """Epilogue and stores, from the scratch tile, without what lies outside.
+
+        The panel is `among` these columns, begin and end, by default all.
+        """
         nest, p = self.nest, self.product
         start = nest.let(panel * self.nr)
         whole_n = isinstance(p.columns, int) and p.columns % self.nr == 0
-        height = self.height(first, rows)
-        width = (
-            as_index(self.nr) if whole_n else nest.let(minimum(columns - start, as_index(self.nr)))
-        )
+        height, width = self.height(first, rows), as_index(self.nr)
+        width = width if whole_n else nest.let(minimum(columns - start, width))
         lanes = self.target.lanes(self.dtype)
-        with nest.loop("i", height) as i, nest.loop("j", width, "vector", lanes) as j:
-            index = (*self.row_index(batch, first + i), start + j)
-            index = index[::-1] if self.swapped else index
-            value = nest.let(cast(nest.load(self.tile, i, j), self.anchor.dtype), here=True)
-            self.pull.give(self.anchor, value)
-            self.pull.ahead(self._epilogue(), index, self.anchor.shape)
-            for buffer, node in zip(self.outputs, self.body.outputs, strict=True):
-                nest.store(buffer, index, self.pull(node, index))
+        outputs = [*zip(self.outputs, self.body.outputs, strict=True)]
+        updates = [(x, node) for x, node in outputs if node.op.name == "update_slice"]
+        stored = [x for x in outputs if x not in updates]
+        with nest.loop("i", height) as i:
+            row = self.row_index(batch, first + i)
+            if stored:
+                with nest.loop("j", width, "vector", lanes) as j:
+                    index = (*row, start + j)
+                    index = index[::-1] if self.swapped else index
+                    self._epilogue(i, j, index)
+                    for buffer, node in stored:
+                        nest.store(buffer, index, self.pull(node, index))
+            for buffer, update in updates:
+                element = partial(self._element, i, row, start)
+                tile = start, self.nr
+                write_runs(self.pull, buffer, update, tile, among, row, element, lanes)
 
-    def _epilogue(self) -> tuple[Node, ...]:
-        """Nodes after the matmul: what only the operands need is left out."""
-        operands = set(Graph("operands", self.body.inputs, self.anchor.inputs).nodes)
-        return tuple(n for n in self.body.nodes if n not in operands and n is not self.anchor)
+    def _element(self, i: Expr, row: Index, start: Expr, value: Node, j: Expr) -> Expr:
+        """The element of a value of the epilogue at (i, j) in the tile."""
+        index = (*row, start + j)
+        self._epilogue(i, j, index)
+        return self.pull(value, index)
+
+    def _epilogue(self, i: Expr, j: Expr, index: Index) -> None:
+        """The element of the tile at (i, j), and the nodes after the matmul that are made of it."""
+        tile = cast(self.nest.load(self.tile, i, j), self.anchor.dtype)
+        self.pull.give(self.anchor, self.nest.let(tile, here=True))
+        self.pull.ahead(self.late, index, self.anchor.shape)

@@ -7,10 +7,34 @@ from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, as_index, scalar, size_expr
 from planish.ir.node import Node
+from planish.runtime.kernels.gemm import Roles
 from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
 
 PACK = 64  # rows of B that one parallel iteration packs
+ALIASED = 2048  # bytes: rows of B this far apart share so few sets of the L1 cache that they evict
+PANEL = 1 << 16  # bytes: longer panels are read from the L2 cache
+PAYING = 256  # rows of A; packing B costs as much time as some 20
+
+
+def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
+    """Whether B is read as it lies: whole tiles, contiguous rows, spread over the cache sets.
+
+    Many rows of A pay for packing panels that the L1 cache does not hold: in the L2 cache, too,
+    rows that lie apart evict each other.
+    """
+    b, p = roles.b, roles.product
+    if not isinstance(p.columns, int) or p.columns % nr:
+        return False
+    *_, down, along = strides(body, b)
+    if along != {(): 1}:
+        return False
+    if down is None or set(down) != {()}:
+        return True
+    line, many = nr * b.dtype.itemsize, product(p.rows)
+    long = isinstance(p.depth, int) and p.depth * line > PANEL
+    pays = long and isinstance(many, int) and many >= PAYING
+    return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
 
 
 def pack_kernel(body: Graph, b: Node, nr: int, name: str, flat: bool = False) -> Lowered:

@@ -1,21 +1,18 @@
 """Writes at places known only at run time: scatter-add, and updates of a donated array in place.
 
 scatter_add(x, indices, updates)   out = x; out[indices[n]] += updates[n], n in order
-update_slice(x, update, starts)    out[starts + i] = update[i], the rest of out is x already;
-                                   a start may be one for each row i[0]
+update_slice(x, update, starts)    see `updates`
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Const, as_index, cast, scalar, size_expr
 from planish.ir.node import Node
-from planish.ir.ops.indexing import start_of
 from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.updates import starts_of
 from planish.runtime.target import Target
 
 BLOCK = 4  # registers of columns that one parallel iteration owns
@@ -60,20 +57,14 @@ def write_slice_kernel(body: Graph, anchor: Node, name: str, target: Target) -> 
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
-    x, update, *starts = anchor.inputs
     out = nest.output("out0", anchor.type)
     lanes = target.lanes(anchor.dtype)
-    outer = update.shape[:-1]
+    outer = anchor.inputs[1].shape[:-1]
     with nest.loop("p", product(outer), "parallel") as p:
         at = unflatten(p, outer)
-        first = at[0] if at else as_index(0)
-        found = []
-        for axis, (start, size, part) in enumerate(zip(starts, x.shape, update.shape, strict=True)):
-            # the whole update must fit: the last place that may start is size - update size
-            read = partial(pull, start)
-            found.append(nest.let(start_of(axis, read, start.type, first, size - part)))
-        with nest.loop("j", update.shape[-1], "vector", lanes) as j:
+        found = starts_of(pull, anchor, at[0] if at else as_index(0))
+        with nest.loop("j", anchor.inputs[1].shape[-1], "vector", lanes) as j:
             index = (*at, j)
             place = tuple(s + i for s, i in zip(found, index, strict=True))
-            nest.store(out, place, pull(update, index))
+            nest.store(out, place, pull(anchor.inputs[1], index))
     return lowered(nest, pull, name)
