@@ -102,10 +102,12 @@ def test_a_prompt_in_pieces(model: pl.TinyGPT, monkeypatch: pytest.MonkeyPatch) 
 def test_a_step_has_few_kernels(model: pl.TinyGPT) -> None:
     steps = generator_for(model).decode.plan.steps
     per_layer = [s.label for s in steps if s.label.startswith("h.1.")]
-    assert len(per_layer) <= 9
+    assert len(per_layer) <= 7
     assert not [s.label for s in steps if s.label.startswith("copy")]
     updates = [s for s in steps if s.label.endswith("update_slice")]
-    assert {slot.kind for s in updates for slot in written(s)} == {"output"}
+    found = [slot.kind for s in updates for slot in written(s)]
+    # of each layer q beside its keys and values; and the token
+    assert found == ["temp", "output", "output"] * 2 + ["output"]
 
 
 def test_the_stream_has_every_token_in_order(model: pl.TinyGPT) -> None:

@@ -61,8 +61,8 @@ def write_runs(
     begin, end = among or (0, high + 1)
     if end <= low or high <= begin:
         return
-    with nest.loop("s", count // width) as s, ExitStack() as checks:
-        first = nest.let(start + s * width)
+    with nest.loop("run", count // width) as run, ExitStack() as checks:
+        first = nest.let(start + run * width)
         if begin < low:
             checks.enter_context(nest.when(scalar("le", as_index(low), first)))
         if high < end:
@@ -71,7 +71,7 @@ def write_runs(
         starts = starts_of(pull, update, place[0])
         *lead, last = (nest.let(a + b) for a, b in zip(starts, place, strict=True))
         with nest.loop("j", width, "vector", lanes) as j:
-            nest.store(buffer, (*lead, last + j), element(value, s * width + j))
+            nest.store(buffer, (*lead, last + j), element(value, run * width + j))
 
 
 def _columns(update: Node, most: int) -> tuple[int, int, int]:
