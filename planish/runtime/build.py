@@ -58,7 +58,8 @@ def begun(target: Target, pooled: bool = False) -> Iterator[Compiling]:
 def lowered(graph: Graph, compiling: Compiling, panels: Panels | None = None) -> tuple[Plan, Image]:
     """The plan of a graph after its passes, and its machine code, which are made side by side."""
     functions = Functions(compiling.target, compiling.add)
-    plan = lower(graph, compiling.target, panels, Ahead(functions, graph.aliases).add)
+    ahead = Ahead(functions, graph.aliases)
+    plan = lower(graph, compiling.target, panels, ahead.add, functions.nests)
     return plan, _built(plan, functions, compiling)
 
 
