@@ -178,6 +178,7 @@ class Node:
 
 
 OPS: dict[str, Op] = {}
+UNIQUE = ("get", "fused", "leaf")  # kinds of which hardly two nodes have the same attributes
 
 
 class Op:
@@ -240,8 +241,8 @@ class Op:
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
         # a fused op's attributes hold graphs, which hold weights: they must not be kept; those of a
-        # leaf are its own
-        if isinstance(attrs, Attrs) and self.kind not in ("get", "fused", "leaf"):
+        # leaf are its own, but bodies have the same inputs p0, p1 ...
+        if isinstance(attrs, Attrs) and (self.kind not in UNIQUE or self.name == "input"):
             return _inferred(self, types, attrs)
         return self.checked_type(types, attrs)
 

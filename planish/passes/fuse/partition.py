@@ -213,12 +213,12 @@ class Partition:
         stack = sorted(seen, key=_rank)
         while stack:
             q = stack.pop()
-            for r in sorted(step(q), key=_rank):  # sets of parts have no order
-                if r is goal:
-                    return q
-                if r not in seen and low < r.rank < high:
-                    seen.add(r)
-                    stack.append(r)
+            near = step(q)
+            if goal in near:
+                return q
+            new = {r for r in near if r not in seen and low < r.rank < high}
+            seen |= new
+            stack += sorted(new, key=_rank)  # sets of parts have no order
             if len(seen) > FARTHEST:
                 return None
         return seen
