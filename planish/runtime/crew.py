@@ -16,8 +16,8 @@ from types import TracebackType
 
 Job = Callable[[], object]
 
-# Seconds that a helper waits for the interpreter between two native calls. Python's own are 5 ms,
-# of which LLVM, with two calls of about 20 ms for a module, would lose a third of its time.
+# Seconds that a helper waits for the interpreter between two native calls, at most. Python's own
+# 5 ms are long beside the two calls of LLVM that make a module.
 HAND_OVER = 2e-4
 
 
