@@ -27,7 +27,7 @@ from planish.runtime.cache import cache_at, digest
 from planish.runtime.packing import Panels, params_of
 from planish.runtime.plan import Plan
 from planish.runtime.program import Program
-from planish.runtime.target import Target, cache_folder
+from planish.runtime.target import Target, cache_folder, thread_count
 
 building = later("planish.runtime.build")
 lowering = later("planish.runtime.lower")
@@ -79,8 +79,10 @@ def compiled(
             program = Compiled.of(image, params, lambda: planned(graph, passes, machine), threads)
             program.origin = origin
             return program
-    after = passes.run(graph)
-    plan, image = building.lowered(after, machine, panels)
+    pooled = machine == Target.host() and thread_count(threads) > 1
+    with building.begun(machine, pooled) as compiling:
+        after = passes.run(graph)
+        plan, image = building.lowered(after, compiling, panels)
     program = Compiled.of(image, plan.params, lambda: plan, threads)
     program.origin = origin
     entry = kept.packed(program.image, graph, after) if key else None

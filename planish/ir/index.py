@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from planish.ir import types as t
 from planish.ir.dims import Shape
-from planish.ir.loops import Const, Expr, Scalar, Var, size_expr
+from planish.ir.loops import Const, Expr, Scalar, Var, children, size_expr
 
 Term: TypeAlias = tuple[Expr, ...]  # a product of atoms, in order of `_order`
 Poly: TypeAlias = dict[Term, int]
@@ -107,6 +107,31 @@ def divided_by(index: Expr) -> Iterable[tuple[str, int]]:
                 yield name, int(value)
             case Scalar(_, args):
                 stack.extend(args)
+
+
+def coefficient(poly: Poly, variable: Var) -> Poly | None:
+    """What `variable` is multiplied by; None where it occurs otherwise than as a factor."""
+    total: Poly = {}
+    for term, c in poly.items():
+        if _mentions(term, variable.name):
+            rest = list(term)
+            if variable not in rest:
+                return None
+            rest.remove(variable)
+            if _mentions(tuple(rest), variable.name):
+                return None
+            total[tuple(rest)] = c
+    return total
+
+
+def _mentions(term: tuple[Expr, ...], name: str) -> bool:
+    stack = list(term)
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Var) and item.name == name:
+            return True
+        stack.extend(children(item))
+    return False
 
 
 def _order(term: Term) -> str:

@@ -232,8 +232,12 @@ class Kernel:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Names of the symbolic dimensions, sorted: the free i64 variables."""
-        return tuple(sorted(free_vars(self)))
+        """Names of the symbolic dimensions, sorted: what neither a loop nor a Let binds."""
+        items = list(walk(self.body))
+        sizes = (size for buffer in (*self.params, *self.locals) for size in buffer.shape)
+        items += (x for size in sizes if type(size) is not Const for x in walk((size,)))
+        used = {x.name for x in items if type(x) is Var}
+        return tuple(sorted(used - {x.var.name for x in items if isinstance(x, (For, Let))}))
 
 
 # name -> (arity, result): "same" as the first argument, "bool", or "explicit" (the dtype is given).
@@ -373,28 +377,18 @@ _CHILDREN: dict[type, Callable[..., tuple[Expr, ...]]] = {
 }
 
 
-def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt | Expr]:
-    """Every statement and expression inside `body`, without recursion on depth."""
+def walk(body: tuple[Stmt | Expr, ...]) -> Iterator[Stmt | Expr]:
+    """Every statement and expression of `body` and inside, without recursion on depth."""
     stack: list[Stmt | Expr] = list(reversed(body))
     while stack:
         item = stack.pop()
         yield item
-        if isinstance(item, (For, If)):
-            stack.extend(reversed(item.body))
-        if (inside := _CHILDREN.get(type(item))) is not None:
-            stack.extend(inside(item))
-
-
-def free_vars(kernel: Kernel) -> set[str]:
-    """Names of variables that neither a loop nor a Let binds: the symbolic dimensions."""
-    used: set[str] = set()
-    bound: set[str] = set()
-    for item in walk(kernel.body):
-        if isinstance(item, Var):
-            used.add(item.name)
-        elif isinstance(item, (For, Let)):
-            bound.add(item.var.name)
-    for buffer in (*kernel.params, *kernel.locals):
-        for size in buffer.shape:
-            used |= {x.name for x in walk((size,)) if isinstance(x, Var)}  # type: ignore[arg-type]
-    return used - bound
+        kind = type(item)
+        if kind is Scalar:
+            stack += item.args  # type: ignore[union-attr]
+        elif kind is Load:
+            stack += item.index  # type: ignore[union-attr]
+        elif kind is not Var and kind is not Const:
+            if isinstance(item, (For, If)):
+                stack += reversed(item.body)
+            stack += children(item)

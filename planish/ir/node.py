@@ -38,10 +38,11 @@ class Loc:
 class Attrs(Mapping[str, Any]):
     """An immutable, hashable mapping, sorted by name."""
 
-    __slots__ = ("_hash", "_items")
+    __slots__ = ("_hash", "_items", "_kinds")
 
     def __init__(self, items: Mapping[str, Any]):
         self._items = dict(sorted(items.items()) if len(items) > 1 else items)
+        self._kinds: Any = None  # of the values, once they are compared
         try:
             self._hash = hash(tuple(self._items.items()))
         except TypeError as error:
@@ -77,8 +78,14 @@ class Attrs(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Attrs) or self is other:
             return self is other
-        mine, theirs = self._items, other._items
-        return mine == theirs and _kind((*mine.values(),)) == _kind((*theirs.values(),))
+        return self._items == other._items and self.kinds == other.kinds
+
+    @property
+    def kinds(self) -> Any:
+        """What tells apart equal values."""
+        if self._kinds is None:
+            self._kinds = _kind((*self._items.values(),))
+        return self._kinds
 
     def __repr__(self) -> str:
         return repr(self._items)
@@ -171,6 +178,7 @@ class Node:
 
 
 OPS: dict[str, Op] = {}
+UNIQUE = ("get", "fused", "leaf")  # kinds of which hardly two nodes have the same attributes
 
 
 class Op:
@@ -233,8 +241,8 @@ class Op:
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
         # a fused op's attributes hold graphs, which hold weights: they must not be kept; those of a
-        # leaf are its own
-        if isinstance(attrs, Attrs) and self.kind not in ("get", "fused", "leaf"):
+        # leaf are its own, but bodies have the same inputs p0, p1 ...
+        if isinstance(attrs, Attrs) and (self.kind not in UNIQUE or self.name == "input"):
             return _inferred(self, types, attrs)
         return self.checked_type(types, attrs)
 

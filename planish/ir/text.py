@@ -215,8 +215,12 @@ def _header(graph: Graph, names: dict[Node, str]) -> str:
 def used_symbols(graph: Graph) -> list[Symbol]:
     """The symbols in the types and attributes of a graph, sorted; bodies declare their own."""
     sizes: set[Size] = set()
+    seen: set[int] = set()  # types, most of which are those of many nodes
     for node in graph.nodes:
-        for value in (node.type, *node.attrs.values()):
+        if id(node.type) not in seen:
+            seen.add(id(node.type))
+            sizes.update(_sizes(node.type))
+        for value in node.attrs.values():
             if type(value) not in _PLAIN:
                 sizes.update(_sizes(value))
     found = {s for size in sizes for monomial, _ in size.terms for s in monomial}

@@ -87,6 +87,11 @@ def flops(graph: Graph, sizes: Sizes = None) -> int:
     return total
 
 
+def stored_bytes(graph: Graph, sizes: Sizes = None) -> int:
+    """Bytes of all values, apart from inputs and weights: no more are alive at once."""
+    return sum(nbytes(x, sizes) for x in graph.nodes if x.op.kind not in ("leaf", "view"))
+
+
 def live_bytes(graph: Graph, sizes: Sizes = None) -> int:
     """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
 

@@ -29,7 +29,7 @@ from planish.ir.ops.arithmetic import Pow
 from planish.ir.ops.functions import FloatUnary
 from planish.ir.views import min_cut
 from planish.passes.fuse import fuse
-from planish.passes.measure import live_bytes, nbytes
+from planish.passes.measure import live_bytes, nbytes, stored_bytes
 from planish.passes.rewrite import walk
 
 BUDGET = 1 << 30  # bytes; models whose training fits in 1 GiB recompute nothing
@@ -47,7 +47,7 @@ class Remat:
     loss: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
-        if live_bytes(graph) <= self.budget:
+        if stored_bytes(graph) <= self.budget or live_bytes(graph) <= self.budget:
             return graph
         best, least = graph, live_bytes(fuse(graph))
         for cheap in LEVELS:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from planish.ir.errors import CompileError
 from planish.ir.graph import Graph
 from planish.ir.loops import Const, Expr, Kernel, Scalar, Var
@@ -18,6 +21,7 @@ from planish.runtime.lower import lower
 from planish.runtime.memory import plan_memory
 from planish.runtime.packing import Panels
 from planish.runtime.plan import Plan
+from planish.runtime.pool import POOLS
 from planish.runtime.scratch import Extent, Local
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target
@@ -38,23 +42,35 @@ def modules_of(plan: Plan, target: Target, functions: Functions | None = None) -
     return Modules(plan, target, place, memory.fixed, functions)
 
 
-def lowered(graph: Graph, target: Target, panels: Panels | None = None) -> tuple[Plan, Image]:
-    """The plan of a graph after its passes, and its machine code, which are made side by side."""
+@contextmanager
+def begun(target: Target, pooled: bool = False) -> Iterator[Compiling]:
+    """Machine code for a program that is still to come: what none decides is compiled at once.
+
+    `pooled` says that several threads of this process will run it.
+    """
     with Compiling(target) as compiling:
         compiling.add(KERNELS + sync_text(target))
-        functions = Functions(target, compiling.add)
-        plan = lower(graph, target, panels, Ahead(functions, graph.aliases).add)
-        return plan, _built(plan, target, functions, compiling)
+        if pooled:
+            compiling.beside(POOLS.prepare)
+        yield compiling
+
+
+def lowered(graph: Graph, compiling: Compiling, panels: Panels | None = None) -> tuple[Plan, Image]:
+    """The plan of a graph after its passes, and its machine code, which are made side by side."""
+    functions = Functions(compiling.target, compiling.add)
+    ahead = Ahead(functions, graph.aliases)
+    plan = lower(graph, compiling.target, panels, ahead.add, functions.nests)
+    return plan, _built(plan, functions, compiling)
 
 
 def build(plan: Plan, target: Target) -> Image:
     """A plan as machine code."""
-    with Compiling(target) as compiling:
-        compiling.add(KERNELS + sync_text(target))
-        return _built(plan, target, Functions(target, compiling.add), compiling)
+    with begun(target) as compiling:
+        return _built(plan, Functions(target, compiling.add), compiling)
 
 
-def _built(plan: Plan, target: Target, functions: Functions, compiling: Compiling) -> Image:
+def _built(plan: Plan, functions: Functions, compiling: Compiling) -> Image:
+    target = compiling.target
     check_aliases(plan)
     modules = modules_of(plan, target, functions)
     compiling.add(modules.main())

@@ -8,6 +8,7 @@ with Crew(threads) as crew:
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -15,11 +16,16 @@ from types import TracebackType
 
 Job = Callable[[], object]
 
+# Seconds that a helper waits for the interpreter between two native calls, at most. Python's own
+# 5 ms are long beside the two calls of LLVM that make a module.
+HAND_OVER = 2e-4
+
 
 class Crew:
     """`threads` - 1 helpers, started with the first jobs, and the caller once it has made all.
 
-    Where the system has no room for a thread, fewer do the work.
+    Where the system has no room for a thread, fewer do the work. As long as there are helpers, the
+    interpreter goes from thread to thread as often as `HAND_OVER` says.
     """
 
     def __init__(self, threads: int) -> None:
@@ -27,12 +33,14 @@ class Crew:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
         self._error: BaseException | None = None
+        self._interval = 0.0  # that was there before ours
 
     def add(self, job: Job) -> None:
         """Run `job` soon, in any order, on any thread."""
         self._jobs.put(job)
         if len(self._helpers) < self._most:
             helper = threading.Thread(target=self._help, name="planish-helper", daemon=True)
+            self._hasten()
             try:
                 helper.start()
             except RuntimeError:  # no memory for its stack, or Python is ending
@@ -84,3 +92,12 @@ class Crew:
         while self._helpers:
             self._helpers[-1].join()
             self._helpers.pop()
+        if self._interval:
+            sys.setswitchinterval(self._interval)
+            self._interval = 0.0
+
+    def _hasten(self) -> None:
+        """Shorten the interval if nobody has, who will set it back."""
+        if (interval := sys.getswitchinterval()) > HAND_OVER:
+            self._interval = interval
+            sys.setswitchinterval(HAND_OVER)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from planish.ir.errors import IRError
 from planish.ir.index import to_poly
-from planish.ir.loops import Expr, Let, Load, Scalar, Store, Var, as_index, walk
+from planish.ir.loops import Expr, Kernel, Let, Load, Scalar, Store, Var, as_index, walk
 from planish.runtime.plan import Plan, Step
 from planish.runtime.slots import Slot
 
@@ -39,6 +39,7 @@ def check_aliases(plan: Plan) -> None:
     for number, step in enumerate(plan.steps):
         for slot in step.args:
             steps.setdefault((slot.kind, slot.index), {})[number] = None
+    known: dict[tuple, bool] = {}
     for i, j in plan.aliases:
         if plan.inputs[i].type != plan.outputs[j].type:
             raise IRError(
@@ -46,10 +47,13 @@ def check_aliases(plan: Plan) -> None:
                 f"{plan.inputs[i].name}: {plan.inputs[i].type}"
             )
         touching = {**steps.get(("input", i), {}), **steps.get(("output", j), {})}
-        _check_alias(plan, plan.inputs[i], ("output", j), sorted(touching))
+        _check_alias(plan, plan.inputs[i], ("output", j), sorted(touching), known)
 
 
-def _check_alias(plan: Plan, given: Slot, target: tuple[str, int], steps: list[int]) -> None:
+def _check_alias(
+    plan: Plan, given: Slot, target: tuple[str, int], steps: list[int], known: dict[tuple, bool]
+) -> None:
+    """`known` is what was found of kernels and their params, which steps have in common."""
     writer = -1
     for number in steps:
         step = plan.steps[number]
@@ -60,7 +64,7 @@ def _check_alias(plan: Plan, given: Slot, target: tuple[str, int], steps: list[i
                 f"{given.name} is updated in place by step {writer} ({plan.steps[writer].label}), "
                 f"but step {number} ({step.label}) reads the old value after that"
             )
-        if reads and writes and not _elementwise(step, given, target):
+        if reads and writes and not _elementwise(step, given, target, known):
             raise IRError(
                 f"{given.name} is updated in place by step {number} ({step.label}), which reads it "
                 "at other elements than it writes"
@@ -69,18 +73,24 @@ def _check_alias(plan: Plan, given: Slot, target: tuple[str, int], steps: list[i
             writer = number
 
 
-def _elementwise(step: Step, given: Slot, target: tuple[str, int]) -> bool:
+def _elementwise(
+    step: Step, given: Slot, target: tuple[str, int], known: dict[tuple, bool]
+) -> bool:
     """Whether the kernel reads `given` only at the places where it writes `target`."""
-    names: dict[str, set[str]] = {"read": set(), "write": set()}
-    for slot, buffer in zip(step.args, step.kernel.params, strict=True):
-        if (slot.kind, slot.index) == ("input", given.index):
-            names["read"].add(buffer.name)
-        if (slot.kind, slot.index) == target:
-            names["write"].add(buffer.name)
-    items = list(walk(step.kernel.body))
+    args = list(zip(step.args, step.kernel.params, strict=True))
+    read = frozenset(b.name for s, b in args if (s.kind, s.index) == ("input", given.index))
+    write = frozenset(b.name for s, b in args if (s.kind, s.index) == target)
+    key = id(step.kernel), read, write
+    if key not in known:
+        known[key] = _reads_where_it_writes(step.kernel, read, write)
+    return known[key]
+
+
+def _reads_where_it_writes(kernel: Kernel, read: frozenset[str], write: frozenset[str]) -> bool:
+    items = list(walk(kernel.body))
     lets = {x.var: x.value for x in items if isinstance(x, Let)}
-    reads = [x for x in items if isinstance(x, Load) and x.buffer.name in names["read"]]
-    writes = [x for x in items if isinstance(x, Store) and x.buffer.name in names["write"]]
+    reads = [x for x in items if isinstance(x, Load) and x.buffer.name in read]
+    writes = [x for x in items if isinstance(x, Store) and x.buffer.name in write]
     return {_place(x, lets) for x in reads} <= {_place(x, lets) for x in writes}
 
 

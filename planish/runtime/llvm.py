@@ -237,14 +237,17 @@ class Compiling:
     with Compiling(target) as compiling:
         compiling.add(text)
         (code,) = compiling.codes()
+
+    Other work `beside` them is done before `codes` has them all.
     """
 
     def __init__(self, target: Target) -> None:
-        self._target, self._threads = target, available_cores()
+        self.target, self._threads = target, available_cores()
         self._keys: list[tuple[Target, str]] = []
         self._codes: dict[tuple[Target, str], bytes] = {}
         self._modules: dict[tuple[Target, str], _Module] = {}
         self._crew = Crew(self._threads)
+        self.beside = self._crew.add
         self._stack = ExitStack()
 
     def __enter__(self) -> Compiling:
@@ -256,14 +259,14 @@ class Compiling:
 
     def add(self, text: str) -> None:
         """Begin with a module."""
-        key = (self._target, digest(text))
+        key = (self.target, digest(text))
         self._keys.append(key)
         known = OBJECTS.get(key)
         if known is not None:
             self._codes[key] = known
         elif key not in self._modules:
             _need(len(text), self._threads)
-            self._modules[key] = self._stack.enter_context(_Module(text, self._target))
+            self._modules[key] = self._stack.enter_context(_Module(text, self.target))
             self._crew.add(self._modules[key].compile)
 
     def codes(self) -> tuple[bytes, ...]:

@@ -49,6 +49,7 @@ from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kern
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
 from planish.runtime.kernels.strides import whole
+from planish.runtime.nests import Nests
 from planish.runtime.operands import Form, Operands
 from planish.runtime.order import order_writes
 from planish.runtime.packing import Panels
@@ -94,12 +95,13 @@ SPECIAL: Mapping[str, Callable[[Graph, Node, str, Target], Lowered]] = {
 
 def lower(
     graph: Graph, target: Target, panels: Panels | None = None,
-    begun: Callable[[Step], object] | None = None,
+    begun: Callable[[Step], object] | None = None, nests: Nests | None = None,
 ) -> Plan:  # fmt: skip
     """The plan of a graph whose composites have been expanded (but for those of `SPECIAL`).
 
     Plans that are made with the same `panels` have the weights once that they read alike. `begun`
-    sees each step as soon as it is made; their order may be another one at last.
+    sees each step as soon as it is made; their order may be another one at last. What is found out
+    about kernels stands in `nests`.
     """
     order = [n for n in run_order(graph) if n.op.kind not in ("leaf", "get")]
     last = {source(x): node for node in order if not is_alias(node) for x in node.inputs}
@@ -118,7 +120,7 @@ def lower(
         outputs=tuple(work.output_slot(j) for j in range(len(graph.outputs))),
         temps=tuple(work.temps),
         params=tuple(work.params),
-        steps=order_writes(tuple(work.steps), graph.aliases),
+        steps=order_writes(tuple(work.steps), graph.aliases, nests or Nests()),
         aliases=graph.aliases,
         limits=tuple(limits(graph)),
         sites=tuple(work.sites),

@@ -9,12 +9,14 @@ from __future__ import annotations
 import heapq
 
 from planish.ir.errors import IRError
+from planish.runtime.nests import Nests
 from planish.runtime.plan import Step
-from planish.runtime.sizes import is_small, work
 from planish.runtime.slots import Slot
 
 
-def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) -> tuple[Step, ...]:
+def order_writes(
+    steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...], nests: Nests
+) -> tuple[Step, ...]:
     """`steps` in an order in which each donated input is read before its storage is written.
 
     The order given is kept where it may be, but by small steps. IRError, naming both readers, where
@@ -38,9 +40,7 @@ def order_writes(steps: tuple[Step, ...], aliases: tuple[tuple[int, int], ...]) 
         if ("output", j) in first:
             write = first["output", j]
             before[write].update(k for k in readers.get(("input", i), ()) if k != write)
-    kernels = {id(step.kernel): step.kernel for step in steps}  # the same in many steps
-    small = {key for key, kernel in kernels.items() if is_small(work(kernel, kernel.dims))}
-    late = {k for k, step in enumerate(steps) if id(step.kernel) in small}
+    late = {k for k, step in enumerate(steps) if nests.of(step.kernel).small}
     return tuple(steps[k] for k in _late(_topological(steps, before), before, late))
 
 

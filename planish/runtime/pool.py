@@ -89,10 +89,16 @@ class Pools:
             return pool
         with self._lock:
             if self._library is None:
-                self._library = library or elf.loaded([pool_object(Target.host())], Target.host())
+                self._library = library or _functions()
             if threads not in self._pools:
                 self._pools[threads] = Pool(self._library, threads)
             return self._pools[threads]
+
+    def prepare(self) -> None:
+        """Make the functions of a pool, for programs that will run soon."""
+        with self._lock:
+            if self._library is None:
+                self._library = _functions()
 
     def forget(self) -> None:
         """In a forked child: the threads are the parent's."""
@@ -104,6 +110,11 @@ class Pools:
         for pool in self._pools.values():
             pool.stop()
         self._pools = {}
+
+
+def _functions() -> Any:
+    """The functions of a pool, in memory."""
+    return elf.loaded([pool_object(Target.host())], Target.host())
 
 
 def pool_object(target: Target) -> bytes:

@@ -16,12 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from planish.ir import types as t
 from planish.ir.dims import AnySize
-from planish.ir.loops import Const, For, Kernel
-from planish.runtime.pieces import in_pieces
+from planish.ir.loops import Const
+from planish.runtime.nests import Nest, Nests
 from planish.runtime.plan import Plan, Step
-from planish.runtime.sizes import is_small, work
 from planish.runtime.slots import Slot
 
 LINE = 64  # bytes of a cache line: what threads write apart begins on lines of its own
@@ -46,25 +44,6 @@ class Schedule:
     bytes: int
 
 
-class Nest:
-    """What there is to know of a kernel, which may be that of many steps."""
-
-    def __init__(self, kernel: Kernel):
-        self.kernel, self.work = kernel, work(kernel, kernel.dims)
-        self.loop = parallel_loop(kernel)
-
-    @cached_property
-    def apart(self) -> dict[str, int]:
-        """The params of which iteration p touches its own pieces alone: see `in_pieces`."""
-        return in_pieces(self.kernel, self.loop) if self.loop else {}
-
-
-def parallel_loop(kernel: Kernel) -> For | None:
-    """The loop whose iterations threads can share, if there are several."""
-    loops = (s for s in kernel.body if isinstance(s, For) and s.kind == "parallel")
-    return next((s for s in loops if s.extent != Const(1, t.i64)), None)
-
-
 class Job:
     """What there is to know of a step."""
 
@@ -75,7 +54,7 @@ class Job:
     @property
     def small(self) -> bool:
         """Whether it is too little work to share, whatever the sizes."""
-        return is_small(self.work)
+        return self.nest.small
 
     @property
     def fixed(self) -> bool:
@@ -127,12 +106,10 @@ def size_of(slot: Slot) -> AnySize:
     return slot.type.size * slot.type.dtype.itemsize
 
 
-def schedule(plan: Plan, storage: Storage, fixed: bool) -> Schedule:
+def schedule(plan: Plan, storage: Storage, fixed: bool, nests: Nests) -> Schedule:
     """The schedule of a plan. `storage` gives a slot's memory as (space, begin, end), which are
     right for all sizes where `fixed`."""
-    kernels = {id(step.kernel): step.kernel for step in plan.steps}
-    nests = {key: Nest(kernel) for key, kernel in kernels.items()}
-    jobs = [Job(step, nests[id(step.kernel)]) for step in plan.steps]
+    jobs = [Job(step, nests.of(step.kernel)) for step in plan.steps]
     storage = _remembered(storage)
     runs = ["one" if job.loop is None or job.small else "shared" for job in jobs]
     readers = _readers(jobs, storage)

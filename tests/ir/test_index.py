@@ -2,8 +2,15 @@
 
 from planish.ir import types as t
 from planish.ir.dims import Dim
-from planish.ir.index import divided_by, has_division, linear_index, simplify_index
-from planish.ir.loops import Const, Var, size_expr
+from planish.ir.index import (
+    coefficient,
+    divided_by,
+    has_division,
+    linear_index,
+    simplify_index,
+    to_poly,
+)
+from planish.ir.loops import Buffer, Const, Var, size_expr
 
 p, i, j = Var("p"), Var("i"), Var("j")
 
@@ -41,3 +48,15 @@ def test_terms_that_are_multiples_leave_a_division() -> None:
 
 def test_splits_are_found() -> None:
     assert list(divided_by(p // 32 + i * 2)) == [("p", 32)]
+
+
+def test_a_variable_has_a_coefficient_where_it_is_a_factor() -> None:
+    length = size_expr(Dim("T"))
+    assert coefficient(to_poly((p * 8 + i) * 4 + j, {}), p) == {(): 32}
+    assert coefficient(to_poly(p * length + i, {}), p) == {(length,): 1}
+    assert coefficient(to_poly(i, {}), p) == {}
+    assert coefficient(to_poly(p // 8 + i, {}), p) is None
+    assert coefficient(to_poly(p * p, {}), p) is None
+    ids = Buffer("ids", t.i64, (c(8),))
+    assert coefficient(to_poly(ids[p] * 64 + i, {}), p) is None
+    assert coefficient(to_poly(ids[p] * 64 + i, {}), i) == {(): 1}

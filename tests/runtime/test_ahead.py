@@ -12,9 +12,10 @@ from planish.ir.graph import Graph
 from planish.passes.pipelines import pipeline
 from planish.runtime import build
 from planish.runtime.codegen.functions import Ahead, Functions
+from planish.runtime.image import Image
 from planish.runtime.lower import lower
 from planish.runtime.objects import defined
-from planish.runtime.plan import Step
+from planish.runtime.plan import Plan, Step
 from planish.runtime.program import Program
 from planish.runtime.target import Target
 
@@ -30,13 +31,18 @@ def step() -> Graph:
     return pipeline("train").run(training_graph(MODEL, AdamW(), 2, 16))
 
 
+def built(graph: Graph) -> tuple[Plan, Image]:
+    with build.begun(HOST, pooled=True) as compiling:
+        return build.lowered(graph, compiling)
+
+
 def names(codes: tuple[bytes, ...]) -> set[str]:
     return {x for code in codes for x in defined(code)}
 
 
 @pytest.mark.parametrize("graph", [prompt(), step()], ids=["prompt", "step"])
 def test_guesses_are_right_for_nearly_all_kernels(graph: Graph) -> None:
-    plan, image = build.lowered(graph, HOST)
+    plan, image = built(graph)
     alone = build.build(plan, HOST)
     assert names(alone.code) <= names(image.code)
     assert len(names(image.code) - names(alone.code)) <= len(names(alone.code)) // 10
@@ -53,7 +59,7 @@ def test_a_wrong_guess_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
         self._functions.symbol(step.kernel, params, alone=True)
 
     monkeypatch.setattr(Ahead, "add", wrong)
-    plan, image = build.lowered(graph, HOST)
+    plan, image = built(graph)
     program = Program.of(image, plan.params, lambda: plan, 2)
     np.testing.assert_array_equal(program(ids), want)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from planish.ir.errors import CompileError
-from planish.runtime.crew import Crew
+from planish.runtime.crew import HAND_OVER, Crew
 from planish.runtime.gate import Gate
 from planish.runtime.llvm import Library, compile_text, compile_texts
 from planish.runtime.target import Target
@@ -132,6 +133,18 @@ def test_a_crew_runs_all_jobs_and_raises_what_one_raises() -> None:
         crew.add(lambda: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             crew.finish()
+
+
+def test_a_crew_sets_the_interval_of_the_interpreter_back() -> None:
+    before, seen = sys.getswitchinterval(), []
+    with Crew(2) as crew:
+        crew.add(lambda: seen.append(sys.getswitchinterval()))
+        with Crew(3) as other:
+            other.add(lambda: None)
+        crew.add(lambda: seen.append(sys.getswitchinterval()))
+        crew.finish()
+    assert seen == [pytest.approx(HAND_OVER)] * 2
+    assert sys.getswitchinterval() == before
 
 
 def test_a_crew_without_room_for_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:

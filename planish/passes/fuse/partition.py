@@ -65,6 +65,7 @@ class Partition:
         if order is None:  # no order reads all before it is overwritten: lowering refuses
             self.overwrites, order = {}, list(survey.core)
         self.overwritten = {x: i for i, x in self.overwrites.items()}
+        self._old, self._new = frozenset(self.overwritten), frozenset(self.overwrites)
         self.again = {i for i in survey.core if survey.nodes[i].op.name == "again"}
         for rank, i in enumerate(order):
             part = Part({i}, self._kind(i), rank)
@@ -149,7 +150,7 @@ class Partition:
         if len(a.nodes) + len(b.nodes) > MOST_NODES:
             return f"together they have more than {MOST_NODES} nodes"
         for p, c in ((a, b), (b, a)):
-            for v in sorted(self.again & c.nodes):
+            for v in sorted(self.again & c.nodes) if self.again else ():
                 if not p.nodes.isdisjoint(self.survey.reads[v]):
                     return f"{self.names[v]} begins what is computed again to keep less"
         reads = (a.reads | b.reads) - a.nodes - b.nodes
@@ -213,12 +214,12 @@ class Partition:
         stack = sorted(seen, key=_rank)
         while stack:
             q = stack.pop()
-            for r in sorted(step(q), key=_rank):  # sets of parts have no order
-                if r is goal:
-                    return q
-                if r not in seen and low < r.rank < high:
-                    seen.add(r)
-                    stack.append(r)
+            near = step(q)
+            if goal in near:
+                return q
+            new = {r for r in near if r not in seen and low < r.rank < high}
+            seen |= new
+            stack += sorted(new, key=_rank)  # sets of parts have no order
             if len(seen) > FARTHEST:
                 return None
         return seen
@@ -231,14 +232,16 @@ class Partition:
     def _next(self, q: Part) -> list[Part]:
         """Parts that must run after `q`."""
         found = [r for v in q.outs for r in self.readers[v]]
-        old = q.reads & self.overwritten.keys()
-        return found + [self.home[self.overwritten[x]] for x in sorted(old)]
+        if q.reads.isdisjoint(self._old):
+            return found
+        return found + [self.home[self.overwritten[x]] for x in sorted(q.reads & self._old)]
 
     def _previous(self, q: Part) -> list[Part]:
         """Parts that must run before `q`."""
         found = [self.home[r] for r in q.reads if r in self.home]
-        new = q.nodes & self.overwrites.keys()
-        return found + [r for v in new for r in self.readers[self.overwrites[v]]]
+        if q.nodes.isdisjoint(self._new):
+            return found
+        return found + [r for v in q.nodes & self._new for r in self.readers[self.overwrites[v]]]
 
     def in_time(self, q: Part, reads: set[int]) -> bool:
         """Whether `q` runs before any of these is overwritten."""

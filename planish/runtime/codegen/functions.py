@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from planish.ir.loop_text import kernel_text
-from planish.ir.loops import Expr, Kernel
+from planish.ir.loops import Kernel
 from planish.runtime.cache import digest
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.codegen.sync import FAIL
 from planish.runtime.codegen.text import KERNELS
 from planish.runtime.codegen.turn import TURN, turn_module
 from planish.runtime.memo import Memo
+from planish.runtime.nests import Nest, Nests
 from planish.runtime.plan import Step
-from planish.runtime.schedule import Storage, overlap, parallel_loop
-from planish.runtime.sizes import is_small, work
+from planish.runtime.schedule import Storage, overlap
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target
 
@@ -41,66 +39,44 @@ NAME = "k_"  # of a function that no module has taken in yet
 FUNCTIONS: Memo[tuple[str, dict[str, str]]] = Memo(32 << 20, lambda found: len(found[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class Native:
-    """A kernel, its text but for its name, its dimensions, and how much work it is."""
-
-    kernel: Kernel
-    text: str
-    dims: tuple[str, ...]
-    work: Expr
-
-    @staticmethod
-    def of(kernel: Kernel) -> Native:
-        """What there is to know of a kernel."""
-        dims = kernel.dims
-        return Native(kernel, kernel_text(kernel, "kernel"), dims, work(kernel, dims))
-
-
 class Functions:
     """The functions that were asked for so far. `begin` gets each module when it is full."""
 
     def __init__(self, target: Target, begin: Callable[[str], object]) -> None:
         self.target, self.begin = target, begin
-        self._natives: dict[int, Native] = {}  # by the id of a kernel, which they keep alive
+        self.nests = Nests()
         self._symbols: dict[object, str] = {}  # by kernel, and how it is called
         self._known: dict[str, str] = {}  # function -> symbol; kernels of one may differ in names
         self._shared: set[str] = set()  # what modules of their own have
         self._pending: list[str] = []
         self._declared: dict[str, str] = {}
 
-    def native(self, kernel: Kernel) -> Native:
-        """What there is to know of a kernel, which may be that of many steps."""
-        if id(kernel) not in self._natives:
-            self._natives[id(kernel)] = Native.of(kernel)
-        return self._natives[id(kernel)]
-
     def symbol(self, kernel: Kernel, aliased: frozenset[int], alone: bool) -> str:
         """The name of a kernel's function, for which see `kernel_function`."""
-        native = self.native(kernel)
-        key = (native.text, aliased, alone)
+        nest = self.nests.of(kernel)
+        key = (nest.text, aliased, alone)
         if key not in self._symbols:
-            self._symbols[key] = self._added(native, *self._function(native, aliased, alone))
+            self._symbols[key] = self._added(nest, *self._function(nest, aliased, alone))
         return self._symbols[key]
 
     def _function(
-        self, native: Native, aliased: frozenset[int], alone: bool
+        self, nest: Nest, aliased: frozenset[int], alone: bool
     ) -> tuple[str, dict[str, str]]:
         """Its LLVM text, called `NAME` there, and what that declares."""
-        key = (self.target, digest(native.text), native.dims, aliased, alone)
+        key = (self.target, digest(nest.text), nest.dims, aliased, alone)
         known = FUNCTIONS.get(key)
         if known is None:
             needs: dict[str, str] = {}
-            given = native.dims, NAME, self.target, needs, aliased, alone
-            known = FUNCTIONS.put(key, (kernel_function(native.kernel, *given), needs))
+            given = nest.dims, NAME, self.target, needs, aliased, alone
+            known = FUNCTIONS.put(key, (kernel_function(nest.kernel, *given), needs))
         return known
 
-    def _added(self, native: Native, function: str, needs: dict[str, str]) -> str:
+    def _added(self, nest: Nest, function: str, needs: dict[str, str]) -> str:
         """The name of a function, which goes into a module if it is new."""
         if function in self._known:
             return self._known[function]
         number = int(digest(function)[:16], 16)
-        plain = re.sub(r"\W+", "_", native.kernel.name, flags=re.ASCII)
+        plain = re.sub(r"\W+", "_", nest.kernel.name, flags=re.ASCII)
         symbol = f"k{number % 100_000}_{plain}"
         if symbol in self._known.values():
             symbol = f"k{number}_{plain}"
@@ -145,8 +121,8 @@ class Ahead:
 
     def add(self, step: Step) -> None:
         """Make the function of a step: all memory lies apart but for what is updated in place."""
-        native = self._functions.native(step.kernel)
-        alone = parallel_loop(step.kernel) is None or is_small(native.work)
+        nest = self._functions.nests.of(step.kernel)
+        alone = nest.loop is None or nest.small
         self._functions.symbol(step.kernel, aliased(step, self._place), alone)
 
     def _place(self, slot: Slot) -> tuple[str, int, int]:

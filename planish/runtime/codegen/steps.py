@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from planish.ir.loops import Const, Var
 from planish.runtime.codegen.expression import Expressions
-from planish.runtime.codegen.functions import Functions, Native, aliased
+from planish.runtime.codegen.functions import Functions, aliased
 from planish.runtime.codegen.sync import DECLARED
 from planish.runtime.codegen.text import CALLS, Writer
+from planish.runtime.nests import Nest
 from planish.runtime.plan import Plan, Step
 from planish.runtime.schedule import Schedule, Storage, schedule
 from planish.runtime.sizes import PARALLEL_WORK
@@ -44,25 +45,25 @@ class Modules:
         self, plan: Plan, target: Target, storage: Storage, fixed: bool, functions: Functions
     ) -> None:
         self.plan, self.target = plan, target
-        self.schedule = schedule(plan, storage, fixed)
-        self._natives = [functions.native(step.kernel) for step in plan.steps]
+        self.schedule = schedule(plan, storage, fixed, functions.nests)
+        self._nests = [functions.nests.of(step.kernel) for step in plan.steps]
         self.symbols = tuple(
             functions.symbol(step.kernel, aliased(step, storage), run != "shared")
             for step, run in zip(plan.steps, self.schedule.runs, strict=True)
         )
         functions.flush()
-        self.dims = tuple(sorted({d for native in self._natives for d in native.dims}))
+        self.dims = tuple(sorted({d for nest in self._nests for d in nest.dims}))
 
     def main(self) -> str:
         """The module of the main function, which needs that of `sync_text`."""
         declarations: dict[str, str] = {}
         main = _Main(Writer(declarations), self.target, self.plan, self.dims, self.schedule)
         main.begin_call()
-        for number, (step, native) in enumerate(zip(self.plan.steps, self._natives, strict=True)):
+        for number, (step, nest) in enumerate(zip(self.plan.steps, self._nests, strict=True)):
             if self.schedule.meets[number]:
                 main.barrier()
             main.note(number)
-            main.step(number, step, native, self.symbols[number])
+            main.step(number, step, nest, self.symbols[number])
             main.tick(number)
         main.end_call()
         # There is nothing to optimise in a list of calls, and the list is long.
@@ -131,7 +132,7 @@ class _Main(Expressions):
             n = len(self.schedule.meets) + 1 + number
             self.writer.do(f"call void @planish.note(ptr %profile, i64 {n}, i64 %thread)")
 
-    def step(self, number: int, step: Step, native: Native, symbol: str) -> None:
+    def step(self, number: int, step: Step, nest: Nest, symbol: str) -> None:
         """Call a kernel on all threads, for their share or all of it, or on the first one only."""
         w, run = self.writer, self.schedule.runs[number]
         self.begin()
@@ -141,30 +142,28 @@ class _Main(Expressions):
                 if (offset := self.schedule.spare.get((number, place))) is not None:
                     own = w.op(f"getelementptr i8, ptr %my_temps, i64 {offset}")
                     args[place] = w.op(f"select i1 %first, ptr {at}, ptr {own}")
-            self._call(symbol, args, native, "0", "1")
+            self._call(symbol, args, nest, "0", "1")
             return
-        if run == "shared" and isinstance(native.work, Const):
-            self._call(symbol, args, native, "%thread", "%threads")
+        if run == "shared" and isinstance(nest.work, Const):
+            self._call(symbol, args, nest, "%thread", "%threads")
             return
         mine, threads = "%first", "1"
         if run == "shared":
-            total = self.registers.scalar(self.uniform(native.work))
+            total = self.registers.scalar(self.uniform(nest.work))
             small = w.op(f"icmp slt i64 {total}, {PARALLEL_WORK}")
             threads = w.op(f"select i1 {small}, i64 1, i64 %threads")
             mine = w.op(f"icmp slt i64 %thread, {threads}")
         inside, after = w.name("run"), w.name("step")
         w.do(f"br i1 {mine}, label %{inside}, label %{after}")
         w.label(inside)
-        self._call(symbol, args, native, "%thread", threads)
+        self._call(symbol, args, nest, "%thread", threads)
         w.do(f"br label %{after}")
         w.label(after)
 
-    def _call(
-        self, symbol: str, args: list[str], native: Native, thread: str, threads: str
-    ) -> None:
+    def _call(self, symbol: str, args: list[str], nest: Nest, thread: str, threads: str) -> None:
         w = self.writer
         given = [("ptr", at) for at in args]
-        given += [("i64", self.registers.scalar(self.uniform(Var(d)))) for d in native.dims]
+        given += [("i64", self.registers.scalar(self.uniform(Var(d)))) for d in nest.dims]
         given += [("i64", thread), ("i64", threads), ("ptr", "%my_scratch"), ("ptr", "%status")]
         w.call(symbol, "void", *given)
 

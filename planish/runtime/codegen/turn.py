@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from planish.ir.index import coefficient, to_poly
 from planish.ir.loop_turn import Turn
-from planish.ir.loops import Buffer, Expr
+from planish.ir.loops import Expr, Load, Store, Var, as_index
 from planish.runtime.codegen.expression import Expressions
-from planish.runtime.codegen.memory import Place
 from planish.runtime.codegen.text import Writer, memory_type, vector_type
 from planish.runtime.codegen.value import Linear, Value
 
@@ -23,28 +23,42 @@ TURN = "planish.turn_"  # how names of the functions begin
 
 def turn_block(code: Expressions, turn: Turn, k: Linear, lanes: int) -> None:
     """All columns for k .. k + lanes - 1."""
-    read, store = (code.places[x.buffer.name] for x in (turn.read, turn.store))
+    down, along = _apart(turn.read, turn.j), _apart(turn.store, turn.k)
     for first in range(0, turn.columns, lanes):
-        rows = [
-            _offset(code, turn, turn.read.buffer, turn.read.index, k, first + i)
-            for i in range(lanes)
-        ]
-        lines = [
-            _offset(
-                code, turn, turn.store.buffer, turn.store.index,
-                code.registers.add(k, Linear(i)), first,
-            )
-            for i in range(lanes)
-        ]  # fmt: skip
+        if down is not None and along is not None:
+            row, line = (_offset(code, turn, x, k, first) for x in (turn.read, turn.store))
+            _turned(code, turn, lanes, row, Linear(down), line, Linear(along))
+            continue
+        rows = [_offset(code, turn, turn.read, k, first + i) for i in range(lanes)]
+        near = [code.registers.add(k, Linear(i)) for i in range(lanes)]
+        lines = [_offset(code, turn, turn.store, x, first) for x in near]
         steps = _step(code, rows), _step(code, lines)
         if steps[0] is None or steps[1] is None:
-            _in_place(code, read, store, rows, lines)
-            continue
-        name = f"{TURN}{lanes}x{memory_type(read.dtype)}"
-        ends = [code.memory.address(read, rows[0]), code.memory.address(store, lines[0])]
-        by = [code.registers.scalar(step) for step in steps if step is not None]
-        given = (("ptr", ends[0]), ("i64", by[0]), ("ptr", ends[1]), ("i64", by[1]))
-        code.writer.call(name, "void", *given)
+            _in_place(code, turn, rows, lines)
+        else:
+            _turned(code, turn, lanes, rows[0], steps[0], lines[0], steps[1])
+
+
+def _apart(access: Load | Store, variable: Var) -> int | None:
+    """How far apart the elements lie of neighbours in `variable`, where that is one number."""
+    place: Expr = as_index(0)
+    for i, size in zip(access.index, access.buffer.shape, strict=True):
+        place = place * size + i
+    found = coefficient(to_poly(place, {}), variable)
+    return found[()] if found is not None and set(found) == {()} else None
+
+
+def _turned(
+    code: Expressions, turn: Turn, lanes: int, row: Linear, down: Linear, line: Linear,
+    along: Linear,
+) -> None:  # fmt: skip
+    """Call the function that turns a block."""
+    read, store = (code.places[x.buffer.name] for x in (turn.read, turn.store))
+    name = f"{TURN}{lanes}x{memory_type(read.dtype)}"
+    ends = [code.memory.address(read, row), code.memory.address(store, line)]
+    by = [code.registers.scalar(step) for step in (down, along)]
+    given = (("ptr", ends[0]), ("i64", by[0]), ("ptr", ends[1]), ("i64", by[1]))
+    code.writer.call(name, "void", *given)
 
 
 def turn_module(name: str) -> str:
@@ -81,9 +95,8 @@ def _step(code: Expressions, places: list[Linear]) -> Linear | None:
     return by if all(code.registers.add(b, a, -1) == by for a, b in pairs) else None
 
 
-def _in_place(
-    code: Expressions, read: Place, store: Place, rows: list[Linear], lines: list[Linear]
-) -> None:
+def _in_place(code: Expressions, turn: Turn, rows: list[Linear], lines: list[Linear]) -> None:
+    read, store = (code.places[x.buffer.name] for x in (turn.read, turn.store))
     lanes = len(rows)
     values = [code.memory.load(read, Linear(x.const, x.terms, 1, 1), lanes, None) for x in rows]
     kind = values[0].type
@@ -93,13 +106,12 @@ def _in_place(
         code.memory.store(store, Linear(at.const, at.terms, 1, 1), value, None)
 
 
-def _offset(
-    code: Expressions, turn: Turn, buffer: Buffer, index: tuple[Expr, ...], k: Linear, j: int
-) -> Linear:
+def _offset(code: Expressions, turn: Turn, access: Load | Store, k: Linear, j: int) -> Linear:
     """Where the elements of a row begin."""
     code.env[turn.k.name], code.env[turn.j.name] = k, Linear(j)
     code.begin()
-    found = code.memory.offset(code.places[buffer.name], tuple(map(code.index, index)), 0)
+    index = tuple(map(code.index, access.index))
+    found = code.memory.offset(code.places[access.buffer.name], index, 0)
     return found if isinstance(found, Linear) else code.registers.atom(found.ref)
 
 

@@ -137,8 +137,9 @@ def takes_matrix(body: Graph, roles: Roles, target: Target, dtype: DType) -> boo
     """Whether a matmul of words is one for the matrix unit: its rows lie evenly spaced, or will."""
     depth, words = roles.product.depth, (roles.a.dtype, dtype) == (t.u32, t.f32)
     deep = words and isinstance(depth, int) and depth >= SIDE
-    even = roles.strips or (not roles.swapped and are_even(body, roles))
-    return target.has_matrix and deep and even
+    if not (target.has_matrix and deep):
+        return False
+    return roles.strips or (not roles.swapped and are_even(body, roles))
 
 
 def are_even(body: Graph, roles: Roles) -> bool:

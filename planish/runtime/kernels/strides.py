@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from planish.ir.graph import Graph
-from planish.ir.index import Poly, linear_index, to_poly
-from planish.ir.loops import Expr, Load, Var, size_expr
+from planish.ir.index import Poly, coefficient, linear_index, to_poly
+from planish.ir.loops import Load, Var, size_expr
 from planish.ir.node import Node
 from planish.runtime.kernels.nest import Nest, Pull
 
@@ -24,32 +24,7 @@ def strides(body: Graph, x: Node) -> tuple[Poly | None, ...]:
     )
     shape = (node.type.size,) if node in pull.flat and buffer is pull.flat[node] else node.shape
     poly = to_poly(linear_index(found.index, shape, nest.ranges), nest.ranges)
-    return tuple(_coefficient(poly, v) for v in index)
-
-
-def _coefficient(poly: Poly, variable: Var) -> Poly | None:
-    """What `variable` is multiplied by; None where it occurs otherwise than as a factor."""
-    total: Poly = {}
-    for term, c in poly.items():
-        if _mentions(term, variable.name):
-            rest = list(term)
-            if variable not in rest:
-                return None
-            rest.remove(variable)
-            if _mentions(tuple(rest), variable.name):
-                return None
-            total[tuple(rest)] = c
-    return total
-
-
-def _mentions(term: tuple[Expr, ...], name: str) -> bool:
-    stack = list(term)
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Var) and item.name == name:
-            return True
-        stack.extend(getattr(item, "args", ()))
-    return False
+    return tuple(coefficient(poly, v) for v in index)
 
 
 def is_turned(body: Graph, a: Node) -> bool:

@@ -18,6 +18,7 @@ from planish.ir.loops import (
     Stmt,
     Store,
     Var,
+    children,
     walk,
 )
 
@@ -28,9 +29,9 @@ def tidy(kernel: Kernel) -> Kernel:
     """Drop Lets and params that nothing uses; put a Let used once, in its own block, at its use."""
     body = kernel.body
     while True:
-        uses = _uses(body)
+        uses, own = _uses(body)
         changing = {*kernel.writes, *(b.name for b in kernel.locals)}
-        smaller = _block(body, uses, changing)
+        smaller = _block(body, uses, own, changing)
         if smaller == body:
             break
         body = smaller
@@ -43,18 +44,30 @@ def tidy(kernel: Kernel) -> Kernel:
     )
 
 
-def _uses(body: tuple[Stmt, ...]) -> dict[str, int]:
+def _uses(body: tuple[Stmt, ...]) -> tuple[dict[str, int], dict[int, set[str]]]:
+    """How often each name is used; and those used by what stands in a block itself, by its id."""
     found: dict[str, int] = {}
-    for item in walk(body):
-        if isinstance(item, Var):
-            found[item.name] = found.get(item.name, 0) + 1
-    return found
+    own: dict[int, set[str]] = {}
+    blocks = [body]
+    while blocks:
+        block = blocks.pop()
+        here = own[id(block)] = set()
+        for stmt in block:
+            names = [x.name for x in walk(children(stmt)) if type(x) is Var]
+            if isinstance(stmt, (For, If)):
+                blocks.append(stmt.body)
+            else:
+                here.update(names)
+            for name in names:
+                found[name] = found.get(name, 0) + 1
+    return found, own
 
 
-def _block(body: tuple[Stmt, ...], uses: dict[str, int], changing: set[str]) -> tuple[Stmt, ...]:
+def _block(
+    body: tuple[Stmt, ...], uses: dict[str, int], own: dict[int, set[str]], changing: set[str]
+) -> tuple[Stmt, ...]:
     """One block without unused Lets, single-use ones substituted within the block."""
-    inside = [set(_names(s)) if not isinstance(s, (For, If)) else set() for s in body]
-    here = set().union(*inside) if inside else set()
+    here = own[id(body)]
     values: dict[str, Expr] = {}
     result: list[Stmt] = []
     for stmt in body:
@@ -69,19 +82,15 @@ def _block(body: tuple[Stmt, ...], uses: dict[str, int], changing: set[str]) -> 
                 else:
                     result.append(Let(var, value))
             case For():
-                inner = _block(stmt.body, uses, changing)
+                inner = _block(stmt.body, uses, own, changing)
                 result.append(replace(stmt, extent=_put(stmt.extent, values), body=inner))
             case If():
-                inner = _block(stmt.body, uses, changing)
+                inner = _block(stmt.body, uses, own, changing)
                 result.append(If(_put(stmt.cond, values), inner))
             case Store() | Accumulate():
                 index = tuple(_put(i, values) for i in stmt.index)
                 result.append(replace(stmt, index=index, value=_put(stmt.value, values)))
     return tuple(result)
-
-
-def _names(stmt: Stmt) -> list[str]:
-    return [x.name for x in walk((stmt,)) if isinstance(x, Var)]
 
 
 def _put(value: Expr, values: dict[str, Expr]) -> Expr:
