@@ -6,8 +6,9 @@ text is inside the arrays, and how much of the prompt's counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,19 @@ class Session:
         self.settings = self.state[len(self.state) - settings :]
         self.is_small = sum(x.nbytes for x in self.state) <= KEPT_BYTES
         self._prompt = np.zeros((1, piece), np.int32)
-        self._readers: dict[int, Bound] = {}
+        self._ends = np.zeros(len(self.state[0]), np.int32)
 
     @cached_property
     def decoding(self) -> Bound:
         """The program that adds a token to each text."""
         return self._decode.bind(*self.state)
+
+    @cached_property
+    def _reading(self) -> Bound:
+        """The program that reads a piece of prompts; where there are several, it is told their
+        ends."""
+        ends = (self._ends,) if len(self._ends) > 1 else ()
+        return self._prefill.bind(*self.state, self._prompt, *ends)
 
     def set(self, settings: Sequence[np.ndarray | np.generic]) -> None:
         """Copy settings of the draw to where programs read them."""
@@ -48,18 +56,24 @@ class Session:
         """Let threads that sleep wake up while this one still prepares what they will do."""
         self._prefill.wake()
 
-    def read(self, row: int, prompt: np.ndarray) -> None:
-        """Read a prompt into a row, whose tokens then have the first new one after it."""
-        reader = self._readers.get(row)
-        if reader is None:
-            mine = (x[row : row + 1] if x.ndim else x for x in self.state)
-            reader = self._readers[row] = self._prefill.bind(*mine, self._prompt)
+    def read(self, prompts: Mapping[int, np.ndarray]) -> None:
+        """Read prompts into rows, whose tokens then have the first new one after them.
+
+        They are read together, one after another in pieces of at most so many tokens, however long
+        each is. Rows without a prompt stay as they are.
+        """
         tokens, pos = self.state[:2]
-        pos[row] = 0
-        piece = self._prompt.shape[1]
-        for start in range(0, len(prompt), piece):
-            part = prompt[start : start + piece]
+        for row in prompts:
+            pos[row] = 0
+        rows = sorted(prompts)
+        text = prompts[rows[0]] if len(rows) == 1 else np.concatenate([prompts[r] for r in rows])
+        sizes = [len(prompts[r]) if r in prompts else 0 for r in range(len(pos))]
+        ends, piece = list(accumulate(sizes)), self._prompt.shape[1]
+        for start in range(0, len(text), piece):
+            part = text[start : start + piece]
             self._prompt[0, : len(part)] = part
-            reader.resize(T=len(part))
-            reader.run()
-        tokens[row, : len(prompt)] = prompt
+            self._ends[:] = [min(max(x - start, 0), len(part)) for x in ends]
+            self._reading.resize(T=len(part))
+            self._reading.run()
+        for row, prompt in prompts.items():
+            tokens[row, : len(prompt)] = prompt

@@ -75,7 +75,7 @@ def test_all_rows_advance_in_one_native_loop(
         Bound, "run", lambda self, repeat=1: (runs.append(repeat), run(self, repeat))[1]
     )
     model.generate(RAGGED, 12, seed=1)
-    assert runs[:4] == [1] * 4 and sum(runs[4:]) == 11 and len(runs) < 4 + 5
+    assert runs[0] == 1 and sum(runs[1:]) == 11 and len(runs) < 1 + 5
     maker = generator_for(model, batch=len(RAGGED))
     updates = [s for s in maker.decode.plan.steps if s.label.endswith("update_slice")]
     assert [slot.kind for s in updates for slot in written(s)] == ["output"] * 5

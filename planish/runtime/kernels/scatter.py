@@ -3,6 +3,8 @@
 scatter_add(x, indices, updates)   out = x; out[indices[n]] += updates[n], n in order
 update_slice(x, update, starts)    out[starts + i] = update[i], the rest of out is x already;
                                    a start may be one for each row i[0]
+update_rows(x, update, starts, ends)   out[r, starts[r] + i] = update[0, first[r] + i] for the
+                                   places i of each row r
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from planish.ir.graph import Graph
 from planish.ir.loops import Const, as_index, cast, scalar, size_expr
 from planish.ir.node import Node
 from planish.ir.ops.indexing import start_of
+from planish.ir.ops.ragged import bounds, start_in
 from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.target import Target
 
@@ -52,6 +55,32 @@ def scatter_add_kernel(body: Graph, anchor: Node, name: str, target: Target) -> 
                 place = (*at, row, *column)
                 value = pull(updates, (*at, *where, *column))
                 nest.store(out, place, nest.load(out, *place) + value)
+    return lowered(nest, pull, name)
+
+
+def write_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """An update in place."""
+    ragged = anchor.op.name == "update_rows"
+    return (write_rows_kernel if ragged else write_slice_kernel)(body, anchor, name, target)
+
+
+def write_rows_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """Rows, and what stands before and after the axis of the update, in parallel."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    x, update, starts, ends = anchor.inputs
+    out, axis, lanes = nest.output("out0", anchor.type), anchor.attrs["axis"], target.lanes(x.dtype)
+    outer = (*x.shape[:axis], *x.shape[axis + 1 : -1])
+    with nest.loop("p", product(outer), "parallel") as p:
+        row, *others = unflatten(p, outer)
+        first, count = bounds(partial(pull, ends), row, x.shape[0], update.shape[axis])
+        first, count = nest.let(first), nest.let(count)
+        start = nest.let(start_in(axis, partial(pull, starts), row, x.shape[axis], count))
+        before, after = others[: axis - 1], others[axis - 1 :]
+        with nest.loop("i", count) as i, nest.loop("j", x.shape[-1], "vector", lanes) as j:
+            value = pull(update, (as_index(0), *before, first + i, *after, j))
+            nest.store(out, (row, *before, start + i, *after, j), value)
     return lowered(nest, pull, name)
 
 
