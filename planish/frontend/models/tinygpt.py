@@ -193,7 +193,7 @@ class TinyGPT(Module):
         """
         if len(shape_of(tokens)) == 1:
             tokens = tokens.reshape(-1, 1)
-        length = self._check_tokens(tokens, rank=2)[1]
+        length = self._check_tokens(tokens, 2, limited=ends is None)[1]
         places = places_from(pos, length) if ends is None else places_in(pos, ends, length)
         x = self.wte(tokens)
         if self.config["positions"] == "learned":
@@ -237,7 +237,7 @@ class TinyGPT(Module):
         scale = 1 / math.sqrt(head_width(config)) if config["scale_attn"] else 1.0
         return scale / (layer + 1) if config["scale_by_layer"] else scale
 
-    def _check_tokens(self, tokens: Any, rank: int) -> tuple:
+    def _check_tokens(self, tokens: Any, rank: int, limited: bool = True) -> tuple:
         """The shape of token ids; refused where they are no ids or longer than the context."""
         shape, limit = shape_of(tokens), self.config["max_seq_len"]
         if not dtype_of(tokens).is_int:
@@ -245,7 +245,7 @@ class TinyGPT(Module):
         if len(shape) != rank:
             raise ShapeError(f"token ids are [batch, time], got {list(shape)}")
         most = upper(shape[1])
-        if most is not None and most > limit:
+        if limited and most is not None and most > limit:
             raise ShapeError(f"{shape[1]} tokens (up to {most}) exceed max_seq_len={limit}")
         return shape
 

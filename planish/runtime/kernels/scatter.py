@@ -65,15 +65,16 @@ def write_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowere
 
 
 def write_rows_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
-    """Rows, and what stands before and after the axis of the update, in parallel."""
+    """What stands between rows and columns in parallel, all rows of it, so that threads share out
+    each row, however long."""
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
     x, update, starts, ends = anchor.inputs
     out, axis, lanes = nest.output("out0", anchor.type), anchor.attrs["axis"], target.lanes(x.dtype)
-    outer = (*x.shape[:axis], *x.shape[axis + 1 : -1])
+    outer = (*x.shape[1:axis], *x.shape[axis + 1 : -1], x.shape[0])
     with nest.loop("p", product(outer), "parallel") as p:
-        row, *others = unflatten(p, outer)
+        *others, row = unflatten(p, outer)
         first, count = bounds(partial(pull, ends), row, x.shape[0], update.shape[axis])
         first, count = nest.let(first), nest.let(count)
         start = nest.let(start_in(axis, partial(pull, starts), row, x.shape[axis], count))
