@@ -109,8 +109,9 @@ class Attention(Composite):
         ragged: bool = False,
     ) -> np.ndarray:
         if ragged:
-            attrs = {"causal": causal, "scale": scale, "out": out, "time_first": time_first}
-            return self._by_rows(q, k, v, *rest, **attrs)
+            return self._by_rows(
+                q, k, v, *rest, causal=causal, scale=scale, out=out, time_first=time_first
+            )
         offset, key = extras(rest, dropout)
         weights = weights_of_arrays(q, k, offset, causal, scale)
         if key is not None:

@@ -45,10 +45,11 @@ def heads_in(anchor: Node, p: Expr) -> tuple[Index, Index]:
     (batch, heads), groups = anchor.inputs[0].shape[:2], anchor.inputs[1].shape[1]
     if anchor.attrs.get("ragged"):
         h, b = unflatten(p, (heads, anchor.inputs[1].shape[0]))
-        query = (as_index(0), h)
+        row = as_index(0)
     else:
-        b, h = query = unflatten(p, (batch, heads))
-    return query, (b, h if groups == heads else h // (heads // groups))
+        b, h = unflatten(p, (batch, heads))
+        row = b
+    return (row, h), (b, h if groups == heads else h // (heads // groups))
 
 
 def queries_of(anchor: Node, pull: Pull, b: Expr) -> tuple[Expr, Expr]:
