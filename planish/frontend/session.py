@@ -16,7 +16,9 @@ import numpy as np
 from planish.frontend.compiled import Compiled
 from planish.runtime.program import Bound
 
-KEPT_BYTES = 1 << 24  # of a session for texts to come; models with larger ones take far longer
+# Of a session for texts to come: gpt2's of one text, a smaller model's of many. The first token
+# after a short prompt takes less than it takes to have so many bytes zeroed by the system.
+KEPT_BYTES = 1 << 27
 
 
 class Session:
@@ -33,7 +35,8 @@ class Session:
         self.settings = self.state[len(self.state) - settings :]
         self.is_small = sum(x.nbytes for x in self.state) <= KEPT_BYTES
         self._prompt = np.zeros((1, piece), np.int32)
-        self._ends = np.zeros(len(self.state[0]), np.int32)
+        rows = len(self.state[0])
+        self._ends = (np.zeros(rows, np.int32),) if rows > 1 else ()
 
     @cached_property
     def decoding(self) -> Bound:
@@ -42,10 +45,8 @@ class Session:
 
     @cached_property
     def _reading(self) -> Bound:
-        """The program that reads a piece of prompts; where there are several, it is told their
-        ends."""
-        ends = (self._ends,) if len(self._ends) > 1 else ()
-        return self._prefill.bind(*self.state, self._prompt, *ends)
+        """The program that reads a piece of prompts; of several, it is told their ends."""
+        return self._prefill.bind(*self.state, self._prompt, *self._ends)
 
     def set(self, settings: Sequence[np.ndarray | np.generic]) -> None:
         """Copy settings of the draw to where programs read them."""
@@ -65,14 +66,15 @@ class Session:
         tokens, pos = self.state[:2]
         for row in prompts:
             pos[row] = 0
-        rows = sorted(prompts)
-        text = prompts[rows[0]] if len(rows) == 1 else np.concatenate([prompts[r] for r in rows])
-        sizes = [len(prompts[r]) if r in prompts else 0 for r in range(len(pos))]
-        ends, piece = list(accumulate(sizes)), self._prompt.shape[1]
+        parts = [prompts[row] for row in sorted(prompts)]
+        text = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        piece = self._prompt.shape[1]
         for start in range(0, len(text), piece):
             part = text[start : start + piece]
             self._prompt[0, : len(part)] = part
-            self._ends[:] = [min(max(x - start, 0), len(part)) for x in ends]
+            for ends in self._ends:
+                sizes = (len(prompts[r]) if r in prompts else 0 for r in range(len(pos)))
+                ends[:] = [min(max(x - start, 0), len(part)) for x in accumulate(sizes)]
             self._reading.resize(T=len(part))
             self._reading.run()
         for row, prompt in prompts.items():
