@@ -43,7 +43,7 @@ def session_of(maker: pl.Generator) -> Session:
 
 def first_tokens(session: Session, prompts: list[np.ndarray]) -> list[int]:
     """The likeliest token after each prompt."""
-    session.read(dict(enumerate(prompts)))
+    session.read(range(len(prompts)), prompts)
     return [int(session.state[0][row, len(x)]) for row, x in enumerate(prompts)]
 
 

@@ -6,7 +6,7 @@ text is inside the arrays, and how much of the prompt's counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -57,25 +57,25 @@ class Session:
         """Let threads that sleep wake up while this one still prepares what they will do."""
         self._prefill.wake()
 
-    def read(self, prompts: Mapping[int, np.ndarray]) -> None:
-        """Read prompts into rows, whose tokens then have the first new one after them.
+    def read(self, rows: Sequence[int], prompts: Sequence[np.ndarray]) -> None:
+        """Read prompts into rows, in their order; tokens then have the first new one after them.
 
         They are read together, one after another in pieces of at most so many tokens, however long
-        each is. Rows without a prompt stay as they are.
+        each is. Other rows stay as they are.
         """
         tokens, pos = self.state[:2]
-        for row in prompts:
+        for row in rows:
             pos[row] = 0
-        parts = [prompts[row] for row in sorted(prompts)]
-        text = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        piece = self._prompt.shape[1]
+        text = prompts[0] if len(prompts) == 1 else np.concatenate(prompts)
+        reading, piece = self._reading, self._prompt.shape[1]
         for start in range(0, len(text), piece):
             part = text[start : start + piece]
             self._prompt[0, : len(part)] = part
             for ends in self._ends:
-                sizes = (len(prompts[r]) if r in prompts else 0 for r in range(len(pos)))
-                ends[:] = [min(max(x - start, 0), len(part)) for x in accumulate(sizes)]
-            self._reading.resize(T=len(part))
-            self._reading.run()
-        for row, prompt in prompts.items():
+                sizes = dict(zip(rows, map(len, prompts), strict=True))
+                whole = accumulate(sizes.get(row, 0) for row in range(len(ends)))
+                ends[:] = [min(max(x - start, 0), len(part)) for x in whole]
+            reading.resize(T=len(part))
+            reading.run()
+        for row, prompt in zip(rows, prompts, strict=True):
             tokens[row, : len(prompt)] = prompt

@@ -13,7 +13,7 @@ Nothing here needs a model, a graph or a compiler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -104,7 +104,7 @@ class Writer:
 
     def _walk(self, session: Session, rows: Rows, count: int, pause: float) -> Iterator[np.ndarray]:
         bound = session.decoding if count > 1 else None  # before: threads are awake after
-        self.read(session, dict(enumerate(rows.prompts)))
+        self.read(session, range(self.batch), rows.prompts)
         tokens, pos = session.state[:2]
         drawn = 1
         while True:
@@ -115,12 +115,13 @@ class Writer:
                 return
             if max(places) == self.context - 1:
                 full = pos == self.context - 1
-                fresh = {r: rows.renewed(r, tokens[r]) for r in set_in(full & rows.live)}
+                fresh = set_in(full & rows.live)
+                prompts = [rows.renewed(r, tokens[r]) for r in fresh]
                 pos[full] = 0  # one that has ended goes round and round
                 if not full.all():
                     bound.run()
                 if fresh:
-                    self.read(session, fresh)
+                    self.read(session, fresh, prompts)
                 drawn = 1
                 continue
             drawn = min(bound.within(pause), count, self.context - 1 - max(places))
@@ -146,15 +147,15 @@ class Writer:
         """The arguments of `decode` after prompts, which are the caller's."""
         session = Session(self.prefill, self.decode, self.piece, len(operands))
         session.set(operands)
-        self.read(session, dict(enumerate(prompts)))
+        self.read(session, range(self.batch), list(prompts))
         return session.state
 
-    def read(self, session: Session, prompts: Mapping[int, np.ndarray]) -> None:
+    def read(self, session: Session, rows: Sequence[int], prompts: Sequence[np.ndarray]) -> None:
         """Read prompts into rows, whose tokens then have the first new one after them."""
         if "repetition_penalty" in self.options:
-            for row, prompt in prompts.items():
+            for row, prompt in zip(rows, prompts, strict=True):
                 session.state[-1][row, prompt] = True
-        session.read(prompts)
+        session.read(rows, prompts)
 
     def _recomputed(self, rows: Rows, count: int, operands: tuple) -> Iterator[np.ndarray]:
         texts = list(rows.prompts)
