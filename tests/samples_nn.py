@@ -49,6 +49,18 @@ INDEXING = [
     ),
     sample("update_slice", floats(3, 2), floats(1, 2, seed=1), np.int64(1), np.int64(0)),
     sample("update_slice", floats(3), floats(3, seed=1), i32(0), note=" of everything"),
+    sample(
+        "update_rows", floats(3, 5, 2), floats(1, 6, 2, seed=1), i32(1, 5, 0), i32(2, 2, 6), axis=1
+    ),
+    sample(
+        "update_rows",
+        floats(2, 2, 4, 3),
+        floats(1, 2, 5, 3, seed=1),
+        i32(3, 0),
+        i32(1, 0),
+        axis=2,
+        note=" by heads, the last end taken as said",
+    ),
 ]
 
 GATHER = [
@@ -189,6 +201,32 @@ ATTENTION = [
         (heads(2, 4, 5, 6), heads(2, 2, 5, 6, seed=1), heads(2, 2, 5, 3, seed=2)),
         {"causal": True, "scale": 0.5, "time_first": True},
         note=" by time",
+    ),
+    Sample(
+        "attention",
+        (
+            heads(1, 4, 11, 4),
+            heads(3, 2, 9, 4, seed=1),
+            heads(3, 2, 9, 6, seed=2),
+            i32(0, 4, 2),
+            i32(8, 8, 11),
+        ),
+        {"causal": True, "scale": 0.5, "ragged": True},
+        grad=False,
+        note=" of ragged rows, one of them empty",
+    ),
+    Sample(
+        "attention",
+        (
+            heads(1, 2, 3, 4),
+            heads(2, 2, 5, 4, seed=1),
+            heads(2, 2, 5, 4, seed=2),
+            i32(3, 0),
+            i32(1, 0),
+        ),
+        {"causal": True, "scale": 0.5, "ragged": True, "time_first": True},
+        grad=False,
+        note=" of ragged rows, by time",
     ),
     Sample(
         "attention",

@@ -28,6 +28,7 @@ from planish.runtime.packing import Panels
 from planish.runtime.target import Target, thread_count
 
 PIECE = 32e9  # operations of one native call on a prompt, some tenths of a second
+TOGETHER = 512  # tokens of short prompts in a call: more are no faster, and take memory
 KEPT = 4  # generators that a model keeps
 
 
@@ -61,7 +62,8 @@ class Generator(Writer):
         self.options = tuple(x for x in OPTIONS if x in options)
         self.context: int = model.config["max_seq_len"]
         self.vocab_size: int = model.config["vocab_size"]
-        self.piece = max(1, min(self.context, int(PIECE / (2 * model.count_parameters()))))
+        most = min(self.batch * self.context, max(self.context, TOGETHER))
+        self.piece = max(1, min(most, int(PIECE / (2 * model.count_parameters()))))
         self._weights = weights(model)
         self._panels = Panels()
         self._followed: Followed = {}  # until both programs of a text are there

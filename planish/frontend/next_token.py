@@ -29,9 +29,15 @@ from planish.ir.graph import Graph
 def graphs(
     model: Any, batch: int, piece: int, options: Sequence[str] = (), greedy: bool = False
 ) -> dict[str, Graph]:
-    """The graphs of generation: decode for `batch` rows; for one, prefill of pieces, recompute."""
+    """The graphs of generation: decode and, a piece at a time, prefill of `batch` rows; for one,
+    recompute.
+
+    Several rows lie in `prompt` one after another, and `ends` [batch] says where; one that has no
+    token in it stays as it is.
+    """
     context = model.config["max_seq_len"]
     prompt = spec((1, Dim("T", max=piece)), "i32", "prompt")
+    pieces = (prompt,) if batch == 1 else (prompt, spec((batch,), "i32", "ends"))
     text = spec((1, Dim("T", max=context)), "i32", "text")
 
     def state(rows: int) -> tuple:
@@ -55,7 +61,10 @@ def graphs(
         return (*advance(model, tokens, pos, caches, read, settings, *seen), *seen)
 
     def prefill(tokens: Any, pos: Any, caches: Any, settings: Any, *rest: Any) -> Any:
-        return advance(model, tokens, pos, caches, rest[-1], settings, *rest[:-1])
+        seen, (read, *ends) = rest[: -len(pieces)], rest[-len(pieces) :]
+        if not ends:
+            return advance(model, tokens, pos, caches, read, settings, *seen)
+        return begin(model, tokens, pos, caches, read, ends[0], settings, *seen)
 
     def recompute(text: Any, settings: Any, *seen: Any) -> Any:
         return draw(model.last_logits(text), text.shape[1], settings, *seen)
@@ -64,7 +73,7 @@ def graphs(
     seen = {4: 3} if "repetition_penalty" in options else {}
     return {
         "decode": trace(decode, *state(batch), *settings(batch), donate={**donate, **seen}),
-        "prefill": trace(prefill, *state(1), *settings(1), prompt, donate=donate),
+        "prefill": trace(prefill, *state(batch), *settings(batch), *pieces, donate=donate),
         "recompute": trace(recompute, text, *settings(1)),
     }
 
@@ -81,6 +90,19 @@ def advance(
     pos = pos + read.shape[1]
     drawn = draw(logits, pos, settings, *seen)
     return update_slice(tokens, drawn.reshape(tokens.shape[0], 1), 0, pos), pos, caches
+
+
+def begin(
+    model: Any, tokens: Any, pos: Any, caches: Any, read: Any, ends: Any, settings: Any, *seen: Any
+) -> tuple[Any, Any, Any]:
+    """The same for the pieces of several rows in `read` [1, T], as long as `ends` [B] says."""
+    logits, caches = model.decode_step(read, caches, pos, ends)
+    count = ends - apply("pad", ends[:-1], low=(1,), high=(0,), value=0)
+    pos = pos + count
+    there = apply("dynamic_slice", tokens, 0, pos, sizes=(tokens.shape[0], 1))
+    drawn = draw(logits, pos, settings, *seen).reshape(tokens.shape[0], 1)
+    drawn = apply("select", count.reshape(-1, 1) > 0, drawn, there)
+    return update_slice(tokens, drawn, 0, pos), pos, caches
 
 
 def draw(logits: Any, place: Any, settings: dict[str, Any], *seen: Any) -> Any:

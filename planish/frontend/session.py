@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import numpy as np
 from planish.frontend.compiled import Compiled
 from planish.runtime.program import Bound
 
-KEPT_BYTES = 1 << 24  # of a session for texts to come; models with larger ones take far longer
+# Of a session for texts to come: gpt2's of one text, a smaller model's of many. The first token
+# after a short prompt takes less than it takes to have so many bytes zeroed by the system.
+KEPT_BYTES = 1 << 27
 
 
 class Session:
@@ -32,12 +35,18 @@ class Session:
         self.settings = self.state[len(self.state) - settings :]
         self.is_small = sum(x.nbytes for x in self.state) <= KEPT_BYTES
         self._prompt = np.zeros((1, piece), np.int32)
-        self._readers: dict[int, Bound] = {}
+        rows = len(self.state[0])
+        self._ends = (np.zeros(rows, np.int32),) if rows > 1 else ()
 
     @cached_property
     def decoding(self) -> Bound:
         """The program that adds a token to each text."""
         return self._decode.bind(*self.state)
+
+    @cached_property
+    def _reading(self) -> Bound:
+        """The program that reads a piece of prompts; of several, it is told their ends."""
+        return self._prefill.bind(*self.state, self._prompt, *self._ends)
 
     def set(self, settings: Sequence[np.ndarray | np.generic]) -> None:
         """Copy settings of the draw to where programs read them."""
@@ -48,18 +57,25 @@ class Session:
         """Let threads that sleep wake up while this one still prepares what they will do."""
         self._prefill.wake()
 
-    def read(self, row: int, prompt: np.ndarray) -> None:
-        """Read a prompt into a row, whose tokens then have the first new one after it."""
-        reader = self._readers.get(row)
-        if reader is None:
-            mine = (x[row : row + 1] if x.ndim else x for x in self.state)
-            reader = self._readers[row] = self._prefill.bind(*mine, self._prompt)
+    def read(self, rows: Sequence[int], prompts: Sequence[np.ndarray]) -> None:
+        """Read prompts into rows, in their order; tokens then have the first new one after them.
+
+        They are read together, one after another in pieces of at most so many tokens, however long
+        each is. Other rows stay as they are.
+        """
         tokens, pos = self.state[:2]
-        pos[row] = 0
-        piece = self._prompt.shape[1]
-        for start in range(0, len(prompt), piece):
-            part = prompt[start : start + piece]
+        for row in rows:
+            pos[row] = 0
+        text = prompts[0] if len(prompts) == 1 else np.concatenate(prompts)
+        reading, piece = self._reading, self._prompt.shape[1]
+        for start in range(0, len(text), piece):
+            part = text[start : start + piece]
             self._prompt[0, : len(part)] = part
-            reader.resize(T=len(part))
-            reader.run()
-        tokens[row, : len(prompt)] = prompt
+            for ends in self._ends:
+                sizes = dict(zip(rows, map(len, prompts), strict=True))
+                whole = accumulate(sizes.get(row, 0) for row in range(len(ends)))
+                ends[:] = [min(max(x - start, 0), len(part)) for x in whole]
+            reading.resize(T=len(part))
+            reading.run()
+        for row, prompt in zip(rows, prompts, strict=True):
+            tokens[row, : len(prompt)] = prompt

@@ -1,11 +1,12 @@
 """Writing with programs that were compiled for it: prompt, cached decoding and sampling.
 
-Two programs do the work, both traced in `next_token`. One reads a prompt (a piece of at most
-`Writer.piece` tokens at a time) into the key-value caches of one row and draws its first token; the
-other takes the token at `pos` of each row and draws the one at `pos + 1`: rows have positions of
-their own. All that changes (tokens, positions, caches) is donated, so `Bound.run(repeat=n)` writes
-n tokens of all rows in one native call with no Python in between. n is chosen so that a call is
-short enough for Ctrl-C and for streaming. A row whose context is full is read anew, by itself.
+Two programs do the work, both traced in `next_token`. One reads prompts (a piece of at most
+`Writer.piece` tokens at a time, of one or more of them) into the key-value caches of their rows and
+draws the first token of each; the other takes the token at `pos` of each row and draws the one at
+`pos + 1`: rows have positions of their own. All that changes (tokens, positions, caches) is
+donated, so `Bound.run(repeat=n)` writes n tokens of all rows in one native call with no Python in
+between. n is chosen so that a call is short enough for Ctrl-C and for streaming. Rows whose context
+is full are read anew, by themselves.
 
 Nothing here needs a model, a graph or a compiler.
 """
@@ -103,8 +104,7 @@ class Writer:
 
     def _walk(self, session: Session, rows: Rows, count: int, pause: float) -> Iterator[np.ndarray]:
         bound = session.decoding if count > 1 else None  # before: threads are awake after
-        for row, prompt in enumerate(rows.prompts):
-            self.read(session, row, prompt)
+        self.read(session, range(self.batch), rows.prompts)
         tokens, pos = session.state[:2]
         drawn = 1
         while True:
@@ -115,12 +115,13 @@ class Writer:
                 return
             if max(places) == self.context - 1:
                 full = pos == self.context - 1
-                fresh = {r: rows.renewed(r, tokens[r]) for r in set_in(full & rows.live)}
+                fresh = set_in(full & rows.live)
+                prompts = [rows.renewed(r, tokens[r]) for r in fresh]
                 pos[full] = 0  # one that has ended goes round and round
                 if not full.all():
                     bound.run()
-                for row, prompt in fresh.items():
-                    self.read(session, row, prompt)
+                if fresh:
+                    self.read(session, fresh, prompts)
                 drawn = 1
                 continue
             drawn = min(bound.within(pause), count, self.context - 1 - max(places))
@@ -146,15 +147,15 @@ class Writer:
         """The arguments of `decode` after prompts, which are the caller's."""
         session = Session(self.prefill, self.decode, self.piece, len(operands))
         session.set(operands)
-        for row, prompt in enumerate(prompts):
-            self.read(session, row, prompt)
+        self.read(session, range(self.batch), list(prompts))
         return session.state
 
-    def read(self, session: Session, row: int, prompt: np.ndarray) -> None:
-        """Read a prompt into a row, whose tokens then have the first new one after it."""
+    def read(self, session: Session, rows: Sequence[int], prompts: Sequence[np.ndarray]) -> None:
+        """Read prompts into rows, whose tokens then have the first new one after them."""
         if "repetition_penalty" in self.options:
-            session.state[-1][row, prompt] = True
-        session.read(row, prompt)
+            for row, prompt in zip(rows, prompts, strict=True):
+                session.state[-1][row, prompt] = True
+        session.read(rows, prompts)
 
     def _recomputed(self, rows: Rows, count: int, operands: tuple) -> Iterator[np.ndarray]:
         texts = list(rows.prompts)

@@ -32,6 +32,7 @@ KERNEL_COMPOSITES = frozenset({"attention", "attention_grad"})
 # besides views, what a matmul can compute on the way to an operand
 ON_THE_WAY = frozenset({"cast", "expand_bitmap"})
 OF_CACHES = frozenset({"dequantize"})  # and attention, whose keys and values may be integers
+UPDATES = frozenset({"update_slice", "update_rows"})  # in place where they may
 COPIED_LEAVES = frozenset({"const", "size"})  # leaves that live inside a body; others come in
 
 

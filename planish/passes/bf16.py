@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
+from planish.ir.groups import UPDATES
 from planish.ir.node import Node
 from planish.ir.ops.arithmetic import cast
 from planish.ir.ops.attention import attention
@@ -31,7 +32,7 @@ from planish.ir.ops.linalg import matmul
 from planish.passes.rewrite import rewritten
 from planish.passes.skip import with_skipped
 
-STORED = ("input", "param", "update_slice")  # rounding these would pass over them in every run
+STORED = ("input", "param", *UPDATES)  # rounding these would pass over them in every run
 
 
 class Rounding(dict[Node, Node]):

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from planish.ir.graph import Graph
+from planish.ir.groups import UPDATES
 from planish.ir.node import Node
 from planish.passes.bf16 import viewed_of, weight
 from planish.passes.rewrite import walk
@@ -80,8 +81,8 @@ def without_layers(graph: Graph, names: Collection[str]) -> Graph:
 
 def cached_by(node: Node) -> str:
     """The layer that writes a cache of keys or values, "" where it is none."""
-    while node.op.name in ("update_slice", "transpose", "reshape", "rope", "slice", "add"):
-        node = node.inputs[1 if node.op.name == "update_slice" else 0]
+    while node.op.name in (*UPDATES, "transpose", "reshape", "rope", "slice", "add"):
+        node = node.inputs[1 if node.op.name in UPDATES else 0]
     by = viewed_of(node.inputs[1]) if node.op.name == "matmul" else node
     return layer_of(by.attrs["name"]) if by.op.name == "param" else ""
 

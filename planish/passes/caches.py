@@ -27,6 +27,7 @@ from dataclasses import replace
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
+from planish.ir.groups import UPDATES
 from planish.ir.node import OPS, Node
 from planish.ir.ops.quantize import dequantize, quantize, scale_of
 from planish.ir.types import TensorType
@@ -41,7 +42,7 @@ def quantize_caches(graph: Graph) -> Graph:
     written: dict[Node, tuple[Node, Node]] = {}
 
     def step(node: Node) -> Node:
-        if node.op.name == "update_slice" and node.inputs[0] in inputs:
+        if node.op.name in UPDATES and node.inputs[0] in inputs:
             pair = write(node, *inputs[node.inputs[0]])
             made = dequantize(*pair)
             written[made] = pair
@@ -71,7 +72,7 @@ def quantize_caches(graph: Graph) -> Graph:
 def is_cache(graph: Graph, i: int, j: int) -> bool:
     """Whether a donated input and the output in its place are a cache of keys or values."""
     x, y = graph.inputs[i], graph.outputs[j]
-    if y.op.name != "update_slice" or y.inputs[0] is not x or x.dtype != t.f32:
+    if y.op.name not in UPDATES or y.inputs[0] is not x or x.dtype != t.f32:
         return False
     rows = y.inputs[1].shape
     whole = x.type.rank == 4 and rows[3] == x.shape[3] and graph.outputs.count(y) == 1
@@ -95,8 +96,9 @@ def write(node: Node, whole: Node, scales: Node) -> tuple[Node, Node]:
     """A slice written into the integers, and its scales into theirs."""
     _, new, *starts = node.inputs
     scale = scale_of(new, (3,))
-    update = OPS["update_slice"]
-    return update(whole, quantize(new, scale, dtype=t.i8), *starts), update(scales, scale, *starts)
+    pairs = (whole, quantize(new, scale, dtype=t.i8)), (scales, scale)
+    kept, kept_scales = (node.op(*pair, *starts, **node.attrs) for pair in pairs)
+    return kept, kept_scales
 
 
 def _starts(groups: Sequence[tuple[Node, ...]]) -> list[int]:

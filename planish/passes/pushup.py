@@ -189,6 +189,8 @@ def pull_attention(node: Node, cut: Cut) -> tuple[Cut, ...] | None:
     batch, heads, rows, columns = by_head(node, cut)
     if heads is not None or "dropout" in node.attrs:  # which weights drop out is a matter of place
         return None
+    if node.attrs.get("ragged") and (batch, rows) != (None, None):
+        return None
     offset = tuple((batch,) * x.type.rank for x in node.inputs[3:])
     q, k = (batch, None, rows, None), (batch, None, None, None)
     return q, k, (batch, None, None, columns), *offset

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from planish.ir.graph import Graph
+from planish.ir.groups import UPDATES
 from planish.ir.node import OPS, Node
 from planish.passes.bf16 import viewed_of
 from planish.passes.prune import products
@@ -100,7 +101,7 @@ def walk(graph: Graph, found: Units, todo: list[tuple[Node, Cut]]) -> None:
     if not any(x.op.name == "matmul" for x in cuts):
         raise Unfit("no product by a weight makes what it multiplies")
     for node in cuts:
-        if node in graph.outputs and node.op.name != "update_slice":
+        if node in graph.outputs and node.op.name not in UPDATES:
             raise Unfit("what it multiplies is an output, too")
         for user in graph.users[node]:
             if user not in cuts and user is not found.reader:
@@ -141,7 +142,7 @@ def sources(graph: Graph, node: Node, cut: Cut) -> list[tuple[Node, Cut]]:
         return [
             (x, Cut(1, n)) for x, n in zip(node.inputs, (numbers, groups, groups), strict=False)
         ]
-    if name == "update_slice" and node.inputs[1].shape[axis] == node.shape[axis]:
+    if name in UPDATES and node.inputs[1].shape[axis] == node.shape[axis]:
         return [(x, cut) for x in node.inputs[:2]]
     if name == "rope" and axis < node.type.rank - 2:
         return [(node.inputs[0], cut)]

@@ -17,7 +17,7 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, Size, product, upper
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
-from planish.ir.groups import Group, body_of, classify
+from planish.ir.groups import UPDATES, Group, body_of, classify
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
@@ -45,7 +45,7 @@ from planish.runtime.kernels.reduce import (
 )
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import scaled_kernel
-from planish.runtime.kernels.scatter import scatter_add_kernel, write_slice_kernel
+from planish.runtime.kernels.scatter import scatter_add_kernel, write_kernel
 from planish.runtime.kernels.search import arg_kernel, threshold_kernel
 from planish.runtime.kernels.sparse import sparse_kernel
 from planish.runtime.kernels.strides import whole
@@ -251,7 +251,7 @@ class Lowering(Operands):
         if group.kind == "reduce":
             return reduce_kernel(body, group, name, self.target)
         if in_place and len(body.outputs) == 1:
-            return write_slice_kernel(body, body.outputs[0], name, self.target)
+            return write_kernel(body, body.outputs[0], name, self.target)
         return map_kernel(body, name, self.target)
 
     def overwritten(
@@ -283,7 +283,7 @@ class Lowering(Operands):
             and (base := self.slot(operands[body.inputs.index(x.inputs[0])])).kind == "input"
             and (base.index, out.index) in self.graph.aliases
             for x, out in zip(body.outputs, outs, strict=True)
-            if x.op.name == "update_slice"
+            if x.op.name in UPDATES
         ]
         if group.kind == "contraction" and not all(found):
             raise UnsupportedError(

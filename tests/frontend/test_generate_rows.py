@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import planish as pl
-from planish.frontend.generate import generator_for
+from planish.frontend.generate import Generator, generator_for
+from planish.frontend.sampling import Sampling, row_keys
 from planish.runtime.order import written
 from planish.runtime.program import Bound
-from tests.frontend.test_generate import small
+from tests.frontend.test_generate import CONTEXT, VOCAB, small
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +22,7 @@ def model() -> pl.TinyGPT:
     return small()
 
 
+PIECE = 7  # tokens that are read at a time where a test says so
 RAGGED = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 0, 1], [5] * 12]
 
 
@@ -75,12 +81,89 @@ def test_all_rows_advance_in_one_native_loop(
         Bound, "run", lambda self, repeat=1: (runs.append(repeat), run(self, repeat))[1]
     )
     model.generate(RAGGED, 12, seed=1)
-    assert runs[:4] == [1] * 4 and sum(runs[4:]) == 11 and len(runs) < 4 + 5
+    assert runs[0] == 1 and sum(runs[1:]) == 11 and len(runs) < 1 + 5
     maker = generator_for(model, batch=len(RAGGED))
     updates = [s for s in maker.decode.plan.steps if s.label.endswith("update_slice")]
     found = [slot.kind for s in updates for slot in written(s)]
     assert found == ["temp", "output", "output"] * 2 + ["output"]  # q, keys, values; the token
     assert not [s for s in maker.decode.plan.steps if s.label.startswith("copy")]
+
+
+@cache
+def makers(pipeline: str) -> tuple[Generator, Generator]:
+    """Generators of four rows and of one that read few tokens at a time."""
+    made = small(num_kv_heads=1)
+    pair = Generator(made, pipeline, batch=4), Generator(made, pipeline)
+    for maker in pair:
+        maker.piece = PIECE
+    return pair
+
+
+SIZES = st.lists(st.integers(1, CONTEXT - 1), min_size=4, max_size=4)
+
+
+@pytest.mark.parametrize("pipeline", ["O2", "bf16", "int8_cache"])
+@given(SIZES, st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+def test_prompts_leave_what_each_leaves_alone(pipeline: str, sizes: list[int], seed: int) -> None:
+    """Caches and the first token, bit by bit, wherever pieces begin."""
+    rng, drawn = np.random.default_rng(seed), Sampling(1.0).operands(VOCAB)
+    prompts = [rng.integers(0, VOCAB, n).astype(np.int32) for n in sizes]
+    keys = row_keys([seed] * 4, 4)
+    many, one = makers(pipeline)
+    together = many.begin(prompts, (keys, *drawn))
+    for row, prompt in enumerate(prompts):
+        alone = one.begin([prompt], (keys[:1], *drawn))
+        count = len(prompt)
+        tokens, places = together[0][row, : count + 1], together[1][row]
+        assert tokens.tolist() == alone[0][0, : count + 1].tolist() and places == count
+        caches = zip(together[2:], alone[2:], strict=True)
+        for mine, own in ((a, b) for a, b in caches if a.ndim == 4):
+            np.testing.assert_array_equal(mine[row, :, :count], own[0, :, :count])
+
+
+def test_pieces_are_of_all_prompts(model: pl.TinyGPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Generator(model, batch=2).piece == 2 * CONTEXT
+    monkeypatch.setattr("planish.frontend.generate.TOGETHER", CONTEXT + 3)
+    assert Generator(model, batch=4).piece == CONTEXT + 3
+    monkeypatch.setattr("planish.frontend.generate.PIECE", 14.0 * model.count_parameters())
+    maker = Generator(model, batch=4, threads=1)
+    assert maker.piece == PIECE
+    sizes: list[int] = []
+    resize = Bound.resize
+    monkeypatch.setattr(Bound, "resize", lambda self, T: (sizes.append(T), resize(self, T=T))[1])
+    walk = maker.stream(RAGGED, 12, Sampling(), seed=[3, 4, 5, 6])
+    found = np.concatenate(list(walk), 1).tolist()
+    assert sizes == [PIECE, PIECE, PIECE, sum(map(len, RAGGED)) - 3 * PIECE]
+    assert found == alone(model)
+
+
+def test_reading_stops_between_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C, the next texts are what they would have been."""
+    maker, _ = makers("O2")
+    prompts, settings = [[1, 2, 3]] * 4, Sampling(0.0)
+    wanted = np.concatenate(list(maker.stream(prompts, 5, settings)), 1).tolist()
+    run = Bound.run
+    with monkeypatch.context() as patch:
+        calls: list[int] = []
+
+        def interrupted(self: Bound, repeat: int = 1) -> object:
+            calls.append(repeat)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return run(self, repeat)
+
+        patch.setattr(Bound, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(maker.stream([[5] * 12] * 4, 5, settings))
+    assert np.concatenate(list(maker.stream(prompts, 5, settings)), 1).tolist() == wanted
+
+
+def test_as_many_programs_as_for_one_text(model: pl.TinyGPT) -> None:
+    """Reading rows of different lengths takes few small steps more, whatever their number."""
+    one, *more = (Generator(model, batch=n).prefill.plan.steps for n in (1, 3, 7))
+    assert [len(x) - len(one) for x in more] == [4, 4]
+    assert [s for s in more[0] if s.label.startswith("copy")] == []
 
 
 def test_only_rows_that_go_on_may_not_be_nan() -> None:

@@ -33,6 +33,7 @@ from planish.frontend.nn.transformer import (
     head_width,
     make_norm,
     places_from,
+    places_in,
 )
 from planish.frontend.random import fold_in
 from planish.frontend.shapes import dtype_of, shape_of
@@ -180,24 +181,29 @@ class TinyGPT(Module):
             x = block(x, None if key is None else fold_in(key, i), places=places)
         return x
 
-    def decode_step(self, tokens: Any, caches: Any, pos: Any) -> tuple[Any, Any]:
+    def decode_step(self, tokens: Any, caches: Any, pos: Any, ends: Any = None) -> tuple[Any, Any]:
         """Continue after `pos` cached tokens: (logits [B, V] after the last token, new caches).
 
         `tokens` is [B] or [B, T]; `caches` has (k, v) for each layer, each [B, G, S, D] with room
         for the new tokens, see `cache_specs`; `pos` is an integer, a scalar or [B].
+
+        With `ends` [B], `tokens` is [1, N]: those of B rows of different lengths, one after
+        another, row b from ends[b - 1] (0 for the first) up to ends[b]. `pos` is [B]. The last row
+        ends with the tokens; the logits of one without any mean nothing.
         """
         if len(shape_of(tokens)) == 1:
             tokens = tokens.reshape(-1, 1)
-        length = self._check_tokens(tokens, rank=2)[1]
-        places = places_from(pos, length)
+        length = self._check_tokens(tokens, 2, limited=ends is None)[1]
+        places = places_from(pos, length) if ends is None else places_in(pos, ends, length)
         x = self.wte(tokens)
         if self.config["positions"] == "learned":
             x = x + self.wpe(places)
         elif self.config["positions"] == "sinusoidal":
             x = x + F.embedding(places, self.sinusoids(), "position")
         written = []
-        for block, cache in zip(self.h, caches, strict=True):
-            x, cache = block(x, None, cache, pos, places)
+        last = None if ends is None else apply("maximum", ends - 1, 0)
+        for i, (block, cache) in enumerate(zip(self.h, caches, strict=True), 1):
+            x, cache = block(x, None, cache, pos, places, ends, last if i == len(self.h) else None)
             written.append(cache)
         return self.head(self.ln_f(x[:, -1])), tuple(written)
 
@@ -231,7 +237,7 @@ class TinyGPT(Module):
         scale = 1 / math.sqrt(head_width(config)) if config["scale_attn"] else 1.0
         return scale / (layer + 1) if config["scale_by_layer"] else scale
 
-    def _check_tokens(self, tokens: Any, rank: int) -> tuple:
+    def _check_tokens(self, tokens: Any, rank: int, limited: bool = True) -> tuple:
         """The shape of token ids; refused where they are no ids or longer than the context."""
         shape, limit = shape_of(tokens), self.config["max_seq_len"]
         if not dtype_of(tokens).is_int:
@@ -239,7 +245,7 @@ class TinyGPT(Module):
         if len(shape) != rank:
             raise ShapeError(f"token ids are [batch, time], got {list(shape)}")
         most = upper(shape[1])
-        if most is not None and most > limit:
+        if limited and most is not None and most > limit:
             raise ShapeError(f"{shape[1]} tokens (up to {most}) exceed max_seq_len={limit}")
         return shape
 

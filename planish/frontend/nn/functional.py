@@ -113,13 +113,17 @@ def binary_cross_entropy_with_logits(logits: Any, targets: Any) -> Any:
 
 def scaled_dot_product_attention(
     q: Any, k: Any, v: Any, *, causal: bool = False, offset: Any = None, scale: float | None = None,
-    dropout_rate: float = 0.0, key: Any = None,
+    dropout_rate: float = 0.0, key: Any = None, ends: Any = None,
 ) -> Any:  # fmt: skip
     """softmax(scale q k^T) v for q [B, H, T, D], k and v [B, G, S, D], H a multiple of G.
 
     With `causal`, query i sees keys j <= offset + i; without `offset` the queries are the last
-    keys. With a key, weights drop out at `dropout_rate`.
+    keys. With a key, weights drop out at `dropout_rate`. With `ends` [B], q [1, H, N, D] has the
+    queries of B rows of different lengths, one after another, and `offset` is [B].
     """
+    if ends is not None:
+        given = {"causal": causal, "scale": scale, "ragged": True}
+        return apply("attention", q, k, v, offset, ends, **given)
     drops = bool(dropout_rate) and key is not None
     operands = (q, k, v, *(() if offset is None else (offset,)), *((key,) if drops else ()))
     rate = {"dropout": float(dropout_rate)} if drops else {}

@@ -14,6 +14,8 @@ from planish.frontend.nn.layers import STD, Dropout, LayerNorm, Linear, RMSNorm
 from planish.frontend.nn.module import Module
 from planish.frontend.random import fold_in
 from planish.frontend.shapes import shape_of
+from planish.frontend.tensor import apply
+from planish.ir import types as t
 from planish.ir.errors import DataError
 
 NORMS = ("layer", "rms")
@@ -29,6 +31,9 @@ class MultiHeadAttention(Module):
     With a cache (k, v), each [B, G, S, D], the T tokens are the ones at `pos` onward, a scalar or
     [B], and the result is (y, the cache with their keys and values written). Heads are C / H wide,
     or `head_dim`.
+
+    With `ends` [B], x [1, N, C] is ragged: the tokens of B rows, one after another. With `last` [B]
+    beside it, y [B, 1, C] has only those of the tokens that are asked for, one of each row.
     """
 
     def __init__(
@@ -52,8 +57,9 @@ class MultiHeadAttention(Module):
         self.resid_dropout = Dropout(dropout)
 
     def forward(
-        self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None
-    ) -> Any:
+        self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None,
+        ends: Any = None, last: Any = None,
+    ) -> Any:  # fmt: skip
         """[B, T, C] -> [B, T, C]; with a cache, (that, the new cache).
 
         `places` are the positions, [T] or [B, T], that rotary embedding uses; by default they count
@@ -63,7 +69,16 @@ class MultiHeadAttention(Module):
             places = places_from(0 if pos is None else pos, x.shape[1])
         q, k, v = self._heads(self.c_attn(x), places)
         offset, drop = None, None
-        if cache is not None:
+        if ends is not None:
+            k, v = (
+                apply("update_rows", old, x, pos, ends, axis=2)
+                for old, x in zip(cache, (k, v), strict=True)
+            )
+            offset = pos
+            if last is not None:  # a query of each row, which is no longer ragged
+                q, ends = apply("take", q, last, axis=2).transpose(2, 1, 0, 3), None
+                offset = apply("take", places.reshape(-1), last)
+        elif cache is not None:
             k = update_slice(cache[0], k, 0, 0, pos, 0)
             v = update_slice(cache[1], v, 0, 0, pos, 0)
             offset = pos if self.causal else None
@@ -78,9 +93,10 @@ class MultiHeadAttention(Module):
             scale=self.scale,
             dropout_rate=self.attn_dropout.rate,
             key=drop,
+            ends=ends,
         )
         width = self.num_heads * self.head_dim
-        y = self.c_proj(y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], width))
+        y = self.c_proj(y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], width))
         if key is not None:
             y = self.resid_dropout(y, fold_in(key, 1))
         return y if cache is None else (y, (k, v))
@@ -104,6 +120,15 @@ def places_from(pos: Any, length: Any) -> Any:
     """The positions of `length` tokens from `pos` onward: [T], or [B, T] where `pos` is [B]."""
     line = arange(length, dtype="i32")
     return line + (pos.reshape(-1, 1) if shape_of(pos) else pos)
+
+
+def places_in(pos: Any, ends: Any, length: Any) -> Any:
+    """The positions [1, N] of ragged tokens: row b has those from pos[b] onward."""
+    line, before = arange(length, dtype="i32"), ends[:-1]
+    passed = apply("cast", before.reshape(1, -1) <= line.reshape(-1, 1), dtype=t.i32)
+    row = apply("sum", passed, axes=(1,), keep=False)  # as many as end before it
+    first = pos - apply("pad", before, low=(1,), high=(0,), value=0)
+    return (apply("take", first, row) + line).reshape(1, -1)
 
 
 def check_heads(
@@ -196,12 +221,18 @@ class TransformerBlock(Module):
         self.mlp = MLP(embed_dim, hidden_dim, mlp, mlp_bias, dropout, proj_std, rng)
 
     def forward(
-        self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None
-    ) -> Any:
-        """[B, T, C] -> [B, T, C]; with a cache, (that, the new cache)."""
+        self, x: Any, key: Any = None, cache: Any = None, pos: Any = None, places: Any = None,
+        ends: Any = None, last: Any = None,
+    ) -> Any:  # fmt: skip
+        """[B, T, C] -> [B, T, C]; with a cache, (that, the new cache).
+
+        With `ends` [B], x [1, N, C] is ragged; with `last`, [B, 1, C] comes out of it.
+        """
         keys = (None, None) if key is None else (fold_in(key, 0), fold_in(key, 1))
-        y = self.attn(self.ln_1(x), keys[0], cache, pos, places)
+        y = self.attn(self.ln_1(x), keys[0], cache, pos, places, ends, last)
         y, cache = (y, None) if cache is None else y
+        if last is not None:
+            x = apply("take", x, last, axis=1).reshape(*y.shape)
         x = x + y
         x = x + self.mlp(self.ln_2(x), keys[1])
         return x if cache is None else (x, cache)

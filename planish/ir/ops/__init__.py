@@ -12,6 +12,7 @@ from planish.ir.ops import (  # noqa: F401  # noqa: F401  # noqa: F401  # noqa: 
     loss,
     norm,
     quantize,
+    ragged,
     random,
     reduction,
     rope,

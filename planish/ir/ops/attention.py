@@ -10,11 +10,12 @@ import numpy as np
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize
-from planish.ir.errors import DTypeError, IRError, ShapeError
+from planish.ir.errors import DTypeError, GradientError, IRError, ShapeError
 from planish.ir.node import OPS, Node, register
 from planish.ir.ops import random
 from planish.ir.ops.base import Composite, as_node, const, promoted
 from planish.ir.ops.linalg import swap_last
+from planish.ir.ops.ragged import begin_of, check_ends, pieces, row_of
 from planish.ir.types import DType, TensorType
 
 Kept = TypeVar("Kept")
@@ -52,6 +53,10 @@ class Attention(Composite):
     drops them. The result is rounded to `out`, where that is given; with `time_first` it is
     [B, T, H, E], so that merging heads is to reshape it.
 
+    With `ragged`, q is [1, H, N, D]: the queries of B rows of different lengths, one after another.
+    The operand after the offsets [B] says where each row ends, see `planish.ir.ops.ragged`; the
+    result is [1, H, N, E] or [1, N, H, E].
+
     `expand` is the definition; lowering has a streaming kernel that never stores the T * S scores.
     """
 
@@ -59,6 +64,8 @@ class Attention(Composite):
 
     def prepare(self, operands: tuple, attrs: dict[str, Any]) -> tuple[tuple[Node, ...], dict]:
         nodes, attrs = super().prepare(*prepared(operands, attrs, 3))
+        if attrs.get("ragged") is False:
+            del attrs["ragged"]
         out = attrs.pop("out", None)
         if out is not None and t.dtype(out) != nodes[0].dtype:
             attrs["out"] = t.dtype(out)
@@ -75,10 +82,14 @@ class Attention(Composite):
         dropout: float = 0.0,
         out: DType | None = None,
         time_first: bool = False,
+        ragged: bool = False,
     ) -> TensorType:
         """[B, H, T, E], or [B, T, H, E]"""
-        check_operands(self.name, q, k, v, scale)
-        check_extras(self.name, rest, causal, dropout, q.shape[0])
+        check_operands(self.name, q, k, v, scale, ragged)
+        if ragged:
+            check_ragged(self.name, rest, dropout, k.shape[0])
+            rest = rest[:1]
+        check_extras(self.name, rest, causal, dropout, k.shape[0])
         if out is not None and not out.is_float:
             raise DTypeError(f"{self.name}: out is a floating-point dtype, got {out}")
         places = (q.shape[0], *(q.shape[2:0:-1] if time_first else q.shape[1:3]))
@@ -95,7 +106,12 @@ class Attention(Composite):
         dropout: float = 0.0,
         out: DType | None = None,
         time_first: bool = False,
+        ragged: bool = False,
     ) -> np.ndarray:
+        if ragged:
+            return self._by_rows(
+                q, k, v, *rest, causal=causal, scale=scale, out=out, time_first=time_first
+            )
         offset, key = extras(rest, dropout)
         weights = weights_of_arrays(q, k, offset, causal, scale)
         if key is not None:
@@ -105,11 +121,31 @@ class Attention(Composite):
         places = "bthe" if time_first else "bhte"
         return np.einsum(f"bhts,bhse->{places}", weights, values).astype(result)
 
+    def _by_rows(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, offset: np.ndarray, ends: np.ndarray,
+        **attrs: Any,
+    ) -> np.ndarray:  # fmt: skip
+        """Ragged rows, one after the other."""
+        return np.concatenate(
+            [
+                self.ref(q[:, :, a:b], k[r : r + 1], v[r : r + 1], offset[r], **attrs)
+                for r, (a, b) in enumerate(pieces(ends, q.shape[2]))
+            ],
+            axis=1 if attrs["time_first"] else 2,
+        )
+
     def expand(
         self, q: Node, k: Node, v: Node, *rest: Node, causal: bool, scale: float,
         dropout: float = 0.0, out: DType | None = None, time_first: bool = False,
+        ragged: bool = False,
     ) -> Node:  # fmt: skip
-        """Heads that share a key head are rows of one product, so no key is ever repeated."""
+        """Heads that share a key head are rows of one product, so no key is ever repeated.
+
+        Of ragged rows each query is a batch by itself, and has the keys of its row.
+        """
+        if ragged:
+            y = self.expand(*by_query(q, k, v, *rest), causal=causal, scale=scale, out=out)
+            return OPS["transpose"](y, perm=(2, 0, 1, 3) if time_first else (2, 1, 0, 3))
         offset, key = extras(rest, dropout)
         weights = weights_of(q, k, offset, causal, scale)
         if key is not None:
@@ -121,7 +157,10 @@ class Attention(Composite):
     def vjp(
         self, y: Node, dy: Node, q: Node, k: Node, v: Node, *rest: Node, causal: bool, scale: float,
         dropout: float = 0.0, out: DType | None = None, time_first: bool = False,
+        ragged: bool = False,
     ) -> tuple[Node | None, ...]:  # fmt: skip
+        if ragged:
+            raise GradientError("attention of ragged rows is for prompts, which nobody trains on")
         dy = OPS["transpose"](dy, perm=(0, 2, 1, 3)) if time_first else dy
         op = OPS["attention_grad"]
         found = op(
@@ -131,14 +170,35 @@ class Attention(Composite):
         return (*op.parts(found, q, k, v), *(None for _ in rest))  # type: ignore[attr-defined]
 
 
-def check_operands(name: str, q: TensorType, k: TensorType, v: TensorType, scale: object) -> None:
+def by_query(q: Node, k: Node, v: Node, offset: Node, ends: Node) -> tuple[Node, Node, Node, Node]:
+    """Operands of ragged attention with each query as a batch of its own, [N, H, 1, D]."""
+    count = q.shape[2]
+    row = row_of(ends, count)
+    place = OPS["iota"](shape=(count,), axis=0, dtype=t.i32)
+    first = OPS["take"](offset - as_node(begin_of(ends), offset.dtype), row, axis=0)
+    keys, values = (OPS["take"](x, row, axis=0) for x in (k, v))
+    return OPS["transpose"](q, perm=(2, 1, 0, 3)), keys, values, as_node(first, t.i32) + place
+
+
+def check_ragged(name: str, rest: tuple[TensorType, ...], dropout: float, rows: AnySize) -> None:
+    """An offset and an end for each row."""
+    if dropout or len(rest) != 2 or rest[0].shape != (rows,):
+        raise IRError(f"{name}: ragged rows take offsets and ends, one for each of {rows} rows")
+    check_ends(name, rest[1], rows)
+
+
+def check_operands(
+    name: str, q: TensorType, k: TensorType, v: TensorType, scale: object, ragged: bool = False
+) -> None:
     """Refuse arrays that do not fit together."""
     named = f"{name}(q: {q}, k: {k}, v: {v})"
     if {q.rank, k.rank, v.rank} != {4}:
         raise ShapeError(f"{named}: takes q [B, H, T, D], k [B, G, S, D], v [B, G, S, E]")
     if not q.dtype.is_float or not q.dtype == k.dtype == v.dtype:
         raise DTypeError(f"{named}: takes one floating-point dtype")
-    if q.shape[0] != k.shape[0]:
+    if ragged and q.shape[0] != 1:
+        raise ShapeError(f"{named}: ragged queries lie in one row, [1, H, N, D]")
+    if not ragged and q.shape[0] != k.shape[0]:
         raise ShapeError(f"{named}: batches of q and k differ, {q.shape[0]} != {k.shape[0]}")
     if q.shape[3] != k.shape[3]:
         raise ShapeError(f"{named}: widths of q and k differ, {q.shape[3]} != {k.shape[3]}")

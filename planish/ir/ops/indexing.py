@@ -40,9 +40,9 @@ def check_range(what: str, indices: np.ndarray, size: int) -> None:
         raise TokenError(range_message(what, int(indices[position]), size, position))
 
 
-def guarded(i: Expr, size: AnySize, what: str) -> Expr:
+def guarded(i: Expr, size: AnySize | Expr, what: str) -> Expr:
     """`i` as i64, reported at run time (and 0 instead) where it is not in 0 .. size - 1."""
-    n = size_expr(size)
+    n = size if isinstance(size, Expr) else size_expr(size)
     if isinstance(i, Const):
         i = Const(int(i.value), t.i64)
         if isinstance(n, Const) and 0 <= i.value < n.value:

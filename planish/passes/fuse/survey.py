@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planish.ir.graph import Graph
-from planish.ir.groups import COPIED_LEAVES, OF_CACHES, ON_THE_WAY, has_kernel, is_pull
+from planish.ir.groups import COPIED_LEAVES, OF_CACHES, ON_THE_WAY, UPDATES, has_kernel, is_pull
 from planish.ir.node import Node
 from planish.ir.types import TensorType
 from planish.passes.fuse.cost import FUNCTIONS, bytes_of
@@ -107,7 +107,7 @@ def _free(nodes: tuple[Node, ...], at: dict[Node, int], donated: set[Node]) -> l
 
 def _is_of_cache(node: Node) -> bool:
     """Whether a dequantize is of what a slice has been written into."""
-    return all(x.op.name == "update_slice" for x in node.inputs)
+    return all(x.op.name in UPDATES for x in node.inputs)
 
 
 def _function(
@@ -146,7 +146,7 @@ def _absorbs(graph: Graph) -> tuple[int, ...]:
     donated = {graph.inputs[i] for i, _ in graph.aliases}
     found = []
     for node in graph.nodes:
-        if node.op.name == "update_slice" and node.inputs[0] in donated:
+        if node.op.name in UPDATES and node.inputs[0] in donated:
             # what is read from the array itself must be read before it is written
             found.append(VIEWS if _root(node.inputs[1]) not in donated else NOTHING)
             donated.add(node)  # written in place, and so is what updates the result again

@@ -28,7 +28,7 @@ from planish.ir.ops.linalg import sums_in
 from planish.runtime.kernels.attention_matrix import matrix_kernel, takes_matrix
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.rows import lane_width
-from planish.runtime.kernels.visible import kept, visible
+from planish.runtime.kernels.visible import heads_in, kept, queries_of, visible
 from planish.runtime.target import Target
 
 SUMS = 2  # of values of one query: each add waits for the one before, some four cycles
@@ -40,7 +40,7 @@ TILES = {32: (6, 4), 16: (6, 2)}
 def attention_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
     """The kernel of an attention node; `body` holds its operands' views."""
     queries = anchor.inputs[0].shape[2]
-    if isinstance(queries, int) and queries < FEW:
+    if isinstance(queries, int) and queries < FEW and not anchor.attrs.get("ragged"):
         return row_kernel(body, anchor, name, target)
     if takes_matrix(body, anchor, target):
         return matrix_kernel(body, anchor, name, target)
@@ -138,13 +138,10 @@ def tile_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered
     pull = Pull(nest, body)
     pull.declare()
     out = nest.output("out0", anchor.type)
-    heads, groups = (x.shape[1] for x in anchor.inputs[:2])
-    with nest.loop("p", product(anchor.inputs[0].shape[:2]), "parallel") as p:
-        b, h = unflatten(p, anchor.inputs[0].shape[:2])
-        head = (b, h if groups == heads else h // (heads // groups))
-        tile = _Tile(nest, pull, anchor, (b, h), head, target)
+    with nest.loop("p", anchor.inputs[0].shape[1] * anchor.inputs[1].shape[0], "parallel") as p:
+        tile = _Tile(nest, pull, anchor, *heads_in(anchor, p), target)
         tile.transpose_keys()
-        with nest.loop("t", (size_expr(tile.queries) + (tile.mr - 1)) // tile.mr) as t_:
+        with nest.loop("t", (tile.queries + (tile.mr - 1)) // tile.mr) as t_:
             tile.run(nest.let(t_ * tile.mr), out)
     return lowered(nest, pull, name)
 
@@ -158,7 +155,8 @@ class _Tile:
         self.nest, self.pull, self.anchor, self.query, self.head = nest, pull, anchor, query, head
         self.q, self.k, self.v = anchor.inputs[:3]
         self.dtype = sums_in(self.q.dtype)
-        self.queries, self.depth = self.q.shape[2], self.q.shape[3]
+        self.first, self.queries = queries_of(anchor, pull, head[0])
+        self.depth = self.q.shape[3]
         self.keys, self.width = self.k.shape[2], self.v.shape[3]
         self.lanes = target.lanes(self.dtype)
         self.mr, vectors = TILES[target.vector_registers]
@@ -175,16 +173,18 @@ class _Tile:
 
     def seen(self, row: Expr) -> Expr:
         """How many keys query `row` sees; that of the last one beyond the end."""
-        return visible(self.anchor, self.pull, self.query[0], self.clamp(row))
+        return visible(self.anchor, self.pull, self.head[0], self.clamp(row))
 
     def clamp(self, row: Expr) -> Expr:
         """`row`, or the last one."""
-        return minimum(row, size_expr(self.queries) - 1)
+        return minimum(row, self.queries - 1)
 
     def transpose_keys(self) -> None:
         """kt[d, j] = k[j, d] for all keys that any query sees, in whole blocks."""
         nest = self.nest
-        most = nest.let(self.seen(size_expr(self.queries) - 1))
+        most = nest.let(self.seen(self.queries - 1))
+        if self.anchor.attrs.get("ragged"):  # a row without queries needs no keys
+            most = nest.let(select(self.queries > 0, most, as_index(0)))
         blocks = nest.let((most + (self.block - 1)) // self.block)
         last = size_expr(self.keys) - 1
         even = isinstance(self.keys, int) and self.keys % self.block == 0
@@ -197,17 +197,17 @@ class _Tile:
     def run(self, first: Expr, out: Buffer) -> None:
         """The queries first .. first + MR - 1."""
         nest = self.nest
-        rows = [nest.let(self.clamp(first + i)) for i in range(self.mr)]
+        rows = [nest.let(self.first + self.clamp(first + i)) for i in range(self.mr)]
         most = nest.let(self.seen(first + (self.mr - 1)))
         self.scores(rows, most)
         factors = nest.local("factor", self.dtype, self.mr)
         with nest.loop("i", self.mr) as i:
             self.softmax(first, i, most, factors)
         self.values(most)
-        with nest.loop("o", minimum(size_expr(self.queries) - first, as_index(self.mr))) as i:
+        with nest.loop("o", minimum(self.queries - first, as_index(self.mr))) as i:
             with nest.loop("e", self.width, "vector", self.lanes) as e:
                 value = nest.load(self.tile, i, e) * nest.load(factors, i)
-                (b, h), row = self.query, first + i
+                (b, h), row = self.query, self.first + first + i
                 place = (b, row, h) if self.anchor.attrs.get("time_first") else (b, h, row)
                 nest.store(out, (*place, e), cast(value, out.dtype))
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planish.ir import types as t
-from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loop_matrix import SIDE, matrix_step
 from planish.ir.loops import Buffer, Const, Expr, as_index, cast, scalar, select, size_expr
 from planish.ir.node import Node
-from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum
 from planish.runtime.kernels.strides import strides
-from planish.runtime.kernels.visible import visible
+from planish.runtime.kernels.visible import heads_in, queries_of, visible
 from planish.runtime.kernels.words import as_words, seen_through, word, words_in
 from planish.runtime.target import Target
 
@@ -61,11 +60,9 @@ def matrix_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lower
     pull = Pull(nest, wide)
     pull.declare()
     head = _Head(nest, pull, anchor, words, target)
-    with nest.loop("p", product(q.shape[:2]), "parallel") as p:
-        b, h = unflatten(p, q.shape[:2])
-        shared = q.shape[1] // k.shape[1]
-        head.begin((b, h), (b, h if shared == 1 else h // shared))
-        with nest.loop("t", (size_expr(q.shape[2]) + (BLOCK - 1)) // BLOCK) as block:
+    with nest.loop("p", q.shape[1] * k.shape[0], "parallel") as p:
+        head.begin(*heads_in(anchor, p))
+        with nest.loop("t", (head.queries + (BLOCK - 1)) // BLOCK) as block:
             head.run(nest.let(block * BLOCK))
     made = lowered(nest, pull, name)
     count = len(body.inputs)
@@ -85,7 +82,7 @@ class _Head:
         self.nest, self.pull, self.anchor = nest, pull, anchor
         (self.q, self.k), self.v = words, anchor.inputs[2]
         self.out = nest.output("out0", anchor.type)
-        self.queries, self.keys = (size_expr(x.shape[2]) for x in words)
+        self.keys = size_expr(self.k.shape[2])
         self.depth, self.width = self.q.shape[3], self.v.shape[3]
         self.lanes = target.lanes(t.f32)
         blocks = (self.keys + (BLOCK - 1)) // BLOCK
@@ -104,7 +101,7 @@ class _Head:
 
     def seen(self, row: Expr) -> Expr:
         """How many keys query `row` sees; that of the last one beyond the end."""
-        return visible(self.anchor, self.pull, self.query[0], minimum(row, self.queries - 1))
+        return visible(self.anchor, self.pull, self.batch, minimum(row, self.queries - 1))
 
     def blocks(self, row: Expr) -> Expr:
         """Blocks of keys that queries up to `row` see; one at least."""
@@ -114,8 +111,11 @@ class _Head:
     def begin(self, query: Index, head: Index) -> None:
         """Words of k and v, of all blocks that any query sees."""
         nest, last = self.nest, self.keys - 1
-        self.query = query
+        self.query, self.batch = query, head[0]
+        self.first, self.queries = queries_of(self.anchor, self.pull, self.batch)
         blocks = self.blocks(self.queries - 1)
+        if self.anchor.attrs.get("ragged"):  # a row without queries needs no keys
+            blocks = nest.let(select(self.queries > 0, blocks, as_index(0)))
         with nest.loop("kb", blocks) as block, nest.loop("kw", self.depth) as w:
             with nest.loop("kj", BLOCK, "vector", SIDE) as j:
                 key = minimum(block * BLOCK + j, last)
@@ -133,7 +133,7 @@ class _Head:
         blocks = self.blocks(first + (BLOCK - 1))
         with nest.loop("jb", blocks) as block, nest.loop("kq", self.depth, "matrix") as w:
             with nest.loop("i", height) as i, nest.loop("j", BLOCK, "vector", BLOCK) as j:
-                q = self.pull(self.q, (*self.query, first + i, w))
+                q = self.pull(self.q, (*self.query, self.first + first + i, w))
                 self._step(self.score, (i, block * BLOCK + j), w, q, (self.kt, block, w, j))
         with nest.loop("is", height) as i:
             self.softmax(i, nest.let(self.seen(first + i)), blocks)
@@ -182,6 +182,6 @@ class _Head:
         nest, (b, h) = self.nest, self.query
         with nest.loop("o", height) as i, nest.loop("e", self.width, "vector", self.lanes) as e:
             value = nest.load(self.tile, i, e) * nest.load(self.factor, i)
-            row = first + i
+            row = self.first + first + i
             place = (b, row, h) if self.anchor.attrs.get("time_first") else (b, h, row)
             nest.store(self.out, (*place, e), cast(value, self.out.dtype))

@@ -32,6 +32,8 @@ def is_long(anchor: Node) -> bool:
         return False
     q, k, v = anchor.inputs[:3]
     keys, width = k.shape[2], v.shape[3]
+    if anchor.attrs.get("ragged"):
+        return False
     long = isinstance(keys, int) and keys >= LONG and isinstance(width, int)
     return long and q.shape[2] == 1 and q.dtype != t.f64
 

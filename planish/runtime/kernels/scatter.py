@@ -2,15 +2,20 @@
 
 scatter_add(x, indices, updates)   out = x; out[indices[n]] += updates[n], n in order
 update_slice(x, update, starts)    see `updates`
+update_rows(x, update, starts, ends)   out[r, starts[r] + i] = update[0, first[r] + i] for the
+                                   places i of each row r
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Const, as_index, cast, scalar, size_expr
 from planish.ir.node import Node
+from planish.ir.ops.ragged import bounds, start_in
 from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.updates import starts_of
 from planish.runtime.target import Target
@@ -49,6 +54,33 @@ def scatter_add_kernel(body: Graph, anchor: Node, name: str, target: Target) -> 
                 place = (*at, row, *column)
                 value = pull(updates, (*at, *where, *column))
                 nest.store(out, place, nest.load(out, *place) + value)
+    return lowered(nest, pull, name)
+
+
+def write_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """An update in place."""
+    ragged = anchor.op.name == "update_rows"
+    return (write_rows_kernel if ragged else write_slice_kernel)(body, anchor, name, target)
+
+
+def write_rows_kernel(body: Graph, anchor: Node, name: str, target: Target) -> Lowered:
+    """What stands between rows and columns in parallel, all rows of it, so that threads share out
+    each row, however long."""
+    nest = Nest()
+    pull = Pull(nest, body)
+    pull.declare()
+    x, update, starts, ends = anchor.inputs
+    out, axis, lanes = nest.output("out0", anchor.type), anchor.attrs["axis"], target.lanes(x.dtype)
+    outer = (*x.shape[1:axis], *x.shape[axis + 1 : -1], x.shape[0])
+    with nest.loop("p", product(outer), "parallel") as p:
+        *others, row = unflatten(p, outer)
+        first, count = bounds(partial(pull, ends), row, x.shape[0], update.shape[axis])
+        first, count = nest.let(first), nest.let(count)
+        start = nest.let(start_in(axis, partial(pull, starts), row, x.shape[axis], count))
+        before, after = others[: axis - 1], others[axis - 1 :]
+        with nest.loop("i", count) as i, nest.loop("j", x.shape[-1], "vector", lanes) as j:
+            value = pull(update, (as_index(0), *before, first + i, *after, j))
+            nest.store(out, (row, *before, start + i, *after, j), value)
     return lowered(nest, pull, name)
 
 

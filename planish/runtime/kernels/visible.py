@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from planish.ir import types as t
 from planish.ir.loops import Const, Expr, as_index, cast, scalar, select, size_expr
 from planish.ir.node import Node
 from planish.ir.ops.attention import extras
+from planish.ir.ops.ragged import bounds
 from planish.ir.ops.random import DIGITS, scale, threshold
-from planish.runtime.kernels.nest import Index, Pull, minimum
+from planish.runtime.kernels.nest import Index, Pull, minimum, unflatten
 
 
 def options(anchor: Node) -> tuple[Node | None, Node | None]:
@@ -31,6 +34,31 @@ def visible(anchor: Node, pull: Pull, b: Expr, row: Expr) -> Expr:
         return keys
     # a query before the first key sees none
     return scalar("max", minimum(before(anchor, pull, b) + row + 1, keys), as_index(0))
+
+
+def heads_in(anchor: Node, p: Expr) -> tuple[Index, Index]:
+    """The head number `p` of an attention: where it lies in q, and in keys and values.
+
+    Those of ragged rows go head by head, so that threads which share them out have a part of each
+    row, however long.
+    """
+    (batch, heads), groups = anchor.inputs[0].shape[:2], anchor.inputs[1].shape[1]
+    if anchor.attrs.get("ragged"):
+        h, b = unflatten(p, (heads, anchor.inputs[1].shape[0]))
+        row = as_index(0)
+    else:
+        b, h = unflatten(p, (batch, heads))
+        row = b
+    return (row, h), (b, h if groups == heads else h // (heads // groups))
+
+
+def queries_of(anchor: Node, pull: Pull, b: Expr) -> tuple[Expr, Expr]:
+    """Where the queries of batch `b` begin in q, and how many they are."""
+    size = anchor.inputs[0].shape[2]
+    if not anchor.attrs.get("ragged"):
+        return as_index(0), size_expr(size)
+    first, count = bounds(partial(pull, anchor.inputs[4]), b, anchor.inputs[1].shape[0], size)
+    return pull.nest.let(first), pull.nest.let(count)
 
 
 def kept(anchor: Node, pull: Pull, place: Index, x: Expr) -> Expr:
