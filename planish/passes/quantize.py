@@ -77,7 +77,7 @@ from planish.passes.speed import LAYER, RULES, Clock, Speed, micros, speeds
 MODES = ("dynamic", "static", "weights")
 SIDES = ("symmetric", "asymmetric")
 GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
-GROUP = 64  # a scale for so many is half a bit for each
+GROUP = 64  # a scale for so many is a quarter of a bit for each
 
 
 @dataclass(frozen=True)
