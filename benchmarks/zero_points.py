@@ -5,7 +5,7 @@
 Symmetric integers have a scale, 0 being 0; asymmetric ones a zero, too, so that the smallest and
 the largest of what shares a scale are the smallest and the largest integer. Of all matrices that
 layers multiply by: `SQNR` is the power of the weights over that of the error, in dB, and `bits`
-those of a weight with its part of scale (32 bits) and zero (8 bits).
+those of a weight with its part of scale (32 bits; of groups 16) and zero (8 bits).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from planish.passes.layers import decibels
 from planish.passes.quantize import GROUPS
 from planish.passes.table import table_text
 
-SCALE, ZERO = 32, 8  # bits
+SCALE, OF_GROUP, ZERO = 32, 16, 8  # bits
 HEAD = ("bits", "shares a scale", "symmetric", "bits", "asymmetric", "bits", "gain")
 
 
@@ -52,7 +52,8 @@ def table(weights: list[np.ndarray]) -> Iterator[tuple[str, ...]]:
             for side in (False, True)
         ]
         scales = sum(len(x) for x in rows) / exact.size
-        sizes = [bits + scales * x for x in (SCALE, SCALE + ZERO)]
+        scale = OF_GROUP if group else SCALE
+        sizes = [bits + scales * x for x in (scale, scale + ZERO)]
         cells = [x for pair in zip(found, sizes, strict=True) for x in pair]
         shares = f"group of {group}" if group else "channel"
         yield str(bits), shares, *(f"{x:.2f}" for x in (*cells, found[1] - found[0]))

@@ -287,12 +287,18 @@ TIES = np.array([[0.5, 1.5, -2.5, 3.49, 126.5], [-127.4, 300.0, -1e9, 0.0, -0.5]
 STRANGE = np.array([[np.nan, np.inf, -np.inf, 1e-40, -0.0]], np.float32)
 EXACT: dict[str, Any] = {"rtol": 0, "atol": 0}
 
+
+def halves(*shape: int) -> np.ndarray:
+    """Floats of 16 bits, as scales of groups are."""
+    return floats(*shape).astype(t.bf16.numpy)
+
+
 NIBBLES = ints(8, 5, low=-8, high=8).astype(t.i4.numpy)
 
 QUANTIZING = [
-    sample("scaled_matmul", BYTES, BYTES[:, :3], floats(2, 3), rtol=1e-6),
-    sample("scaled_matmul", floats(2, 3, 8), NIBBLES, floats(1, 5)),
-    sample("scaled_matmul", ints(3, 8, dtype=np.int8), NIBBLES, floats(4, 5), rtol=1e-6),
+    sample("scaled_matmul", BYTES, BYTES[:, :3], halves(2, 3), rtol=1e-6),
+    sample("scaled_matmul", floats(2, 3, 8), NIBBLES, halves(1, 5)),
+    sample("scaled_matmul", ints(3, 8, dtype=np.int8), NIBBLES, halves(4, 5), rtol=1e-6),
     sample("quantize", TIES, np.float32(1.0), dtype=t.i8, **EXACT),
     sample("quantize", TIES, np.float32(1.0), dtype=t.i4, **EXACT),
     sample("quantize", floats(3, 70), floats(3, 1, low=0.01, high=0.02), dtype=t.i8, **EXACT),

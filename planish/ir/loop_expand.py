@@ -19,7 +19,7 @@ from planish.ir.loops import Buffer, Const, Expr, Load, Scalar, Var, cast, selec
 from planish.ir.ops.sparse import is_set, rank
 
 LANES = 16  # of an expanded vector
-SPARE = 16  # bytes: shuffles read as many from where a value is, or would be
+SPARE = 64  # bytes: as many may be read from where a value is, or would be
 
 
 @dataclass(frozen=True)

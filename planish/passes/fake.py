@@ -20,7 +20,7 @@ from planish.ir import types as t
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
 from planish.ir.ops.linalg import matmul, swap_last
-from planish.ir.ops.quantize import fake_quantize, scale_of
+from planish.ir.ops.quantize import fake_quantize, group_scale_of, scale_of
 from planish.passes.bf16 import viewed_of
 from planish.passes.quantize import Quantize
 from planish.passes.readers import is_product, products
@@ -75,21 +75,22 @@ class _Faking:
         if b not in self.made:
             self.made[b] = make(b)
         if self.options.activations and a not in self.made:
-            self.made[a] = fake(a, a.type.rank - 1, t.i8)
+            self.made[a] = fake(a, a.type.rank - 1)
         return matmul(self.made[a] if self.options.activations else a, self.made[b])
 
     def columns(self, b: Node) -> Node:
         """A scale for each column."""
-        return fake(b, 0, t.i8)
+        return fake(b, 0)
 
     def grouped(self, b: Node) -> Node:
         """A scale for each group along k."""
         k, n = b.shape
         size = self.options.options.group_size
         groups = OPS["reshape"](swap_last(b), shape=(n, k // size, size))
-        return swap_last(OPS["reshape"](fake(groups, 2, t.i4), shape=(n, k)))
+        made = fake_quantize(groups, group_scale_of(groups, 2), dtype=t.i4)
+        return swap_last(OPS["reshape"](made, shape=(n, k)))
 
 
-def fake(x: Node, axis: int, dtype: t.DType) -> Node:
-    """`x` rounded, with a scale along `axis`."""
-    return fake_quantize(x, scale_of(x, (axis,), dtype), dtype=dtype)
+def fake(x: Node, axis: int) -> Node:
+    """`x` rounded to 8 bits, with a scale along `axis`."""
+    return fake_quantize(x, scale_of(x, (axis,)), dtype=t.i8)

@@ -134,8 +134,9 @@ def compensated(w: np.ndarray, moments: np.ndarray, levels: int, size: int) -> n
             group = np.abs(left[:, start : start + size])
             pivot = start + group.argmax(1)
             scale = np.where(group.max(1) > 0, group.max(1) / levels, 1.0)
-            # what f32 will divide by again
-            scale = scale.astype(np.float32).astype(np.float64)
+            # what `quantize` will find again; of groups it keeps bf16
+            kept = t.bf16 if levels == t.i4.most else t.f32
+            scale = scale.astype(np.float32).astype(kept.numpy).astype(np.float64)
         errors = np.zeros((len(w), end - start))
         for at in range(start, end):
             column = left[:, at]

@@ -133,7 +133,8 @@ def quantized(graph: Graph, after: Graph, node: Node, made: Node) -> Layer:
     """A weight that becomes integers."""
     name, scale, bits = node.attrs["name"], made.inputs[1], made.dtype.bits
     size, scales = math.prod(node.shape), math.prod(scale.shape)
-    stored = size * bits // 8 + scales * scale.dtype.itemsize
+    kept = scale.inputs[0] if scale.op.name == "cast" else scale  # those of groups are bf16
+    stored = size * bits // 8 + scales * kept.dtype.itemsize
     found = sqnr(graph, after, made) if name in graph.params else None
     granularity = "tensor" if scales == 1 else "channel"
     if made.type.rank == 3:

@@ -30,8 +30,9 @@ In mode "weights" activations stay as they are, and weights become floats again 
 Of 4 bits, each `group` of so many neighbours along k has a scale of its own; the sums of the groups
 are added as floats:
 
-    %1 = quantize(%groups_of_w, %scale_of_each, dtype=i4) : i4[8, 2, 32]
-    %2 = scaled_matmul(%0, %1, %scale_of_each) : f32[2, 8]
+    %1 = cast(%scale_of_each, dtype=bf16) : bf16[8, 2, 1]
+    %2 = quantize(%groups_of_w, %1, dtype=i4) : i4[8, 2, 32]
+    %3 = scaled_matmul(%0, %2, %1) : f32[2, 8]
 
 Tables are too sensitive for that: another `quantize`, of 8 bits, is for them.
 
@@ -55,7 +56,7 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.arithmetic import cast
 from planish.ir.ops.base import const
 from planish.ir.ops.linalg import matmul, scaled_matmul, swap_last
-from planish.ir.ops.quantize import dequantize, quantize, range_of, scale_of
+from planish.ir.ops.quantize import dequantize, group_scale_of, quantize, range_of, scale_of
 from planish.passes.bf16 import viewed_of
 from planish.passes.calibrate import (
     METHODS,
@@ -76,7 +77,7 @@ from planish.passes.speed import LAYER, RULES, Clock, Speed, micros, speeds
 MODES = ("dynamic", "static", "weights")
 SIDES = ("symmetric", "asymmetric")
 GROUPS = (32, 64, 128)  # weights of 4 bits that may share a scale
-GROUP = 64  # a scale for so many is half a bit for each
+GROUP = 64  # a scale for so many is a quarter of a bit for each
 
 
 @dataclass(frozen=True)
@@ -279,10 +280,9 @@ class _Rewriting:
         """A weight as integers, and its scales along `axis`."""
         key = x, axis
         if key not in self.made:
-            kind = t.i4 if self.options.bits == 4 else t.i8
             whole = x.op.name == "param" and not self.options.per_channel
-            scale = scale_of(x, tuple(range(x.type.rank)) if whole else (axis,), kind)
-            self.made[key] = quantize(x, scale, dtype=kind), scale
+            scale = scale_of(x, tuple(range(x.type.rank)) if whole else (axis,))
+            self.made[key] = quantize(x, scale, dtype=t.i8), scale
         q, scale = self.made[key]
         return q, scale
 
@@ -305,8 +305,7 @@ class _Rewriting:
         is_turned = b.op.name == "transpose" and b.inputs[0].op.name == "param"
         rows = b.inputs[0] if is_turned else swap_last(b)
         size = self.options.group_size
-        x = self.reshaped(rows, (n, k // size, size))
-        q, scale = self.integers(x, 2)
+        q, scale = self.groups(rows, (n, k // size, size))
         weights = swap_last(OPS["reshape"](q, shape=(n, k)))
         scales = swap_last(OPS["reshape"](scale, shape=(n, k // size)))
         if self.options.mode == "weights":
@@ -317,12 +316,15 @@ class _Rewriting:
             sums = sums - shift * scaled_matmul(ones(b), weights, scales)
         return sums * row_scale
 
-    def reshaped(self, x: Node, shape: tuple[int, ...]) -> Node:
-        """`x` in another shape, once."""
-        key = x, -1
+    def groups(self, x: Node, shape: tuple[int, ...]) -> tuple[Node, Node]:
+        """The rows of a weight as groups of i4, and the scale of each; once."""
+        key = x, shape
         if key not in self.made:
-            self.made[key] = OPS["reshape"](x, shape=shape), x
-        return self.made[key][0]
+            grouped = OPS["reshape"](x, shape=shape)
+            scale = group_scale_of(grouped, 2)
+            self.made[key] = quantize(grouped, scale, dtype=t.i4), scale
+        q, scale = self.made[key]
+        return q, scale
 
     def activations(self, a: Node, b: Node) -> tuple[Node, ...]:
         """`a` as i8, a scale for each row, or the one that was found beside `b`; and a zero."""

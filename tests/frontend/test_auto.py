@@ -149,10 +149,9 @@ def clock(before: float, eight: float, four: float) -> Clock:
     def seconds(old: Graph, new: Graph) -> tuple[float, float]:
         if old.inputs[0].shape[0] > 1:
             return 1.0, 2.0
-        if any(n.dtype == t.bf16 for n in new.nodes):
-            return before, before
-        grouped = any(n.op.name == "scaled_matmul" for n in new.nodes)
-        return before, four if grouped else eight
+        if any(n.op.name == "scaled_matmul" for n in new.nodes):
+            return before, four
+        return before, before if any(n.dtype == t.bf16 for n in new.nodes) else eight
 
     return Clock(seconds, CONTEXT)
 

@@ -9,6 +9,7 @@ import pytest
 
 import planish as pl
 from planish.frontend.step import loss_graph
+from planish.ir import types as t
 from planish.ir.errors import ArtifactError
 from planish.ir.evaluate import evaluate
 from planish.passes.autodiff import Grad
@@ -38,8 +39,8 @@ def nearest(name: str, x: np.ndarray) -> np.ndarray:
     if x.ndim < 2 or not name.startswith("h."):
         return x
     groups = x.reshape(len(x), -1, 64)
-    scale = np.abs(groups).max(-1, keepdims=True) / 7
-    return (np.rint(groups / scale) * scale).reshape(x.shape).astype(np.float32)
+    scale = (np.abs(groups).max(-1, keepdims=True) / 7).astype(t.bf16.numpy).astype(np.float32)
+    return (np.clip(np.rint(groups / scale), -7, 7) * scale).reshape(x.shape).astype(np.float32)
 
 
 def test_training_makes_up_for_rounding() -> None:
@@ -63,14 +64,15 @@ def test_training_makes_up_for_rounding() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_backends_agree(accumulate: int) -> None:
-    """Native code and the interpreter, whole steps and micro-batches."""
+    """Native code and the interpreter, whole steps and micro-batches: as far as the last bit of a
+    weight, which may move the scale of its group by a bit of bf16."""
     losses = [
         small_trainer(
             small_model(embed_dim=64), backend=backend, forward=FOUR, accumulate=accumulate
         ).fit(TOKENS, 4, progress=False)
         for backend in ("native", "interpret")
     ]
-    np.testing.assert_allclose(*losses, 2e-3)
+    np.testing.assert_allclose(*losses, 5e-3)
 
 
 def test_a_training_without_rounding_is_another(tmp_path) -> None:

@@ -44,13 +44,13 @@ def dense(kind: t.DType, m: int, k: int, n: int, group: int, name: str = "") -> 
     """x @ w.T, where w [n, k] is stored as groups of i4."""
     x = leaf("input", f"x{name}", kind, m, k)
     w = leaf("param", f"w{name}", t.i4, n, k // group, group)
-    s = leaf("param", f"s{name}", t.f32, n, k // group, 1)
+    s = leaf("param", f"s{name}", t.bf16, n, k // group, 1)
     b, scale = (
         OPS["transpose"](OPS["reshape"](a, shape=(n, a.type.size // n)), perm=(1, 0))
         for a in (w, s)
     )
     weights = RNG.integers(-8, 8, w.shape).astype(t.i4.numpy)
-    scales = RNG.standard_normal(s.shape).astype(np.float32)
+    scales = RNG.standard_normal(s.shape).astype(t.bf16.numpy)
     y = OPS["scaled_matmul"](x, b, scale)
     return Graph("f", (x,), (y,), {f"w{name}": weights, f"s{name}": scales})
 
@@ -104,7 +104,7 @@ def test_weights_are_stored_as_nibbles_beside_their_scales() -> None:
 def test_rows_of_words() -> None:
     """Scales first, then eight steps of k in a word, low halves before high ones."""
     b = np.arange(-8, 8).reshape(16, 1).astype(t.i4.numpy)
-    rows = nibble_rows(b, np.float32([[0.5], [-2.0]]))
+    rows = nibble_rows(b, np.float32([[0.5], [-2.0]]).astype(t.bf16.numpy))
     assert rows.shape == (4, 1)
     np.testing.assert_array_equal(rows[[0, 2], 0].view(np.float32), [0.5, -2.0])
     assert [hex(x) for x in rows[[1, 3], 0]] == ["0x73625140", "0xfbead9c8"]
@@ -112,12 +112,12 @@ def test_rows_of_words() -> None:
 
 def test_weights_that_are_arguments_are_read_where_they_lie() -> None:
     x, w = leaf("input", "x", t.i8, 3, 16), leaf("input", "w", t.i4, 16, 21)
-    s = leaf("input", "s", t.f32, 2, 21)
+    s = leaf("input", "s", t.bf16, 2, 21)
     graph = Graph("f", (x, w, s), (OPS["scaled_matmul"](x, w, s),))
     arrays = (
         activations(t.i8, 3, 16),
         RNG.integers(-8, 8, (16, 21)).astype(t.i4.numpy),
-        activations(t.f32, 2, 21),
+        activations(t.f32, 2, 21).astype(t.bf16.numpy),
     )
     plan = lower(FAST.run(graph), Target.host())
     np.testing.assert_allclose(Program(plan)(*arrays), evaluate(graph, *arrays)[0], 1e-6, 1e-4)
@@ -161,10 +161,10 @@ def test_tiles_fit_in_registers(name: str) -> None:
 @pytest.mark.parametrize(
     "types, message",
     [
-        ((t.f32, t.f32, t.f32, 16, 2), "takes a of f32 or i8"),
-        ((t.i8, t.i4, t.bf16, 16, 2), "scales of f32"),
-        ((t.i8, t.i4, t.f32, 8, 2), "a is .*, k.*, b .*k, n.*, scale"),
-        ((t.i8, t.i4, t.f32, 16, 3), "3 groups do not divide k = 16"),
+        ((t.f32, t.f32, t.bf16, 16, 2), "takes a of f32 or i8"),
+        ((t.i8, t.i4, t.f32, 16, 2), "scales of bf16"),
+        ((t.i8, t.i4, t.bf16, 8, 2), "a is .*, k.*, b .*k, n.*, scale"),
+        ((t.i8, t.i4, t.bf16, 16, 3), "3 groups do not divide k = 16"),
     ],
 )
 def test_what_it_refuses(types: tuple, message: str) -> None:

@@ -92,7 +92,8 @@ class ScaledMatmul(Op):
     """a[..., m, k] @ (b[k, n] * scale[g, n]), where k is g groups of equal size, each with scales.
 
     a is f32, or i8 of which the sums of a group are exact; b is i4 or i8. The sums of the groups,
-    times their scales, are added in f32, in order, each product and sum rounded as one.
+    times their scales, are added in f32, in order, each product and sum rounded as one. Scales are
+    bf16: half the bytes, and far finer than the steps that they are the size of.
     """
 
     name, kind, arity = "scaled_matmul", "contraction", 3
@@ -101,8 +102,8 @@ class ScaledMatmul(Op):
     def infer(self, a: TensorType, b: TensorType, scale: TensorType) -> TensorType:
         """The rows of a, the columns of b."""
         given = f"scaled_matmul({a}, {b}, {scale})"
-        if a.dtype not in (t.f32, t.i8) or b.dtype not in (t.i4, t.i8) or scale.dtype != t.f32:
-            raise DTypeError(f"{given} takes a of f32 or i8, b of i4 or i8, and scales of f32")
+        if a.dtype not in (t.f32, t.i8) or b.dtype not in (t.i4, t.i8) or scale.dtype != t.bf16:
+            raise DTypeError(f"{given} takes a of f32 or i8, b of i4 or i8, and scales of bf16")
         if a.rank < 2 or b.rank != 2 or scale.rank != 2:
             raise ShapeError(f"{given}: a needs at least 2 axes, b and scale have 2")
         sizes = a.shape[-1], *b.shape, *scale.shape
@@ -116,14 +117,14 @@ class ScaledMatmul(Op):
         return TensorType(t.f32, (*a.shape[:-1], b.shape[1]))
 
     def ref(self, a: np.ndarray, b: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        wide = scale.dtype
+        wide = np.float64 if scale.dtype == np.float64 else np.float32
         total = np.zeros((*a.shape[:-1], b.shape[1]), wide)
         exact = np.float64 if a.dtype == np.int8 else wide
         size = len(b) // len(scale)
         for group, factors in enumerate(scale):
             part = slice(group * size, (group + 1) * size)
             sums = np.matmul(a[..., part].astype(exact), b[part].astype(np.int8).astype(exact))
-            total = fma(sums.astype(wide), np.broadcast_to(factors, sums.shape), total)
+            total = fma(sums.astype(wide), np.broadcast_to(factors.astype(wide), sums.shape), total)
         return total
 
 

@@ -1,6 +1,6 @@
 """Kept values go to where the bits of a mask are, zeros elsewhere: what processors have for it.
 
-    vexpandps, vpexpandb  a whole vector; what no bit asks for is not read
+    vexpandps, vpexpandb  a whole vector, of a register: from memory it is slow on Zen 5
     vpshufb, tbl          16 bytes, by a table of where each comes from: for four floats one of 16
                           entries, for eight bytes one of 256. A place beyond 15 gives 0.
 
@@ -44,8 +44,10 @@ def _by_instruction(s: Scalars, values: DType, address: str, mask: Value) -> str
     if count < 64:
         bits = s.writer.op(f"trunc {mask.typed} to i{count}")
     lanes = s.writer.op(f"bitcast i{count} {bits} to {vector_type('i1', count)}")
-    given = ("ptr align 1", address), (vector_type("i1", count), lanes), (kind, "zeroinitializer")
-    return s.writer.call(f"llvm.masked.expandload.{mangled(kind)}", kind, *given)
+    # volatile, or LLVM makes the load a part of the instruction
+    read = s.writer.op(f"load volatile {kind}, ptr {address}, align {values.itemsize}")
+    given = (kind, read), (kind, "zeroinitializer"), (vector_type("i1", count), lanes)
+    return s.writer.call(f"llvm.x86.avx512.mask.expand.{mangled(kind)}", kind, *given)
 
 
 def _by_tables(s: Scalars, values: DType, address: str, mask: Value) -> str:
