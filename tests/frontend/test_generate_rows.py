@@ -161,9 +161,9 @@ def test_reading_stops_between_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_as_many_programs_as_for_one_text(model: pl.TinyGPT) -> None:
     """Reading rows of different lengths takes few small steps more, whatever their number."""
-    one, *more = (Generator(model, batch=n).prefill.plan.steps for n in (1, 3, 7))
-    assert [len(x) - len(one) for x in more] == [4, 4]
-    assert [s for s in more[0] if s.label.startswith("copy")] == []
+    one, few, many = (Generator(model, batch=n).prefill.plan.steps for n in (1, 3, 7))
+    assert len(few) == len(many) <= len(one) + 4 * len(model.h)
+    assert [s for s in many if s.label.startswith("copy")] == []
 
 
 def test_only_rows_that_go_on_may_not_be_nan() -> None:
