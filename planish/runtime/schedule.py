@@ -2,8 +2,9 @@
 
     shared   each thread runs its share of a parallel kernel's iterations
     one      thread 0 runs all of it: too little work to share
-    each     every thread runs all of it, into memory of its own: too little work to share, and the
-             others would wait for the result anyway; it saves the meeting after the step
+    each     every thread runs all of it, into memory of its own: too little work to share, or none
+             that can be shared, and the others would wait for the result anyway; it saves the
+             meeting after the step
 
 Threads meet before a step that reads or writes what another thread may have written or read since
 the last meeting. Two shared steps of equally many iterations, whose iteration p touches only its
@@ -20,8 +21,12 @@ from planish.ir.dims import AnySize
 from planish.ir.loops import Const
 from planish.runtime.nests import Nest, Nests
 from planish.runtime.plan import Plan, Step
+from planish.runtime.sizes import PARALLEL_WORK
 from planish.runtime.slots import Slot
 
+# Scalar operations, about 8 us, up to which a step that no thread can share is run by all of them:
+# they would wait for it, and a meeting more is what they save.
+WAITED = 8 * PARALLEL_WORK
 LINE = 64  # bytes of a cache line: what threads write apart begins on lines of its own
 
 Place = tuple[str, int, int]  # memory: a space, where it begins and ends there
@@ -55,6 +60,13 @@ class Job:
     def small(self) -> bool:
         """Whether it is too little work to share, whatever the sizes."""
         return self.nest.small
+
+    @property
+    def waited(self) -> bool:
+        """Whether all threads may run it as well as one: little work, or not much that none can
+        share."""
+        whole = self.loop is None and isinstance(self.work, Const)
+        return self.small or (whole and self.work.value < WAITED)  # type: ignore[attr-defined]
 
     @property
     def fixed(self) -> bool:
@@ -168,7 +180,7 @@ def _private(
     readers: list[list[tuple[int, Slot, Slot]]],
     storage: Storage,
 ) -> frozenset[Slot]:
-    """Let each thread run the small steps of whose results all threads read some; those results.
+    """Let each thread run the `waited` steps of whose results all threads read some; those results.
 
     Of results that are outputs or written anew later, what the first thread writes counts. Such a
     step must not read that memory: the others would find in it what the first has written.
@@ -185,7 +197,7 @@ def _private(
         shared = [storage(s) for s in writes if s not in own]
         wanted = any(runs[r] != "one" and mine in own for r, mine, _ in readers[k])
         again = any(overlap(x, y) for y in reads for x in shared)
-        if runs[k] == "one" and jobs[k].small and wanted and not again:
+        if runs[k] == "one" and jobs[k].waited and wanted and not again:
             runs[k] = "each"
             found += own
     return frozenset(found)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import planish as pl
+from planish.frontend.next_token import graphs
 from planish.frontend.tensor import apply
 from planish.ir.evaluate import evaluate
+from planish.ir.loop_text import kernel_text
 from planish.runtime.interpret import run_plan
 
 RNG = np.random.default_rng(0)
@@ -41,6 +45,16 @@ def test_a_row_does_not_depend_on_its_place_in_the_batch() -> None:
     alone = pl.compile(lambda *x: apply("attention", *x, causal=True), q[:1], k[:1], v[:1], pos[:1])
     for r in range(3):
         assert (alone(*(x[r : r + 1] for x in (q, k, v, pos)))[0] == whole[r]).all()
+
+
+@pytest.mark.parametrize("context", [64, 600])
+def test_scales_of_caches_are_multiplied_once_a_row(context: int) -> None:
+    """Not with each of its bytes; that tokens are right says `tests/frontend/test_int8.py`."""
+    graph = graphs(pl.TinyGPT(65, 32, 1, 2, context), 1, 16, greedy=True)["decode"]
+    kernels = pl.compile(graph, pipeline="int8_cache").kernels
+    (text,) = (kernel_text(x) for x in kernels if re.fullmatch("attention(_parts)?", x.name))
+    assert text.count(": i8[") == 2
+    assert not re.search(r"f32\(p\d\w*\[[^]]*\]\) \* p", text.replace("dot[0] += p0", ""))
 
 
 def test_a_short_cache_is_read_at_once() -> None:

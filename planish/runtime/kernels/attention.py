@@ -75,7 +75,8 @@ def attend(
 
     Returns the weighted sum of their values, the largest score, and the sum of the weights.
     """
-    q, k, v = anchor.inputs[:3]
+    q = anchor.inputs[0]
+    (k, k_scale), (v, v_scale) = map(integers, anchor.inputs[1:3])
     (b, h, row), dtype = query, sums_in(q.dtype)
     heads, groups, lanes = q.shape[1], k.shape[1], target.lanes(dtype)
     group = h if groups == heads else h // (heads // groups)
@@ -85,6 +86,10 @@ def attend(
     first = (as_index(0),)
     nest.store(most, first, low)
     nest.store(total, first, zero)
+
+    def scaled(x: Expr, scale: Node | None, j: Expr) -> Expr:
+        return x if scale is None else x * pull(scale, (b, group, start + j, as_index(0)))
+
     with nest.loop("j", count) as j:
         nest.store(dot, first, zero)
         with nest.loop("d", q.shape[3], "vector", lane_width(q.shape[3], lanes, True)) as d:
@@ -92,14 +97,27 @@ def attend(
             nest.accumulate(dot, first, "add", cast(pull(q, (*query, d)), dtype) * key)
         nest.store(score, (j,), nest.load(dot, 0) * float(anchor.attrs["scale"]))
     with nest.loop("jm", count, "vector", lanes) as j:
-        nest.accumulate(most, first, "max", nest.load(score, j))
+        found: Expr = nest.load(score, j)
+        if k_scale is not None:
+            found = nest.let(scaled(found, k_scale, j), here=True)
+            nest.store(score, (j,), found)
+        nest.accumulate(most, first, "max", found)
     maximum = nest.let(nest.load(most, 0), here=True)
     with nest.loop("je", count, "vector", lanes) as j:
         e = nest.let(scalar("exp", nest.load(score, j) - maximum), here=True)
-        nest.store(score, (j,), kept(anchor, pull, (b, h, row, start + j), e))
+        weight = kept(anchor, pull, (b, h, row, start + j), e)
+        nest.store(score, (j,), scaled(weight, v_scale, j))
         nest.accumulate(total, first, "add", e)
     acc = _values(nest, pull, v, (b, group), start, count, score, lanes)
     return acc, maximum, nest.let(nest.load(total, 0), here=True)
+
+
+def integers(x: Node) -> tuple[Node, Node | None]:
+    """Keys or values without the scale that each row of them has, and that scale, if any: scores
+    and weights are multiplied by it, of which there is one for a whole row."""
+    if x.op.name == "dequantize" and x.inputs[1].shape == (*x.shape[:-1], 1):
+        return x.inputs[0], x.inputs[1]
+    return x, None
 
 
 def _values(

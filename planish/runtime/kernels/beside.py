@@ -178,12 +178,13 @@ def may_read_beside(gemm: Gemm, many: int, width: int = 0) -> bool:
 def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
     """How many panels are read side by side where threads have (heads, columns of each) of their
     own; 0 where that cannot be, or would not be shared out evenly among two threads. Bytes lose
-    more by reading short panels here and there than they gain."""
+    more by reading short panels here and there than they gain: heads have whole ones."""
     count, size = heads
     rows, columns = product(gemm.product.rows), gemm.product.columns
     width = gcd(size, gemm.nr)
     uneven = width % gemm.target.lanes(gemm.dtype)
-    if rows != 1 or count % 2 or uneven or not gemm.dtype.is_float:
+    short = not gemm.dtype.is_float and width != gemm.nr
+    if rows != 1 or count % 2 or uneven or short:
         return 0
     if not isinstance(columns, int) or columns % (count * size):
         return 0
