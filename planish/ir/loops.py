@@ -7,6 +7,7 @@
              | Let(var, value)                       a name for a value, up to the end of the block
              | Store(buffer, index, value)
              | Accumulate(buffer, index, op, value)  buffer[index] = op(buffer[index], value)
+             | Fetch(buffer, index)                  no meaning: its line is wanted soon
     expr   ::= Const(value, dtype) | Var(name, dtype) | Load(buffer, index)
              | Scalar(op, args, dtype)
 
@@ -19,8 +20,7 @@ index does not depend on the loop variable is a reduction over lanes, whose orde
 
 Buffers are row-major and contiguous. A *param* is memory handed in; a *local* is private to a
 thread: a register tile where every index is constant after unrolling, scratch memory otherwise.
-Sizes and extents may use `Var`s of dtype i64 that no loop binds: those are the symbolic
-dimensions, handed in at run time.
+`Var`s of dtype i64 that no loop binds are the symbolic dimensions, handed in at run time.
 """
 
 from __future__ import annotations
@@ -217,7 +217,15 @@ class Accumulate:
     value: Expr
 
 
-Stmt: TypeAlias = Union[For, If, Let, Store, Accumulate]
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask for the cache line of an element, which may lie outside. Nothing depends on it."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+
+
+Stmt: TypeAlias = Union[For, If, Let, Store, Accumulate, Fetch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +241,10 @@ class Kernel:
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of the symbolic dimensions, sorted: the free i64 variables."""
-        return tuple(sorted(free_vars(self)))
+        sizes = [size for buffer in (*self.params, *self.locals) for size in buffer.shape]
+        inside = [*walk(self.body), *(x for size in sizes for x in walk((size,)))]
+        bound = {x.var.name for x in inside if isinstance(x, (For, Let))}
+        return tuple(sorted({x.name for x in inside if isinstance(x, Var)} - bound))
 
 
 # name -> (arity, result): "same" as the first argument, "bool", or "explicit" (the dtype is given).
@@ -370,10 +381,11 @@ _CHILDREN: dict[type, Callable[..., tuple[Expr, ...]]] = {
     Let: lambda x: (x.value,),
     Store: lambda x: (*x.index, x.value),
     Accumulate: lambda x: (*x.index, x.value),
+    Fetch: lambda x: x.index,
 }
 
 
-def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt | Expr]:
+def walk(body: tuple[Stmt | Expr, ...]) -> Iterator[Stmt | Expr]:
     """Every statement and expression inside `body`, without recursion on depth."""
     stack: list[Stmt | Expr] = list(reversed(body))
     while stack:
@@ -383,18 +395,3 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt | Expr]:
             stack.extend(reversed(item.body))
         if (inside := _CHILDREN.get(type(item))) is not None:
             stack.extend(inside(item))
-
-
-def free_vars(kernel: Kernel) -> set[str]:
-    """Names of variables that neither a loop nor a Let binds: the symbolic dimensions."""
-    used: set[str] = set()
-    bound: set[str] = set()
-    for item in walk(kernel.body):
-        if isinstance(item, Var):
-            used.add(item.name)
-        elif isinstance(item, (For, Let)):
-            bound.add(item.var.name)
-    for buffer in (*kernel.params, *kernel.locals):
-        for size in buffer.shape:
-            used |= {x.name for x in walk((size,)) if isinstance(x, Var)}  # type: ignore[arg-type]
-    return used - bound
