@@ -24,6 +24,7 @@ from planish.ir.loops import (
     Buffer,
     Const,
     Expr,
+    Fetch,
     For,
     If,
     Kernel,
@@ -84,6 +85,8 @@ def line_text(stmt: Stmt) -> str:
         case Accumulate(buffer, index, op, value):
             sign = _ASSIGN.get(op, f"{op}=")
             return f"{expr_text(Load(buffer, index))} {sign} {expr_text(value)}"
+        case Fetch(buffer, index):
+            return f"fetch {expr_text(Load(buffer, index))}"
     return repr(stmt)
 
 

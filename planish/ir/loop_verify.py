@@ -24,6 +24,7 @@ from planish.ir.loops import (
     Buffer,
     Const,
     Expr,
+    Fetch,
     For,
     If,
     Kernel,
@@ -125,6 +126,8 @@ class _Check:
                 case Store(buffer, index, value) | Accumulate(buffer, index, _, value):
                     self.access(buffer, index)
                     self.store(stmt)
+                case Fetch(buffer, index):
+                    self.access(buffer, index)
                 case If(cond, inner):
                     self.branch(cond)
                     self.block(inner, scope)

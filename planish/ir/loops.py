@@ -7,6 +7,7 @@
              | Let(var, value)                       a name for a value, up to the end of the block
              | Store(buffer, index, value)
              | Accumulate(buffer, index, op, value)  buffer[index] = op(buffer[index], value)
+             | Fetch(buffer, index)                  no meaning: its line is wanted soon
     expr   ::= Const(value, dtype) | Var(name, dtype) | Load(buffer, index)
              | Scalar(op, args, dtype)
 
@@ -19,8 +20,7 @@ index does not depend on the loop variable is a reduction over lanes, whose orde
 
 Buffers are row-major and contiguous. A *param* is memory handed in; a *local* is private to a
 thread: a register tile where every index is constant after unrolling, scratch memory otherwise.
-Sizes and extents may use `Var`s of dtype i64 that no loop binds: those are the symbolic
-dimensions, handed in at run time.
+`Var`s of dtype i64 that no loop binds are the symbolic dimensions, handed in at run time.
 """
 
 from __future__ import annotations
@@ -217,7 +217,15 @@ class Accumulate:
     value: Expr
 
 
-Stmt: TypeAlias = Union[For, If, Let, Store, Accumulate]
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask for the cache line of an element, which may lie outside. Nothing depends on it."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+
+
+Stmt: TypeAlias = Union[For, If, Let, Store, Accumulate, Fetch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +241,8 @@ class Kernel:
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of the symbolic dimensions, sorted: what neither a loop nor a Let binds."""
-        items = list(walk(self.body))
         sizes = (size for buffer in (*self.params, *self.locals) for size in buffer.shape)
-        items += (x for size in sizes if type(size) is not Const for x in walk((size,)))
+        items = [*walk(self.body), *walk(tuple(sizes))]
         used = {x.name for x in items if type(x) is Var}
         return tuple(sorted(used - {x.var.name for x in items if isinstance(x, (For, Let))}))
 
@@ -374,6 +381,7 @@ _CHILDREN: dict[type, Callable[..., tuple[Expr, ...]]] = {
     Let: lambda x: (x.value,),
     Store: lambda x: (*x.index, x.value),
     Accumulate: lambda x: (*x.index, x.value),
+    Fetch: lambda x: x.index,
 }
 
 
@@ -384,10 +392,8 @@ def walk(body: tuple[Stmt | Expr, ...]) -> Iterator[Stmt | Expr]:
         item = stack.pop()
         yield item
         kind = type(item)
-        if kind is Scalar:
-            stack += item.args  # type: ignore[union-attr]
-        elif kind is Load:
-            stack += item.index  # type: ignore[union-attr]
+        if kind is Scalar or kind is Load:
+            stack += item.args if kind is Scalar else item.index  # type: ignore[union-attr]
         elif kind is not Var and kind is not Const:
             if isinstance(item, (For, If)):
                 stack += reversed(item.body)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 class Core:
     """What a core does in a cycle, with whole vectors; see `planish.runtime.kernels.tiles`.
 
-    `fma` multiply-adds, each of `latency` cycles, `loads` loads, `panel` bytes read in a row from
-    the L2 cache, of `l2` bytes, and `far` bytes from memory while another core reads as many. The
-    L1 cache has `ways` places for lines of one set.
+    `fma` multiply-adds, each of `latency` cycles, `gap` cycles between steps, `loads` loads,
+    `panel` bytes read in a row from the L2 cache, of `l2` bytes, and `far` bytes from memory while
+    another core reads as many. The L1 cache has `ways` places for lines of one set.
     """
 
     fma: float = 2
     loads: float = 2
     latency: float = 4
+    gap: float = 1
     panel: float = 24
     ways: int = 8
     l2: int = 1 << 20
@@ -33,6 +34,26 @@ class Core:
 #   2 x 12             111.5         97.2          102.0     rows of 12 KB meet in one set
 #   1 x 12             111.8         99.0           84.3
 #   1 x 20             111.7         87.9           39.2
+#
+# znver5 (two 512-bit multiply-adds a cycle), 2026-11-27, one thread, of 288. A step has half the
+# gap of others; 12 rows are too many though the L1 cache has 12 ways. `far`: two threads read 50
+# GB/s where they are least, at some 4.3 GHz:
+#   V x H       256x768x3072   256x3072x768   256x384x1536   64x128x512
+#   2 x 8              270.1          266.0          265.2        251.1
+#   4 x 4              269.6          256.7          263.5        250.0
+#   2 x 10             268.8          264.7          262.8        230.2
+#   2 x 6              268.3          265.2          260.5        248.1
+#   4 x 6              268.2          262.1          264.1        244.8
+#   2 x 12             189.1          261.7          189.5        226.3
+#
+# The same, bytes, of 1153, quantization of the rows included; with 8 rows each step waits for as
+# many elements of A to come from the registers of integers:
+#   V x H      256x768x3072   256x3072x768
+#   4 x 4            1011.0         1005.4
+#   4 x 6            1000.4         1005.2
+#   2 x 10            998.8          996.5
+#   2 x 8             965.6          966.8
+#   2 x 12            632.4          637.1
 #
 # sapphirerapids (two 512-bit multiply-adds a cycle), 2026-11-26, one thread, of 238. 4 x 4 takes
 # 9.6 cycles a step where multiply-adds take 8: its 256 bytes of B come at some 30 a cycle. Blocks
@@ -63,6 +84,7 @@ class Core:
 CORES = {
     "znver1": Core(fma=1, loads=1, l2=1 << 19, far=4),  # 256 bits are two halves
     "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
+    "znver5": Core(gap=0.5, panel=32, far=6),
     # far: two threads read 38.6 MB in 786 us, at some 3 GHz
     "sapphirerapids": Core(fma=2, loads=2, panel=30, far=8),
 }

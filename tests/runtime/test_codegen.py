@@ -12,6 +12,7 @@ from planish.ir.loops import (
     Buffer,
     Const,
     Expr,
+    Fetch,
     For,
     If,
     Kernel,
@@ -376,3 +377,13 @@ def test_a_loop_over_nothing_writes_nothing() -> None:
     for alone in (False, True):
         text = kernel_function(kernel, (), "k", Target.host(), {}, alone=alone)
         assert "store" not in text
+
+
+def test_lines_that_are_fetched_change_nothing_wherever_they_are() -> None:
+    x, y = buffer("x", 4, 32), buffer("y", 4, 32)
+    far = n(1 << 40)
+    body = vec(J, 32, Fetch(x, (I + 1, J)), Store(y, (I, J), x[I, J] + 1.0))
+    k = kernel((x, y), rows(4, Fetch(y, (far, n(-1))), body))
+    check(k, rand(4, 32), rand(4, 32), threads=2)
+    if Target.host().arch == "x86_64":
+        assert sum("prefetcht0" in line for line in assembly(k, Target.host())) >= 2

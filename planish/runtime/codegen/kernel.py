@@ -21,6 +21,7 @@ from planish.ir.loops import (
     Buffer,
     Const,
     Expr,
+    Fetch,
     For,
     If,
     Kernel,
@@ -127,18 +128,15 @@ class _Kernel(Expressions):
         start = self.registers.scalar(used)
         base = self.writer.op(f"getelementptr i8, ptr %scratch, i64 {start}")
         place = self.places[buffer.name] = self._place(buffer, base)
-        count = Linear(1)
-        if buffer.shape:
-            first = self._size(buffer.shape[0])
-            count = self.product(first, place.strides[0])
+        first = self._size(buffer.shape[0]) if buffer.shape else Linear(1)
+        count = self.product(first, place.strides[0]) if buffer.shape else first
         size = self.registers.scalar(self.registers.scale(count, buffer.dtype.itemsize))
         padded = self.writer.op(f"add i64 {size}, 63")
-        whole = self.writer.op(f"and i64 {padded}, -64")
-        return self.registers.add(used, self.registers.atom(whole))
+        whole = self.registers.atom(self.writer.op(f"and i64 {padded}, -64"))
+        return self.registers.add(used, whole)
 
     def _place(self, buffer: Buffer, base: str) -> Place:
-        strides: list[Linear] = []
-        step = Linear(1)
+        strides, step = list[Linear](), Linear(1)
         for size in reversed(buffer.shape):
             strides.append(step)
             step = self.product(step, self._size(size))
@@ -163,6 +161,8 @@ class _Kernel(Expressions):
                     self._store(buffer, index, value)
                 case Accumulate():
                     self._accumulate(stmt)
+                case Fetch(buffer, index):
+                    self.memory.fetch(self.places[buffer.name], self._at(buffer, index))
                 case If(cond, inner):
                     self._if(cond, inner)
                 case For():
@@ -361,8 +361,7 @@ class _Kernel(Expressions):
     # writing
 
     def _at(self, buffer: Buffer, index: tuple[Expr, ...]) -> Operand:
-        place = self.places[buffer.name]
-        return self.memory.offset(place, tuple(self.index(i) for i in index), self.lanes)
+        return self.memory.offset(self.places[buffer.name], (*map(self.index, index),), self.lanes)
 
     def _store(self, buffer: Buffer, index: tuple[Expr, ...], value: Expr) -> None:
         at = self._at(buffer, index)

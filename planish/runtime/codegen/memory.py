@@ -85,6 +85,13 @@ class Memory:
         else:
             self._masked_store("scatter", kind, ref, self._pointers(place, at, lanes), mask)
 
+    def fetch(self, place: Place, at: Operand) -> None:
+        """Ask for the line of an element, of the first lane's, into the L2 cache."""
+        if isinstance(at, Linear):
+            address = self.address(place, at.uniform)
+            given = ("ptr", address), ("i32", "0"), ("i32", "3"), ("i32", "1")
+            self.writer.call("llvm.prefetch.p0", "void", *given)
+
     # addresses
 
     def _pointer(self, place: Place, at: Operand) -> str:

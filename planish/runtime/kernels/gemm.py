@@ -36,8 +36,9 @@ from planish.ir.ops.linalg import sums_in, swap_last
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
 from planish.runtime.kernels.strides import is_turned, strides, whole
-from planish.runtime.kernels.tiles import HIGHEST, WIDTHS, group, quickest
+from planish.runtime.kernels.tiles import HIGHEST, WIDTHS, quickest
 from planish.runtime.kernels.updates import write_runs
+from planish.runtime.kernels.walk import Walk
 from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
 
@@ -173,6 +174,7 @@ class Gemm:
         self.outputs = [self.nest.output(f"out{k}", n.type) for k, n in enumerate(body.outputs)]
         self.panel: Buffer | None = None
         self.strips: Buffer | None = None
+        self.fetch: Callable[[Expr], None] | None = None
         if roles.strips:
             shape = self._strips(size_expr(product(self.product.rows)), self.product.depth)
             self.strips = Buffer("strips", self.a.dtype, shape)
@@ -192,17 +194,17 @@ class Gemm:
         return (rows + (self.mr - 1)) // self.mr, size_expr(depth), as_index(self.mr)
 
     def write(self) -> None:
-        """One parallel iteration for each tile, in the order of `_walk`."""
+        """One parallel iteration for each tile, in the order of `Walk`."""
         nest, p = self.nest, self.product
         rows, columns = size_expr(product(p.rows)), size_expr(p.columns)
         down = (rows + (self.mr - 1)) // self.mr
-        across = (columns + (self.nr - 1)) // self.nr
+        across, walk = (columns + (self.nr - 1)) // self.nr, Walk.of(self)
         with nest.loop("p", size_expr(product(p.batch)) * across * down, "parallel") as tile:
             # named, as a matrix loop wants places that are linear in its variables
             batch = tuple(map(nest.let, unflatten(nest.let(tile // (across * down)), p.batch)))
             inside = tile % (across * down) if p.batch else tile
-            panel, block = self._walk(inside, across, down)
-            panel, block = nest.let(panel), nest.let(block)
+            panel, block, row = map(nest.let, walk.place(nest, inside, down, across))
+            self.fetch = self._fetched(panel, row, walk)
             first = nest.let(block * self.mr)
             if self.matrix:
                 self.multiply(batch, panel, first, rows)
@@ -210,27 +212,13 @@ class Gemm:
                 self.accumulate(batch, panel, self._rows_of_a(batch, block, first, rows))
             self.finish(batch, panel, first, rows, columns)
 
-    def _walk(self, tile: Expr, across: Expr, down: Expr) -> tuple[Expr, Expr]:
-        """The panel and the row block of a tile: groups of panels, their row blocks, the panels.
-
-        A group stays in the L2 cache until all rows have been multiplied by it, and the rows of a
-        tile in the L1 cache until the group has. So A is read once for each group, B once.
-        """
-        depth = self.product.depth
-        line = self.nr * self.b.dtype.itemsize
-        count = group(self.target, depth * line) if isinstance(depth, int) else 1
-        if down == as_index(1) or count == 1:
-            return tile // down, tile % down
-        columns = self.product.columns
-        panels = -(-columns // self.nr) if isinstance(columns, int) else None
-        if panels is not None and panels <= count:
-            return tile % across, tile // across
-        one = self.nest.let(tile // (down * count))
-        inside = self.nest.let(tile % (down * count))
-        width: Expr = as_index(count)
-        if panels is None or panels % count:
-            width = self.nest.let(minimum(across - one * count, width))  # the last has fewer
-        return one * count + inside % width, inside // width
+    def _fetched(self, panel: Expr, row: Expr, walk: Walk) -> Callable[[Expr], None] | None:
+        """What fetches the next panel, step after step: each row block of a part a piece of it."""
+        if not walk.fetch or self.panel is None:
+            return None
+        lanes, depth = self.target.lanes(self.dtype), int(self.product.depth)  # type: ignore
+        first, buffer = self.nest.let(row * -(-depth // walk.fetch)), self.panel
+        return lambda k: self.nest.fetch(buffer, panel + 1, 0, (first + k // walk.fetch) * lanes)
 
     def row_index(self, batch: Index, row: Expr) -> Index:
         """The index of row `row` without its last axis."""
@@ -315,6 +303,8 @@ class Gemm:
 
     def _step(self, acc: Buffer, of_a: list[Along], batch: Index, panel: Expr, k: Expr) -> None:
         nest = self.nest
+        if self.fetch is not None:
+            self.fetch(k)
         for i, along in enumerate(of_a):
             a = along(k)
             a = nest.let(a ^ UNSIGNED) if self.dot == "dpbusd" else a

@@ -20,6 +20,7 @@ from planish.ir.loops import (
     Buffer,
     Const,
     Expr,
+    Fetch,
     For,
     If,
     Kernel,
@@ -155,6 +156,10 @@ class Nest:
     def accumulate(self, buffer: Buffer, index: Index, op: str, value: Expr) -> None:
         """Combine into one element."""
         self.emit(Accumulate(buffer, index, op, value))
+
+    def fetch(self, buffer: Buffer, *index: object) -> None:
+        """Ask for the line of an element."""
+        self.emit(Fetch(buffer, self.load(buffer, *index).index))
 
     def kernel(self, name: str) -> Kernel:
         """What was written, tidied."""

@@ -9,6 +9,7 @@ from planish.ir.loops import (
     Accumulate,
     Const,
     Expr,
+    Fetch,
     For,
     If,
     Kernel,
@@ -90,6 +91,8 @@ def _block(
             case Store() | Accumulate():
                 index = tuple(_put(i, values) for i in stmt.index)
                 result.append(replace(stmt, index=index, value=_put(stmt.value, values)))
+            case Fetch(buffer, index):
+                result.append(Fetch(buffer, tuple(_put(i, values) for i in index)))
     return tuple(result)
 
 
@@ -161,4 +164,6 @@ def map_values(body: tuple[Stmt, ...], fn: Callable[[Expr], Expr]) -> tuple[Stmt
                 result.append(If(fn(stmt.cond), map_values(stmt.body, fn)))
             case Store() | Accumulate():
                 result.append(replace(stmt, index=tuple(map(fn, stmt.index)), value=fn(stmt.value)))
+            case Fetch(buffer, index):
+                result.append(Fetch(buffer, tuple(map(fn, index))))
     return tuple(result)

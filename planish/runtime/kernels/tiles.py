@@ -2,7 +2,7 @@
 
 A tile is V vectors times H rows of C. For each step of k it loads V vectors of B, broadcasts H
 elements of A and makes V * H multiply-adds. A step takes as many cycles as the slowest of these,
-and one more, as they do not fit into each other without a gap:
+and a gap more, as they do not fit into each other; it makes large tiles better than small ones:
 
     V * H / fma           multiply-adds
     (V + H) / loads       loads
@@ -11,7 +11,7 @@ and one more, as they do not fit into each other without a gap:
     V * vector / panel    bytes of B, whose panel comes from the L2 cache
 
 and a product as many steps as there are tiles, what sticks out over its edges included. Numbers are
-those of `Core` in `planish.runtime.target`, where measurements stand beside them.
+those of `Core` in `planish.runtime.cores`, where measurements stand beside them.
 
 Which tiles there are follows from the registers: V * H sums, V vectors of B and one broadcast; and
 from the L1 cache: H rows of A are as many streams, and rows that lie a multiple of 4 KB apart
@@ -30,7 +30,6 @@ from planish.runtime.target import Target
 
 # Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
 WIDTHS = (4, 2, 1)
-GAP = 1  # a cycle: so it is measured, see `CORES`; it makes large tiles better than small ones
 WAITING = 2  # rows of a tile; more are multiplied no faster than memory gives
 HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothing
 
@@ -52,7 +51,7 @@ def cycles(target: Target, tile: tuple[int, int]) -> float:
     """Cycles of a step of k."""
     (v, h), core = tile, target.core
     panel = v * target.vector_bytes / core.panel
-    return max(v * h / core.fma, (v + h) / core.loads, core.latency, panel) + GAP
+    return max(v * h / core.fma, (v + h) / core.loads, core.latency, panel) + core.gap
 
 
 def quickest(

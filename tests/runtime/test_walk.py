@@ -1,0 +1,49 @@
+"""The order of a product's tiles: each is made once, and what is fetched is the next panel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import planish as pl
+from planish import nn
+from planish.ir import types as t
+from planish.ir.loop_eval import run_kernel
+from planish.ir.loops import Fetch, as_index, walk
+from planish.ir.types import TensorType
+from planish.runtime.kernels.nest import Nest
+from planish.runtime.kernels.walk import LEAST, Walk
+
+RNG = np.random.default_rng(0)
+ORDERS = (Walk(), Walk(wide=3), Walk(wide=9), Walk(3), Walk(4), Walk(3, 2))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize(("down", "across"), [(1, 7), (7, 1), (7, 9), (8, 6)])
+def test_every_tile_is_made_once(order: Walk, down: int, across: int) -> None:
+    nest = Nest()
+    out = nest.output("out", TensorType(t.i64, (down * across, 3)))
+    with nest.loop("p", down * across, "parallel") as p:
+        found = order.place(nest, p, as_index(down), as_index(across))
+        for number, value in enumerate(found):
+            nest.store(out, (p, as_index(number)), value)
+    made = np.zeros((down * across, 3), np.int64)
+    run_kernel(nest.kernel("order"), [made], {})
+    panels, blocks, rows = made.T
+    assert sorted(zip(panels, blocks, strict=True)) == [
+        (panel, block) for panel in range(across) for block in range(down)
+    ]
+    np.testing.assert_array_equal(rows, blocks % (order.high or down))
+
+
+@pytest.mark.parametrize("pipeline", ["O2", "bf16", "int8"])
+@pytest.mark.parametrize("rows", [2 * LEAST - 1, 2 * LEAST, 2 * LEAST + 3])
+def test_rows_of_long_prompts_are_those_of_short_ones(pipeline: str, rows: int) -> None:
+    layer, x = nn.Linear(72, 200), RNG.standard_normal((rows, 72)).astype(np.float32)
+    long, short = (
+        pl.compile(layer, pl.spec(part.shape), pipeline=pipeline, threads=2) for part in (x, x[:7])
+    )
+    fetched = [s for k in long.kernels for s in walk(k.body) if isinstance(s, Fetch)]
+    assert bool(fetched) == (rows >= 2 * LEAST)
+    np.testing.assert_array_equal(long(x)[:7], short(x[:7]))
+    np.testing.assert_array_equal(long(x)[-7:], short(x[-7:]))
