@@ -8,6 +8,7 @@ with Crew(threads) as crew:
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 from collections.abc import Callable
@@ -24,29 +25,33 @@ HAND_OVER = 2e-4
 class Crew:
     """`threads` - 1 helpers, started with the first jobs, and the caller once it has made all.
 
-    Where the system has no room for a thread, fewer do the work. As long as there are helpers, the
-    interpreter goes from thread to thread as often as `HAND_OVER` says.
+    Where the system has no room for a thread, fewer do the work: jobs are waited for, not helpers,
+    as one that has no memory to begin with never tells (`threading.Thread.start` would wait for it
+    forever). As long as there are helpers, the interpreter goes from thread to thread as often as
+    `HAND_OVER` says.
     """
 
     def __init__(self, threads: int) -> None:
         self._most = threads - 1
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._helpers: list[threading.Thread] = []
+        self._helpers = 0
+        self._waited = 0  # jobs that helpers may have taken
+        self._done = threading.Semaphore(0)  # how many of those are done
         self._error: BaseException | None = None
         self._interval = 0.0  # that was there before ours
 
     def add(self, job: Job) -> None:
         """Run `job` soon, in any order, on any thread."""
         self._jobs.put(job)
-        if len(self._helpers) < self._most:
-            helper = threading.Thread(target=self._help, name="planish-helper", daemon=True)
+        self._waited += 1
+        if self._helpers < self._most:
             self._hasten()
             try:
-                helper.start()
+                _thread.start_new_thread(self._help, (self._jobs,))
             except RuntimeError:  # no memory for its stack, or Python is ending
                 self._most = 0
             else:
-                self._helpers.append(helper)
+                self._helpers += 1
 
     def finish(self) -> None:
         """Help with what is left, and wait for the others; raises what a job raised."""
@@ -65,20 +70,21 @@ class Crew:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        while self._next():  # nobody wants them any more
-            pass
         self._end()
 
     def _next(self) -> Job | None:
         try:
-            return self._jobs.get_nowait()
+            job = self._jobs.get_nowait()
         except Empty:
             return None
+        self._waited -= 1
+        return job
 
-    def _help(self) -> None:
-        for job in iter(self._jobs.get, None):
+    def _help(self, jobs: SimpleQueue[Job | None]) -> None:
+        for job in iter(jobs.get, None):
             if self._error is None:
                 self._run(job)
+            self._done.release()
 
     def _run(self, job: Job) -> None:
         try:
@@ -87,11 +93,15 @@ class Crew:
             self._error = error
 
     def _end(self) -> None:
-        for _ in self._helpers:
-            self._jobs.put(None)
+        while self._next():  # nobody wants them any more
+            pass
         while self._helpers:
-            self._helpers[-1].join()
-            self._helpers.pop()
+            self._jobs.put(None)
+            self._helpers -= 1
+        self._jobs = SimpleQueue()  # the other has a word for each, whether or not it lives
+        while self._waited:
+            self._done.acquire()
+            self._waited -= 1
         if self._interval:
             sys.setswitchinterval(self._interval)
             self._interval = 0.0

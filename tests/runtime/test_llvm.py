@@ -147,6 +147,24 @@ def test_a_crew_sets_the_interval_of_the_interpreter_back() -> None:
     assert sys.getswitchinterval() == before
 
 
+def test_a_crew_does_not_wait_for_a_helper_that_never_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One without memory for its first call ends at once, and only the system knows."""
+    monkeypatch.setattr("planish.runtime.crew._thread.start_new_thread", lambda *_: 1)
+    done: list[int] = []
+    with Crew(3) as crew:
+        for start in (0, 5):
+            for k in range(start, start + 5):
+                crew.add(lambda k=k: done.append(k))
+            crew.finish()
+        crew.add(lambda: 1 // 0)
+        crew.add(lambda: done.append(-1))
+        with pytest.raises(ZeroDivisionError):
+            crew.finish()
+    assert done == [*range(10)]
+
+
 def test_a_crew_without_room_for_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
