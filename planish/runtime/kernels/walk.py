@@ -9,15 +9,15 @@ group its row blocks, for each of those its panels.
     panels stay  a group of them fits into half of it, and rows of A pass: they are read once for
                  each group, B once; where there are few rows, or panels are long
 
-Weights that no cache holds come from memory that way while there is something else to do. Fetched
-all at once, at the beginning of a tile, they gained nothing: what waits for memory then is what the
-tile needs itself. Zen 5, two threads, memory that gives 60 GB/s, ms of all products of a kind
-before this order and with it, by planish profile MODEL --pipeline P --workload prefill, 2026-11-27:
+Weights that no cache holds come from memory that way while there is something else to do; fetched
+all at once, at the beginning of a tile, what the tile needs itself waits for memory. Zen 5, two
+threads, memory that gives 60 GB/s, 256 tokens of gpt2, ms of all products of a kind before this
+order and with it, two trees in turns, by planish profile MODEL --pipeline int8_cache --workload
+prefill, 2026-11-27; of float32 the panels of c_proj are too long, and stay:
 
-    gpt2, 256 tokens     int8_cache          O2
-    c_attn               5.93  5.59   21.7  21.1
-    c_fc                 8.08  7.80   27.5  26.5
-    c_proj of the MLP    6.92  6.66   27.2  27.4, its panels are too long
+    c_attn               5.93   5.59 to 5.72
+    c_fc                 8.08   7.80 to 7.98
+    c_proj of the MLP    6.92   6.66 to 6.84
 """
 
 from __future__ import annotations
