@@ -11,7 +11,7 @@ from contestant import OURS
 COLOURS = {
     "planish": "#c2410c", "torch": "#1f2937", "torch.compile": "#4b5563",
     "torch.compile-max": "#9ca3af", "onnxruntime": "#0e7490", "jax": "#6d28d9",
-    "openvino": "#15803d", "llama.cpp": "#a16207",
+    "onnxruntime-weights": "#67b3c4", "openvino": "#15803d", "llama.cpp": "#a16207",
 }  # fmt: skip
 ACROSS = 3  # panels beside each other
 
@@ -73,6 +73,8 @@ def lines(
 ) -> None:  # fmt: skip
     """Points over a size, a line for each contestant; roofs dotted."""
     figure, axis = new_figure(figsize=(5.2, 3.4))
+    from matplotlib.ticker import LogLocator
+
     for name, points in series.items():
         look = {"color": colour(name.split(",")[0]), "linestyle": "--" if "," in name else "-"}
         axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, **look)
@@ -83,6 +85,8 @@ def lines(
         axis.set_yscale("log")
         sizes = sorted({x for points in (*series.values(), *roofs.values()) for x, _ in points})
         axis.set_xticks(sizes, [f"{x:,}" for x in sizes])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # some in less than a decade, too
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
     else:
         axis.set_ylim(bottom=0)
