@@ -42,6 +42,12 @@ def test_division_of_a_flattened_pair_needs_the_range() -> None:
     assert has_division(simplify_index((i * 32 + j) // 32, {"j": c(33)}))
 
 
+def test_a_constant_below_zero_is_no_hindrance() -> None:
+    assert simplify_index((i * 32 + j - 112) // 32, {"j": c(16)}) == simplify_index(i - 4, {})
+    assert simplify_index((i * 32 + j - 112) % 32, {"j": c(16)}) == simplify_index(j + 16, {})
+    assert has_division(simplify_index((i * 32 + j - 112) // 32, {"j": c(17)}))
+
+
 def test_terms_that_are_multiples_leave_a_division() -> None:
     assert simplify_index((i * 64 + p) // 32, {}) == simplify_index(i * 2 + p // 32, {})
 

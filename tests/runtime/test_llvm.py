@@ -3,11 +3,13 @@ modules at once, forks meanwhile."""
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,6 +41,14 @@ def called(codes: tuple[bytes, ...]) -> int:
     return ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(library.address("k0_f"))(100)
 
 
+def ended(before: int) -> bool:
+    """Whether no more threads than `before` are left: those of a crew end when they find it out."""
+    late = time.monotonic() + 5
+    while _thread._count() > before and time.monotonic() < late:
+        time.sleep(0.001)
+    return _thread._count() <= before
+
+
 def test_functions_of_several_modules_call_each_other() -> None:
     codes = compile_texts(chain(20), Target.host())
     assert len(codes) == 21 and called(codes) == 120
@@ -55,19 +65,19 @@ def test_many_threads_compile_at_once() -> None:
 
 def test_one_core_compiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANISH_THREADS", "1")
-    before = threading.active_count()
+    before = _thread._count()
     assert called(compile_texts(chain(3), Target.host())) == 103
-    assert threading.active_count() == before
+    assert ended(before)
 
 
 def test_a_module_that_is_refused_ends_the_others(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    before = threading.active_count()
+    before = _thread._count()
     with pytest.raises(CompileError, match="a fault of planish"):
         compile_texts([*chain(10), "define", *chain(10)], Target.host())
-    assert threading.active_count() == before
+    assert ended(before)
     assert called(compile_texts(chain(4), Target.host())) == 104
 
 
@@ -76,10 +86,10 @@ def test_an_error_of_who_makes_the_texts_ends_the_work() -> None:
         yield from chain(5)
         raise KeyboardInterrupt
 
-    before = threading.active_count()
+    before = _thread._count()
     with pytest.raises(KeyboardInterrupt):
         compile_texts(texts(), Target.host())
-    assert threading.active_count() == before
+    assert ended(before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -166,15 +176,19 @@ def test_a_crew_does_not_wait_for_a_helper_that_never_begins(
 
 
 def test_a_crew_without_room_for_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: threading.Thread) -> None:
+    tried: list[object] = []
+
+    def refuse(*given: object) -> int:
+        tried.append(given)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr("planish.runtime.crew._thread.start_new_thread", refuse)
     done: list[int] = []
     with Crew(3) as crew:
         crew.add(lambda: done.append(1))
+        crew.add(lambda: done.append(2))
         crew.finish()
-    assert done == [1]
+    assert done == [1, 2] and len(tried) == 1
 
 
 def test_code_in_a_cycle_is_collected() -> None:

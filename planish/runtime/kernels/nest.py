@@ -124,6 +124,17 @@ class Nest:
         self.levels[level].body.append(Let(var, value))
         return var
 
+    def known(self, key: tuple) -> Expr | None:
+        """What an open block has `named` so."""
+        blocks = (level.memo for level in reversed(self.levels))
+        return next((memo[key] for memo in blocks if key in memo), None)
+
+    def named(self, key: tuple, value: Expr) -> Expr:
+        """`let`, and `known` by `key` wherever that is seen."""
+        found = self.let(value)
+        self.levels[self.level(found) if isinstance(found, Var) else 0].memo[key] = found
+        return found
+
     def level(self, value: Expr) -> int:
         """The innermost loop on whose variable `value` depends."""
         names = (x.name for x in walk((value,)) if isinstance(x, Var))  # type: ignore[arg-type]
@@ -208,17 +219,14 @@ class Pull:
             return self.bound[node](index)
         if node in self.buffers:
             return self._load(node, index)
-        for level in reversed(self.nest.levels):
-            if (node, index) in level.memo:
-                return level.memo[node, index]
+        if (found := self.nest.known((node, index))) is not None:
+            return found
         reads = [_reader(self, x) for x in node.inputs]
         types = [x.type for x in node.inputs]
         value = node.op.element(index, reads, types, node.type, **node.attrs)
         if node.op.kind == "view":
             return value
-        named = self.nest.let(value)
-        self.nest.levels[self._home(named)].memo[node, index] = named
-        return named
+        return self.nest.named((node, index), value)
 
     def ahead(self, nodes: tuple[Node, ...], index: Index, shape: Shape) -> None:
         """Compute `nodes` in order where they broadcast to `index`: keeps recursion shallow."""
@@ -230,9 +238,6 @@ class Pull:
                     node,
                     tuple(zero if s == 1 else i for i, s in zip(kept, node.shape, strict=True)),
                 )
-
-    def _home(self, value: Expr) -> int:
-        return self.nest.level(value) if isinstance(value, Var) else 0
 
     def _load(self, node: Node, index: Index) -> Expr:
         """A load from an input; through a flat view of it where only the whole index is simple."""

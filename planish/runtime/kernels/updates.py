@@ -29,16 +29,13 @@ def starts_of(pull: Pull, update: Node, first: Expr) -> Index:
 
 def _start(pull: Pull, update: Node, axis: int, first: Expr) -> Expr:
     """Where an update begins on one axis, named once for all that it is read for."""
-    nest, key = pull.nest, (update, axis, first)
-    for level in reversed(nest.levels):
-        if key in level.memo:
-            return level.memo[key]
+    key = update, axis, first
+    if (found := pull.nest.known(key)) is not None:
+        return found
     x, part, *starts = update.inputs
     # the whole update must fit: the last place that may start is size - length
     room, start = x.shape[axis] - part.shape[axis], starts[axis]
-    found = nest.let(start_of(axis, partial(pull, start), start.type, first, room))
-    nest.levels[nest.level(found)].memo[key] = found
-    return found
+    return pull.nest.named(key, start_of(axis, partial(pull, start), start.type, first, room))
 
 
 def write_runs(
