@@ -63,6 +63,7 @@ def test_many_threads_compile_at_once() -> None:
     assert found == [100 + n for n in range(18)]
 
 
+@pytest.mark.usefixtures("uncached")
 def test_one_core_compiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANISH_THREADS", "1")
     before = _thread._count()
@@ -70,6 +71,7 @@ def test_one_core_compiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended(before)
 
 
+@pytest.mark.usefixtures("uncached")
 def test_a_module_that_is_refused_ends_the_others(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +83,7 @@ def test_a_module_that_is_refused_ends_the_others(
     assert called(compile_texts(chain(4), Target.host())) == 104
 
 
+@pytest.mark.usefixtures("uncached")
 def test_an_error_of_who_makes_the_texts_ends_the_work() -> None:
     def texts() -> Iterator[str]:
         yield from chain(5)
