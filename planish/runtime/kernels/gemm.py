@@ -130,7 +130,8 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     most = HIGHEST if turned else None
     signs, own = roles.dot == "dpflip", gcd(roles.own, WIDTHS[0] * lanes) // lanes
     widest = own if own >= NARROW else WIDTHS[0]
-    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, signs, widest)
+    sizes = rows, p.columns, lanes
+    vectors, height = quickest(target, *sizes, most, turned, signs, widest, p.depth)
     return height, vectors * lanes
 
 
