@@ -14,8 +14,13 @@ import pytest
 
 import planish as pl
 from planish.frontend.tensor import apply
+from planish.ir import types as t
 from planish.ir.errors import TargetError
+from planish.ir.loops import Const, For, Kernel, Store, cast, scalar
+from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.target import Target
+from tests.ir.nests import J, buffer, n
+from tests.runtime.native import check
 
 RNG = np.random.default_rng(0)
 GUARD = 0xAA
@@ -62,3 +67,18 @@ def test_products_of_batches(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     found = pl.compile(lambda x, y: x @ y, x, y)(x, y)
     wanted = pl.interpret(lambda x, y: x @ y, x, y, dtype="f64")
     np.testing.assert_allclose(found.astype(float), wanted, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [t.i8, t.u8, t.i4, t.i32], ids=str)
+@pytest.mark.parametrize("most", [7.0, 127.0, 300.0], ids=str)
+def test_casts_of_what_is_kept_in_a_range(dtype: t.DType, most: float) -> None:
+    """Where the range is not within that of integers, they are kept in theirs."""
+    special = [0.0, -0.0, 1.5, -1.5, 7.9, -8.5, 127.5, -128.5, 1e3, -1e3, np.inf, -np.inf, np.nan]
+    a = np.array(special * 2, np.float32)
+    x, y = buffer("x", 26), buffer("y", 26, dtype=dtype)
+    inside = scalar("max", scalar("min", x[J], Const(most, t.f32)), Const(-most, t.f32))
+    lanes = For(J, n(26), "vector", (Store(y, (J,), cast(inside, dtype)),), 16)
+    k = Kernel("casts", (x, y), ("y",), (), (lanes,))
+    check(k, a, np.zeros(26, dtype.numpy))
+    kept = kernel_function(k, k.dims, "k0_", Target.host(), {}).count("fcmp ogt") == 0
+    assert kept == (dtype.kind == "i" and most < 2 ** (dtype.bits - 1))

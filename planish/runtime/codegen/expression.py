@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from planish.ir import types as t
 from planish.ir.errors import IRError
 from planish.ir.loop_expand import LANES, expansion_parts
+from planish.ir.loop_scalars import integer_range
 from planish.ir.loops import Const, Expr, For, Load, Scalar, Var, children
 from planish.ir.math import definition
 from planish.ir.types import DType
@@ -19,6 +20,15 @@ from planish.runtime.expansion import way
 from planish.runtime.target import Target
 
 _MIRROR = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+
+
+def fits(x: Expr, dtype: DType) -> bool:
+    """Whether a float is in the range of an integer dtype, or NaN: max(min(x, most), least)."""
+    match x:
+        case Scalar("max", (Scalar("min", (_, Const(most))), Const(least)), kind) if kind.is_float:
+            low, high = integer_range(dtype) if dtype.is_int else (0, -1)
+            return low <= least and most <= high  # type: ignore[operator]
+    return False
 
 
 class Expressions:
@@ -95,6 +105,8 @@ class Expressions:
                 place = self.places[buffer.name]
                 at = self.memory.offset(place, tuple(args), self.lanes)
                 return self.memory.load(place, at, self.lanes, self.mask)
+            case Scalar("cast", (x,), dtype) if fits(x, dtype):
+                return self.scalars.to_integer(self.register(args[0]), dtype, fits=True)
             case Scalar("guard", (_, _, Const(site))):
                 return self._guard(args[0], args[1], int(site))
             case Scalar(op, _, dtype):
