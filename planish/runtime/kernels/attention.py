@@ -181,7 +181,7 @@ class _Tile:
         self.block = vectors * self.lanes
         blocks = (size_expr(self.keys) + (self.block - 1)) // self.block
         padded = blocks * self.block
-        self.kt = self._scratch("kt", size_expr(self.depth), padded)
+        self.kt = self._scratch("kt", blocks, size_expr(self.depth), as_index(self.block))
         self.score = self._scratch("score", as_index(self.mr), padded)
 
     def _scratch(self, name: str, *sizes: Expr) -> Buffer:
@@ -210,7 +210,7 @@ class _Tile:
             with nest.loop("kj", self.block, "vector", self.block) as j:
                 key = kb * self.block + j if even else minimum(kb * self.block + j, last)
                 value = cast(self.pull(self.k, (*self.head, key, d)), self.dtype)
-                nest.store(self.kt, (d, kb * self.block + j), value)
+                nest.store(self.kt, (kb, d, j), value)
 
     def run(self, first: Expr, out: Buffer) -> None:
         """The queries first .. first + MR - 1."""
@@ -240,7 +240,7 @@ class _Tile:
                 for r, row in enumerate(rows):
                     q = cast(self.pull(self.q, (*self.query, row, d)), self.dtype)
                     with self._keys() as j:
-                        k = nest.load(self.kt, d, jb * self.block + j)
+                        k = nest.load(self.kt, jb, d, j)
                         nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
             with nest.loop("i1", self.mr, "unroll") as i, self._keys() as j:
                 nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
