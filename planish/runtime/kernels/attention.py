@@ -229,24 +229,35 @@ class _Tile:
                 nest.store(out, (*place, e), cast(value, out.dtype))
 
     def scores(self, rows: list[Expr], most: Expr) -> None:
-        """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers."""
-        nest, scale = self.nest, float(self.anchor.attrs["scale"])
-        acc = nest.local("acc", self.dtype, self.mr, self.block)
-        zero = Const(0.0, self.dtype)
-        with nest.loop("jb", (most + (self.block - 1)) // self.block) as jb:
-            with nest.loop("i0", self.mr, "unroll") as i, self._keys() as j:
-                nest.store(acc, (i, j), zero)
-            with nest.loop("d", self.depth) as d:
-                for r, row in enumerate(rows):
-                    q = cast(self.pull(self.q, (*self.query, row, d)), self.dtype)
-                    with self._keys() as j:
-                        k = nest.load(self.kt, jb, d, j)
-                        nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
-            with nest.loop("i1", self.mr, "unroll") as i, self._keys() as j:
-                nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
+        """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers.
 
-    def _keys(self) -> AbstractContextManager[Expr]:
-        return self.nest.loop("j", self.block, "vector", self.block)
+        Of the last block often only the first half is wanted.
+        """
+        nest, half = self.nest, self.block // 2
+        whole = nest.let((most + (half - 1)) // self.block)
+        with nest.loop("jb", whole) as jb:
+            self._scores(rows, jb, self.block)
+        with nest.when(scalar("gt", most, whole * self.block)):
+            self._scores(rows, whole, half)
+
+    def _scores(self, rows: list[Expr], jb: Expr, count: int) -> None:
+        """So many keys of block `jb`."""
+        nest, scale = self.nest, float(self.anchor.attrs["scale"])
+        acc = nest.local(f"acc{count}", self.dtype, self.mr, count)
+
+        def keys() -> AbstractContextManager[Expr]:
+            return nest.loop("j", count, "vector", count)
+
+        with nest.loop("i0", self.mr, "unroll") as i, keys() as j:
+            nest.store(acc, (i, j), Const(0.0, self.dtype))
+        with nest.loop("d", self.depth) as d:
+            for r, row in enumerate(rows):
+                q = cast(self.pull(self.q, (*self.query, row, d)), self.dtype)
+                with keys() as j:
+                    k = nest.load(self.kt, jb, d, j)
+                    nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
+        with nest.loop("i1", self.mr, "unroll") as i, keys() as j:
+            nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
 
     def softmax(self, first: Expr, seen: list[Expr]) -> Buffer:
         """Pass 2, of all rows side by side: one by one, each waits for its largest score.
