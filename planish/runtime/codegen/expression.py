@@ -107,6 +107,9 @@ class Expressions:
                 return self.memory.load(place, at, self.lanes, self.mask)
             case Scalar("cast", (x,), dtype) if fits(x, dtype):
                 return self.scalars.to_integer(self.register(args[0]), dtype, fits=True)
+            case Scalar("xor", (Load(), Const(dtype=t.u32))) if self.lanes:
+                # one word for all lanes goes straight to a vector, not through integer registers
+                return self._scalar("xor", [self.register(args[0], self.lanes), args[1]], t.u32)
             case Scalar("guard", (_, _, Const(site))):
                 return self._guard(args[0], args[1], int(site))
             case Scalar(op, _, dtype):
