@@ -140,6 +140,10 @@ class Expressions:
             if found is not None:
                 return found
         lanes = max(x.lanes for x in args)
+        if op == "div" and self.lanes and not lanes and dtype in (t.f32, t.f64):
+            a, b = map(self.register, args)  # the same for all turns of the loop, maybe
+            text = f"fdiv contract {a.typed}, {b.ref}"
+            return Value(self.registers.make((text,), text, a.ref, b.ref), dtype)
         if op == "select" and not args[0].lanes:
             values = [self.register(args[0]), *(self.register(x, lanes) for x in args[1:])]
         else:
