@@ -107,6 +107,9 @@ class Expressions:
                 return self.memory.load(place, at, self.lanes, self.mask)
             case Scalar("cast", (x,), dtype) if fits(x, dtype):
                 return self.scalars.to_integer(self.register(args[0]), dtype, fits=True)
+            case Scalar("xor", (Load(), Const(dtype=t.u32))) if self.lanes:
+                # one word for all lanes goes straight to a vector, not through integer registers
+                return self._scalar("xor", [self.register(args[0], self.lanes), args[1]], t.u32)
             case Scalar("guard", (_, _, Const(site))):
                 return self._guard(args[0], args[1], int(site))
             case Scalar(op, _, dtype):
@@ -137,6 +140,10 @@ class Expressions:
             if found is not None:
                 return found
         lanes = max(x.lanes for x in args)
+        if op == "div" and self.lanes and not lanes and dtype in (t.f32, t.f64):
+            a, b = map(self.register, args)  # the same for all turns of the loop, maybe
+            text = f"fdiv contract {a.typed}, {b.ref}"
+            return Value(self.registers.make((text,), text, a.ref, b.ref), dtype)
         if op == "select" and not args[0].lanes:
             values = [self.register(args[0]), *(self.register(x, lanes) for x in args[1:])]
         else:
