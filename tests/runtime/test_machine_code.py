@@ -157,7 +157,7 @@ def test_rows_are_vectors(kernel: str) -> None:
     assert named, [*found]
     for name, lines in named.items():
         loop = purest(lines, wanted)
-        assert share(loop, wanted) > 0.1, (name, loop)
+        assert share(loop, wanted) > 0.08, (name, loop)
 
 
 @pytest.mark.parametrize("pipeline", ["int8", "int4"])
