@@ -46,7 +46,7 @@ ROWS = {
     "norm": ("O2", r"v(?:fmadd\w+|add|sub|mul)ps.*%zmm"),
     "softmax": ("softmax", r"vfmadd\w+ps.*%zmm"),
     "logsumexp": ("train", r"vfmadd\w+ps.*%zmm"),
-    "mul_add_square_sqrt_div_sub_select": ("train", r"v(?:fn?m\w+|add|mul|sub|div|sqrt)ps.*%zmm"),
+    "update": ("train", r"v(?:fn?m\w+|add|mul|sub|div|sqrt)ps.*%zmm"),
     "square_sum_parts": ("train", r"v(?:fmadd\w+|add|mul)ps.*%zmm"),
     "scatter_add": ("train", r"vaddps.*%zmm"),  # the gradient of an embedding
     "kth_largest": ("O2", r"vp(?:cmp\w+|sub[dq]).*%[yz]mm"),
