@@ -65,7 +65,7 @@ class Operands(Draft):
     packed: dict[tuple, Slot] = field(default_factory=dict)
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
-    texts: dict[tuple, str] = field(default_factory=dict)  # inputs and outputs of a body -> its text
+    texts: dict[tuple, str] = field(default_factory=dict)  # of bodies, by inputs and outputs
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
