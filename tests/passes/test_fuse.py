@@ -327,6 +327,15 @@ def test_names_and_places() -> None:
     assert bodies(fused(graph_of(long)))[0].name == "sin_cos_tanh_sigmoid_floor_exp_square"
 
 
+def test_equal_kernels_share_their_body() -> None:
+    """Wherever they come from; others do not."""
+    x = arg("x", 8, 8)
+    for scope, function in (("h.0", "tanh"), ("h.1", "tanh"), ("h.2", "exp")):
+        x = OPS[function](x @ arg(f"w.{scope}", 8, 8)).at(Loc("model.py", 7, scope=scope))
+    first, second, other = bodies(fused(graph_of(x)))
+    assert first is second and other is not first
+
+
 def test_explain() -> None:
     product = X @ turned(UP)
     total = OPS["sum"](product, axes=(1,), keep=True)

@@ -172,6 +172,15 @@ def test_remat_stops_at_the_budget_and_fusion_does_not_undo_it():
     assert live_bytes(fuse(Remat(budget=least)(graph))) == least
 
 
+def test_what_is_alive_depends_on_the_order():
+    x = arg("x", 1024)
+    long = [OPS["sin"](x), OPS["cos"](x)]
+    short = [OPS["sum"](y) for y in long]
+    graph = Graph("f", (x,), tuple(short))
+    assert live_bytes(graph) < 1.1 * 4096
+    assert live_bytes(graph, nodes=(x, *long, *short)) > 1.9 * 4096
+
+
 def test_measures_of_a_product():
     a, b = arg("a", 4, 8), arg("b", 8, 16)
     graph = Graph("f", (a, b), (OPS["tanh"](OPS["matmul"](a, b)),))

