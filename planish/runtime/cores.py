@@ -11,7 +11,7 @@ class Core:
 
     `fma` multiply-adds, each of `latency` cycles, `gap` cycles between steps, `loads` loads,
     `panel` bytes read in a row from the L2 cache, of `l2` bytes, and `far` bytes from memory while
-    another core reads as many. The L1 cache has `l1` bytes and `ways` places for lines of one set.
+    another core reads as many. The L1 cache has `ways` places for lines of one set.
     """
 
     fma: float = 2
@@ -20,7 +20,6 @@ class Core:
     gap: float = 1
     panel: float = 24
     ways: int = 8
-    l1: int = 32 << 10
     l2: int = 1 << 20
     far: float = 5
 
@@ -85,9 +84,9 @@ class Core:
 CORES = {
     "znver1": Core(fma=1, loads=1, l2=1 << 19, far=4),  # 256 bits are two halves
     "znver4": Core(fma=1, loads=1),  # 512 bits are two halves
-    "znver5": Core(gap=0.5, panel=32, l1=48 << 10, far=6),
+    "znver5": Core(gap=0.5, panel=32, far=6),
     # far: two threads read 38.6 MB in 786 us, at some 3 GHz
-    "sapphirerapids": Core(fma=2, loads=2, panel=30, l1=48 << 10, far=8),
+    "sapphirerapids": Core(fma=2, loads=2, panel=30, far=8),
 }
 
 
