@@ -5,7 +5,8 @@
     map          every node is pull shaped; the outputs have one shape
     contraction  one matmul; its operands are leaves through views and casts; what depends on it is
                  elementwise of its shape, and so are the outputs; but for some that are updates of
-                 leaves, by runs of the columns of such values (see `written_value`)
+                 leaves, by runs of the columns of such values (see `written_value`); rows of A may
+                 be a row function of leaves, such as a norm: its prologue
     special      one op with a hand-shaped kernel, the only output; its operands are leaves through
                  views
     row          reductions over the last axis of arrays R+(n,), R the row space; what depends on
@@ -41,7 +42,8 @@ class Group:
     """The kind of a body. `kind` is None where it is no kernel, and `reason` says why.
 
     `anchor` is the matmul of a contraction or the special node, `reductions` those of a row or
-    reduce body in order, `rows` the row space of a row body.
+    reduce body in order, `rows` the row space of a row body, `prologue` the rows that a contraction
+    makes before it multiplies them.
     """
 
     kind: str | None
@@ -49,6 +51,7 @@ class Group:
     anchor: Node | None = None
     reductions: tuple[Node, ...] = ()
     rows: Shape = ()
+    prologue: Node | None = None
 
 
 def is_pull(op: Op) -> bool:
@@ -115,22 +118,42 @@ def dependents(nodes: Sequence[Node], roots: Iterable[Node]) -> set[Node]:
 
 def _contraction(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -> Group:
     anchor = next(n for n in hard if n.op.kind == "contraction")
+    a, *others = anchor.inputs
+    prologue = rows_before(anchor) if len(hard) > 1 else None
+    early = set(Graph("early", (), () if prologue is None else (prologue,)).nodes)
     for n in hard:
-        if n is not anchor:
+        if n is not anchor and not (n in early and n.op.kind == "reduction"):
             return Group(None, f"{_text(n)} does not fit beside {_text(anchor)}")
-    bad = _not_through(anchor, set(nodes), ON_THE_WAY)
+    if prologue is not None:
+        row = _row([n for n in nodes if n in early], (prologue,), [n for n in hard if n in early])
+        if row.kind is None or prologue.shape[:-1] != row.rows:
+            return Group(None, f"{_text(prologue)} is no row of {_text(anchor)}; {row.reason}")
+    bad = _not_through(others if prologue else (a, *others), set(nodes), ON_THE_WAY)
     if bad is not None:
         return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
     late = dependents(nodes, (anchor,))
+    made = dependents(nodes, hard) - late
+    for n in late - {anchor}:
+        if not made.isdisjoint(n.inputs):
+            return Group(None, f"{_text(n)} reads rows that {_text(anchor)} makes for itself")
     updates = [n for n in outputs if _is_update(n, nodes, late)]
     moved = {n for update in updates for n in (update, *views_of(update)[:-1])}
     for n in late - moved:
         if n is not anchor and (n.op.kind != "elementwise" or n.shape != anchor.shape):
             return Group(None, f"{_text(n)} is not elementwise of the shape of {_text(anchor)}")
     for n in outputs:
-        if n.shape != anchor.shape and n not in updates:
+        if (n.shape != anchor.shape or n in made) and n not in updates:
             return Group(None, f"output {_text(n)} has not the shape of {_text(anchor)}")
-    return Group("contraction", anchor=anchor)
+    return Group("contraction", anchor=anchor, prologue=prologue)
+
+
+def rows_before(anchor: Node) -> Node | None:
+    """What a product by a matrix reads row by row; None where it does not."""
+    x = anchor.inputs[0]
+    while x.op.name == "reshape" and x.shape[-1:] == x.inputs[0].shape[-1:]:
+        x = x.inputs[0]
+    matrix = anchor.op.name == "matmul" and anchor.inputs[1].type.rank == 2
+    return x if matrix and x.type.rank > 1 else None
 
 
 def written_value(update: Node) -> Node | None:
@@ -188,7 +211,7 @@ def _special(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -
         if n is not anchor:
             return Group(None, f"{_text(n)} does not fit beside {_text(anchor)}")
     besides = OF_CACHES if anchor.op.name == "attention" else frozenset()
-    bad = _not_through(anchor, set(nodes), besides)
+    bad = _not_through(anchor.inputs, set(nodes), besides)
     if bad is not None:
         return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
     if len(outputs) != 1 or outputs[0] is not anchor:
@@ -196,9 +219,11 @@ def _special(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node]) -
     return Group("special", anchor=anchor)
 
 
-def _not_through(anchor: Node, inside: set[Node], besides: frozenset[str]) -> Node | None:
-    """The first node between the leaves and `anchor` that is no view, and none of `besides`."""
-    stack = list(reversed(anchor.inputs))
+def _not_through(
+    operands: Sequence[Node], inside: set[Node], besides: frozenset[str]
+) -> Node | None:
+    """The first node from operands back to the leaves that is no view, and none of `besides`."""
+    stack = list(reversed(operands))
     while stack:
         n = stack.pop()
         if n not in inside or n.op.kind == "leaf":

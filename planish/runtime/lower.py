@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, Size, product, upper
@@ -21,6 +22,7 @@ from planish.ir.groups import UPDATES, Group, body_of, classify
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
+from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.draft import Packed, is_inline, label, source
 from planish.runtime.kernels.attention import attention_kernel
@@ -43,6 +45,7 @@ from planish.runtime.kernels.reduce import (
     takes_parts,
     total_of,
 )
+from planish.runtime.kernels.row_blocks import makes_rows
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import scaled_kernel
 from planish.runtime.kernels.scatter import scatter_add_kernel, write_kernel
@@ -61,6 +64,7 @@ from planish.runtime.target import Target
 def product_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target,
     form: Form, panels: tuple[TensorType, ...], heads: tuple[int, int] | None,
+    before: Graph | None,
 ) -> Lowered:  # fmt: skip
     """A matmul that reads B so: as it lies, in panels, a bitmap's, or rows that are not all 0."""
     given = body, anchor, roles, name, target
@@ -68,7 +72,7 @@ def product_kernel(
         return sparse_kernel(*given, kept_in(panels))
     if form.kind == "blocks":
         return block_kernel(*given, kept_in(panels), form.nr)
-    return gemm_kernel(*given, form.kind == "panels", heads)
+    return gemm_kernel(*given, form.kind == "panels", heads, before)
 
 
 def kept_in(panels: tuple[TensorType, ...]) -> int:
@@ -166,7 +170,10 @@ class Lowering(Operands):
         """Make the kernel of a group and enter it."""
         in_place = self.writes_in_place(node, body, operands, group, outs)
         packed: Packed = ()
-        flops = roles = form = heads = None
+        flops = roles = form = heads = before = None
+        if group.prologue is not None:
+            body, operands, before = self.rows_apart(body, operands, group.prologue)
+            group = classify(body)
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
             if anchor.op.name == "scaled_matmul":
@@ -178,6 +185,10 @@ class Lowering(Operands):
             body, operands, anchor, roles = self.of_words(node, body, operands, anchor, roles)
             packed, form = self.panels_for(node, body, operands, roles, anchor)
             group = replace(group, anchor=anchor)
+            panels = form.kind == "panels"
+            if before and not makes_rows(body, anchor, roles, panels, self.target):
+                self.rows_first(before, operands)
+                before = None
             heads = heads_of(self.graph, node, anchor.shape)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
@@ -187,7 +198,8 @@ class Lowering(Operands):
             return
         options = in_place, form, tuple(x.type for x in packed[1:] if x is not None), heads
         chosen = roles and (roles.swapped, roles.dot, roles.strips, roles.own)
-        made = self.once(body, lambda: self.kernel(body, group, roles, *options), *options, chosen)
+        write = partial(self.kernel, body, group, roles, *options, before)
+        made = self.once(body, write, *options, chosen, before and graph_text(before))
         text = label(node) + (form.note if form is not None else "")
         self.enter(made, operands, outs, text, packed, flops)
 
@@ -238,12 +250,13 @@ class Lowering(Operands):
         form: Form | None,
         panels: tuple[TensorType, ...],
         heads: tuple[int, int] | None,
+        before: Graph | None,
     ) -> Lowered:
         """The kernel of a body, by its kind."""
         name, anchor = kernel_name(body.name), group.anchor
         if roles is not None and form is not None and anchor is not None:
             given = body, anchor, roles, name, self.target
-            return product_kernel(*given, form, panels, heads)
+            return product_kernel(*given, form, panels, heads, before)
         if group.kind == "special" and anchor is not None:
             return SPECIAL[anchor.op.name](body, anchor, name, self.target)
         if group.kind == "row":

@@ -13,6 +13,7 @@ from functools import partial
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
+from planish.ir.groups import classify
 from planish.ir.loop_matrix import SIDE
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
@@ -30,6 +31,7 @@ from planish.runtime.kernels.gemm import (
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pack import is_direct, pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
+from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
 from planish.runtime.kernels.strides import is_turned, whole
@@ -76,6 +78,28 @@ class Operands(Draft):
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]
+
+    def rows_apart(
+        self, body: Graph, operands: tuple[Node, ...], prologue: Node
+    ) -> tuple[Graph, tuple[Node, ...], Graph | None]:
+        """A body that reads the rows of its prologue, its last input; and what is to make those,
+        where they are floats of 32 bits: a step has made others."""
+        leaf = input_(name="rows", type=prologue.type)
+        before = Graph(body.name.split("_matmul")[0], body.inputs, (prologue,))
+        body = replace(body, inputs=(*body.inputs, leaf))
+        body, operands = body.map(lambda x: leaf if x is prologue else x), (*operands, leaf)
+        if prologue.dtype != t.f32:
+            self.rows_first(before, operands)
+            return body, operands, None
+        return body, operands, before
+
+    def rows_first(self, before: Graph, operands: tuple[Node, ...]) -> None:
+        """A step that makes all rows of a prologue."""
+        (rows,), name = before.outputs, before.name
+        text = f"{rows.loc.scope}.{name}" if rows.loc is not None and rows.loc.scope else name
+        slot = self.slots[operands[-1], 0] = self.temp(rows.type, text)
+        write = partial(row_kernel, before, classify(before), name, self.target)
+        self.enter(self.once(before, write), operands, (slot,), text)
 
     def of_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles

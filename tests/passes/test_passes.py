@@ -199,3 +199,14 @@ def test_exact_casts_hold_every_value():
                 back = values.astype(target.numpy).astype(source.numpy)
                 np.testing.assert_array_equal(back, values, f"{source} {target}")
     assert not exact(t.i32, t.f32) and exact(t.f16, t.f32) and not exact(t.f16, t.bf16)
+
+
+def test_equal_kernels_share_their_body() -> None:
+    """Wherever they come from; others do not."""
+    x = OPS["input"](name="x", type=TensorType(t.f32, (8, 8)))
+    for scope, function in (("h.0", "tanh"), ("h.1", "tanh"), ("h.2", "exp")):
+        w = OPS["input"](name=f"w.{scope}", type=TensorType(t.f32, (8, 8)))
+        x = OPS[function](x @ w).at(Loc("model.py", 7, scope=scope))
+    graph = fuse(Graph("g", tuple(n for n in Graph("g", (), (x,)).nodes if not n.inputs), (x,)))
+    first, second, other = (n.attrs["body"] for n in graph.nodes if n.op.kind == "fused")
+    assert first is second and other is not first

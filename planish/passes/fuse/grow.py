@@ -7,6 +7,8 @@ other axes, then whatever elementwise work is left.
 
 from __future__ import annotations
 
+from planish.ir import types as t
+from planish.ir.dims import product
 from planish.passes.fuse.partition import Part, Partition
 from planish.passes.fuse.sink import sink
 
@@ -21,6 +23,7 @@ def grow(partition: Partition) -> None:
     rows(partition)
     reduces(partition)
     maps(partition)
+    prologues(partition)
     sink(partition)
     siblings(partition)
 
@@ -84,6 +87,17 @@ def maps(p: Partition) -> None:
             absorb(p, part)
 
 
+def prologues(p: Partition) -> None:
+    """A product of several rows makes them, where it alone reads them; words have a step."""
+    for part in p.parts:
+        rows = product(part.shape[:-1]) if part.kind == "contraction" else 1
+        if isinstance(rows, int) and rows > 1:
+            for q in p.producers(part, "row"):
+                wide = all(p.survey.nodes[v].dtype == t.f32 for v in q.outs)
+                if wide and _only_for(p, q, part):
+                    p.merge(q, part)
+
+
 def absorb(p: Partition, part: Part) -> None:
     """Merge the map producers of `part` into it, theirs too."""
     refused: set[Part] = set()
@@ -102,6 +116,11 @@ def _fits(p: Partition, q: Part, part: Part) -> bool:
     """A row may store what it takes in, a contraction if of its shape; others must not need to."""
     if part.kind == "row" or (part.kind == "contraction" and q.shape == part.shape):
         return True
+    return _only_for(p, q, part)
+
+
+def _only_for(p: Partition, q: Part, part: Part) -> bool:
+    """Whether nobody else reads what `q` makes."""
     return all(p.readers[v] == {part} and v not in p.survey.outputs for v in q.outs)
 
 

@@ -32,7 +32,7 @@ _PAIRS = {
     frozenset(pair)
     for pair in (
         ("map",), ("row",), ("reduce",), ("map", "row"), ("map", "reduce"), ("map", "contraction"),
-        ("contraction", "update"),
+        ("contraction", "update"), ("row", "contraction"),
     )
 }  # fmt: skip
 

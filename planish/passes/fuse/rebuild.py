@@ -97,7 +97,7 @@ def _name(partition: Partition, part: Part) -> str:
     names = anchors if len(anchors) < len(nodes) and part.kind != "map" else []
     ops = dict.fromkeys(names + [n.op.name for n in nodes])
     words = [name for name in ops if name not in _SILENT] or list(ops)
-    if part.kind == "row":
+    if part.kind in ("row", "contraction"):
         for known, word in _KNOWN:
             if known <= set(ops):
                 rest = [n for n in words if n not in known and n not in _USUAL]

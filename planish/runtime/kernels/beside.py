@@ -39,6 +39,7 @@ from planish.ir.loops import Buffer, Expr, as_index, scalar, size_expr
 from planish.ir.node import Node
 from planish.runtime.kernels.gemm import SPLIT_K, Gemm, Roles
 from planish.runtime.kernels.nest import Index, Lowered, lowered, minimum
+from planish.runtime.kernels.row_blocks import RowGemm, takes_blocks
 from planish.runtime.kernels.strides import whole
 from planish.runtime.kernels.tiles import WAITING
 from planish.runtime.target import Target
@@ -195,23 +196,24 @@ def of_heads(gemm: Gemm, heads: tuple[int, int]) -> int:
 
 def gemm_kernel(
     body: Graph, anchor: Node, roles: Roles, name: str, target: Target, packed: bool,
-    heads: tuple[int, int] | None = None,
+    heads: tuple[int, int] | None = None, before: Graph | None = None,
 ) -> Lowered:  # fmt: skip
     """The kernel of a contraction body. Packed B, if any, is the argument ("packed", 0).
 
-    Its columns are read by so many `heads`, each so many columns of every part.
+    Its columns are read by so many `heads`, each so many columns of every part; `before` makes the
+    rows that are its last input.
     """
-    gemm = _gemm(body, anchor, roles, target, packed, 1, heads)
+    gemm = _gemm(body, anchor, roles, target, packed, 1, heads, before)
     divisor = gemm.nest.divisions.get("k", 1)
     depth = gemm.product.depth
     if 1 < divisor <= SPLIT_K and isinstance(depth, int) and depth % divisor == 0:
-        gemm = _gemm(body, anchor, roles, target, packed, divisor, heads)
+        gemm = _gemm(body, anchor, roles, target, packed, divisor, heads, before)
     return lowered(gemm.nest, gemm.pull, name)
 
 
 def _gemm(
     body: Graph, anchor: Node, roles: Roles, target: Target, packed: bool, split: int,
-    heads: tuple[int, int] | None,
+    heads: tuple[int, int] | None, before: Graph | None,
 ) -> Gemm:  # fmt: skip
     """A written kernel."""
     gemm = Gemm(body, anchor, roles, target, packed, split)
@@ -222,5 +224,8 @@ def _gemm(
         gemm.beside = many
         if apart and heads:
             gemm.of(*heads)
+    elif takes_blocks(gemm):
+        gemm = RowGemm(body, anchor, roles, target, packed, split)
+        gemm.before = before
     gemm.write()
     return gemm

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from planish.ir.dims import AnySize, product
 from planish.ir.graph import Graph
-from planish.ir.groups import Group
-from planish.ir.loops import Buffer, Const, as_index
+from planish.ir.groups import Group, classify
+from planish.ir.loops import Buffer, Const, Expr, as_index
 from planish.ir.node import Node
 from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, unflatten
 from planish.runtime.target import Target
@@ -41,6 +41,7 @@ class Rows:
     kept: dict[Node, Buffer] = field(
         default_factory=dict
     )  # rows computed once, read in later phases
+    place: Index | None = None  # of a row in its result, where that is not the row's own
 
     def __post_init__(self) -> None:
         for node in self.body.nodes:
@@ -67,13 +68,21 @@ def row_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowered:
     _choose_kept(rows, nest, outputs)
     with nest.loop("p", product(group.rows), "parallel") as p:
         at = unflatten(p, group.rows)
-        for phase in range(max(rows.phase.values()) + 1):
-            _phase(rows, nest, pull, outputs, at, phase, target)
+        _phases(rows, nest, pull, outputs, at, target)
         for node, buffer in outputs.items():
             if not rows.is_row(node):
                 index = (*at, as_index(0))[: node.type.rank]
                 nest.store(buffer, index, pull(node, index))
     return lowered(nest, pull, name)
+
+
+def row_into(
+    buffer: Buffer, place: Expr, body: Graph, row: Expr, nest: Nest, pull: Pull, target: Target
+) -> None:
+    """Make buffer[place], a row of what a row body makes, within another kernel."""
+    rows, outputs = Rows(body, classify(body), place=(place,)), {body.outputs[0]: buffer}
+    _choose_kept(rows, nest, outputs)
+    _phases(rows, nest, pull, outputs, unflatten(row, rows.group.rows), target)
 
 
 def _choose_kept(rows: Rows, nest: Nest, outputs: dict[Node, Buffer]) -> None:
@@ -96,6 +105,14 @@ def _cost(node: Node) -> int:
             total += KEEP_COST if item.op.name in DEAR else item.op.kind != "view"
             stack.extend(item.inputs)
     return total
+
+
+def _phases(
+    rows: Rows, nest: Nest, pull: Pull, outputs: dict[Node, Buffer], at: Index, target: Target
+) -> None:
+    """The loops of a row."""
+    for phase in range(max(rows.phase.values()) + 1):
+        _phase(rows, nest, pull, outputs, at, phase, target)
 
 
 def _phase(
@@ -158,7 +175,8 @@ def _keep(
 ) -> None:
     value = pull(node, index)
     if node in outputs:
-        nest.store(outputs[node], index, value)
+        place = index[:-1] if rows.place is None else rows.place
+        nest.store(outputs[node], (*place, index[-1]), value)
     elif node in rows.kept:
         nest.store(rows.kept[node], index[-1:], value)
 
