@@ -26,6 +26,7 @@ CONTESTANTS = {
     "torch": ("torch_eager", ""),
     "torch.compile": ("torch_compiled", "default"),
     "torch.compile-max": ("torch_compiled", "max"),
+    "zentorch": ("torch_compiled", "zentorch"),
     "onnxruntime": ("ort", ""),
     "onnxruntime-weights": ("ort", "weights"),
     "jax": ("jax_gpt", ""),

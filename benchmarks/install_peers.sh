@@ -16,6 +16,9 @@ pip=("$environment/bin/pip" install --quiet --disable-pip-version-check)
 missing=()
 "${pip[@]}" --index-url https://download.pytorch.org/whl/cpu "torch>=2.9" ||
     "${pip[@]}" "torch>=2.9" || missing+=(torch)
+# AMD's plugin, of the version of that PyTorch
+torch=$("$environment/bin/pip" show torch 2>/dev/null | sed -n 's/^Version: \([0-9.]*\).*/\1/p')
+"${pip[@]}" "zentorch==$torch.*" || missing+=(zentorch)
 "${pip[@]}" "onnx>=1.19" "onnx-ir" "onnxruntime>=1.23" || missing+=(onnxruntime)
 "${pip[@]}" "jax[cpu]>=0.7" || missing+=(jax)
 "${pip[@]}" "openvino>=2025.3" || missing+=(openvino)
@@ -24,7 +27,7 @@ missing=()
 
 # torch.compile writes C++
 command -v "${CXX:-g++}" >/dev/null || missing+=("a C++ compiler, which torch.compile needs")
-"$environment/bin/pip" list 2>/dev/null | grep -iE '^(torch|onnx|onnxruntime|jax|openvino|llama_cpp_python|numpy) '
+"$environment/bin/pip" list 2>/dev/null | grep -iE '^(torch|zentorch|onnx|onnxruntime|jax|openvino|llama_cpp_python|numpy) '
 for name in "${missing[@]}"; do
     echo "not installed: $name" >&2
 done

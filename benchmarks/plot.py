@@ -12,6 +12,7 @@ COLOURS = {
     "planish": "#c2410c", "torch": "#1f2937", "torch.compile": "#4b5563",
     "torch.compile-max": "#9ca3af", "onnxruntime": "#0e7490", "jax": "#6d28d9",
     "onnxruntime-weights": "#67b3c4", "openvino": "#15803d", "llama.cpp": "#a16207",
+    "zentorch": "#be185d",
 }  # fmt: skip
 ACROSS = 3  # panels beside each other
 

@@ -1,12 +1,14 @@
-"""torch.compile: as it comes, and with all that it has for inference.
+"""torch.compile: as it comes, with all that it has for inference, and with AMD's plugin.
 
 `max` is max-autotune with freezing (weights become constants, packed for the kernels) and a wrapper
-in C++ instead of Python. Decoding has caches of fixed size, written in place, so that each step is
-the same graph; the position is a tensor.
+in C++ instead of Python; `zentorch` is the plugin of that name, and freezing. Decoding has caches
+of fixed size, written in place, so that each step is the same graph; the position is a tensor.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -14,26 +16,37 @@ import torch
 import torch._dynamo
 import torch._inductor.config as inductor
 from peers.case import Case, Prepare, Run, Unsupported
-from peers.torch_eager import model_for, prefill, train, version
+from peers.torch_eager import model_for, prefill, train
 from peers.torch_gpt import GPT
 
-__all__ = ["contestant", "version"]
+OPTIONS = {
+    "default": {},
+    "max": {"mode": "max-autotune-no-cudagraphs"},
+    "zentorch": {"backend": "zentorch"},
+}
+
+
+def version() -> str:
+    """Of PyTorch, or of the plugin that compiles for it."""
+    return sys.modules.get("zentorch", torch).__version__
 
 
 def contestant(case: Case, variant: str) -> Prepare:
     """Whole graphs; nothing falls back to eager."""
     case.need("prefill", "decode", "train")
-    largest = variant == "max"
-    if largest and case.workload == "train":
+    options = OPTIONS[variant]
+    if options and case.workload == "train":
         raise Unsupported("freezing is for inference")
+    if variant == "zentorch":
+        importlib.import_module("zentorch")
+        if case.dtype == "int8":
+            raise Unsupported("compiled as float32 and bf16")
     model = model_for(case)
-    if largest:
-        inductor.freezing = True
-        inductor.cpp_wrapper = True
+    inductor.freezing = bool(options)
+    inductor.cpp_wrapper = variant == "max"
 
     def compiled(function: Callable) -> Callable:
-        mode = "max-autotune-no-cudagraphs" if largest else "default"
-        return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+        return torch.compile(function, fullgraph=True, dynamic=False, **options)
 
     if case.workload == "prefill":
         return lambda: prefill(case, compiled(model.last_logits))

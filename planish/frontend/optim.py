@@ -90,17 +90,25 @@ class Optimizer:
         step: Any, lr: Any,
     ) -> tuple[Arrays, Arrays]:  # fmt: skip
         """New parameters and new state; `step` is a scalar that counts from 1."""
-        rate = lr.dtype if isinstance(lr, Node) else dtype_of(lr)
-        scalars = self.scalars(_scalar(step, rate), _scalar(lr, rate))
+        scalars = self.common(step, lr)
         new_params: Arrays = {}
         new_state: Arrays = {}
         for name, p in params.items():
             own = {slot: state[f"{slot}.{name}"] for slot in self.slots}
-            decay = self.weight_decay if self.decay_all or len(p.shape) >= 2 else 0.0
-            new_params[name], own = self.rule(p, grads[name], own, scalars, decay)
-            new_params[name] = self.masked(new_params[name], p)
+            new_params[name], own = self.changed(p, grads[name], own, scalars)
             new_state.update((f"{slot}.{name}", x) for slot, x in own.items())
         return new_params, new_state
+
+    def common(self, step: Any, lr: Any) -> Arrays:
+        """The scalars that all parameters share, in the dtype of the rate."""
+        rate = lr.dtype if isinstance(lr, Node) else dtype_of(lr)
+        return self.scalars(_scalar(step, rate), _scalar(lr, rate))
+
+    def changed(self, p: Any, g: Any, state: Arrays, scalars: Arrays) -> tuple[Any, Arrays]:
+        """One parameter and its state after an update."""
+        decay = self.weight_decay if self.decay_all or len(p.shape) >= 2 else 0.0
+        new, state = self.rule(p, g, state, scalars, decay)
+        return self.masked(new, p), state
 
     def masked(self, x: Any, p: Any) -> Any:
         """`x`, a gradient or a new value, with zeros where those of the parameter are kept."""
@@ -216,16 +224,21 @@ def clip_by_global_norm(grads: Mapping[str, Any], limit: float | None) -> tuple[
 
     Pascanu, Mikolov and Bengio (2013). Without a limit only the norm is computed.
     """
+    scale, norm = clipping(grads, limit)
+    return {name: g if scale is None else g * scale for name, g in grads.items()}, norm
+
+
+def clipping(grads: Mapping[str, Any], limit: float | None) -> tuple[Any, Any]:
+    """What `clip_by_global_norm` multiplies gradients by, None without a limit; and their norm."""
     total: Any = 0.0
     for g in grads.values():
         total = _op("sum", g * g) + total
     norm = _op("sqrt", total)
     if limit is None:
-        return dict(grads), norm
+        return None, norm
     if not (limit > 0 and math.isfinite(limit)):
         raise DataError(f"gradients are clipped to a positive norm, got clip={limit!r}")
-    scale = _op("minimum", limit / (norm + NORM_EPS), 1.0)
-    return {name: g * scale for name, g in grads.items()}, norm
+    return _op("minimum", limit / (norm + NORM_EPS), 1.0), norm
 
 
 # Schedules

@@ -18,7 +18,8 @@ import numpy as np
 
 from planish.frontend.api import compile
 from planish.frontend.nn import functional as F
-from planish.frontend.optim import Optimizer, clip_by_global_norm
+from planish.frontend.optim import Optimizer, clipping
+from planish.frontend.outlined import Outlined
 from planish.frontend.random import fold_in
 from planish.frontend.trace import spec, trace
 from planish.ir import types as t
@@ -167,18 +168,41 @@ def updated(
     New nodes, which are not among those `known`, belong to the optimiser.
     """
     grads = {name: optimizer.masked(g, params[name]) for name, g in grads.items()}
-    grads, norm = clip_by_global_norm(grads, clip)
+    scale, norm = clipping(grads, clip)
     state = {
         name: OPS["input"](name=f"{type(optimizer).__name__}.{name}", type=TensorType(x, shape))
         for name, x, shape in _state_types(optimizer, params)
     }
-    new, kept = optimizer.update(params, grads, state, step, lr)
     healthy = OPS["logical_and"](OPS["isfinite"](loss), OPS["isfinite"](norm))
-    new = {name: OPS["select"](healthy, x, params[name]) for name, x in new.items()}
-    kept = {name: OPS["select"](healthy, x, state[name]) for name, x in kept.items()}
+    common = optimizer.common(step, lr)
+    shared = healthy, *([] if scale is None else [scale]), *common.values()
+    update = _update(optimizer, tuple(common), scale is not None)
+    new: list[Node] = []
+    kept: list[Node] = []
+    for name, p in params.items():
+        own = (state[f"{slot}.{name}"] for slot in optimizer.slots)
+        changed = update(p, grads[name], *own, *shared)
+        new.append(changed[0])
+        kept += changed[1:]
     here = Loc(__file__, 0, scope=type(optimizer).__name__)
     old = {*known, *params.values(), *state.values(), lr}
-    return placed((loss, norm, *new.values(), *kept.values()), old, here), list(state.values())
+    return placed((loss, norm, *new, *kept), old, here), list(state.values())
+
+
+def _update(optimizer: Optimizer, common: Sequence[str], clipped: bool) -> Outlined:
+    """The new values of a parameter and its state, from these, its gradient, whether all is finite,
+    what clips, and what all parameters have in `common`; the old ones where not all is finite."""
+    slots = optimizer.slots
+
+    def update(p: Node, g: Node, *rest: Node) -> tuple[Node, ...]:
+        own = dict(zip(slots, rest, strict=False))
+        healthy, *scalars = rest[len(slots) :]
+        g = g * scalars.pop(0) if clipped else g
+        new, state = optimizer.changed(p, g, own, dict(zip(common, scalars, strict=True)))
+        found = [(new, p), *((state[slot], own[slot]) for slot in slots)]
+        return tuple(OPS["select"](healthy, x, old) for x, old in found)
+
+    return Outlined("update", update)
 
 
 def _state_types(optimizer: Optimizer, params: Mapping[str, Node]) -> Iterator[tuple]:

@@ -6,7 +6,7 @@ Sizes are the given ones (`sizes`, name -> int), else the largest that the symbo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from planish.ir.dims import AnySize, upper, value
@@ -92,12 +92,13 @@ def stored_bytes(graph: Graph, sizes: Sizes = None) -> int:
     return sum(nbytes(x, sizes) for x in graph.nodes if x.op.kind not in ("leaf", "view"))
 
 
-def live_bytes(graph: Graph, sizes: Sizes = None) -> int:
+def live_bytes(graph: Graph, sizes: Sizes = None, nodes: Sequence[Node] = ()) -> int:
     """Peak of the bytes that are alive at once, apart from inputs and weights: an estimate.
 
-    A view is a name for its operand; the results of a fused node live and die one by one.
+    A view is a name for its operand; the results of a fused node live and die one by one. Nodes run
+    in the order that lowering gives them, or in that of `nodes`.
     """
-    nodes = run_order(graph)
+    nodes = nodes or run_order(graph)
     place = {node: i for i, node in enumerate(nodes)}
     home: dict[Node, Node] = {}
     last: dict[Node, int] = {}

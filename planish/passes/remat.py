@@ -47,7 +47,7 @@ class Remat:
     loss: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
-        if stored_bytes(graph) <= self.budget or live_bytes(graph) <= self.budget:
+        if self._fits(graph):
             return graph
         best, least = graph, live_bytes(fuse(graph))
         for cheap in LEVELS:
@@ -57,6 +57,12 @@ class Remat:
             if (peak := live_bytes(fuse(found))) < least:
                 best, least = found, peak
         return best
+
+    def _fits(self, graph: Graph) -> bool:
+        """Whether memory is enough before fusion, in any order: the quickest is asked first."""
+        if stored_bytes(graph) <= self.budget:
+            return True
+        return any(live_bytes(graph, nodes=x) <= self.budget for x in (graph.nodes, ()))
 
 
 Cheap: TypeAlias = Callable[[Node], bool]

@@ -67,10 +67,14 @@ class Operands(Draft):
     packed: dict[tuple, Slot] = field(default_factory=dict)
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
+    texts: dict[tuple, str] = field(default_factory=dict)  # of bodies, by inputs and outputs
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
-        key = (self.target, graph_text(replace(body, name="body")), *rest)
+        same = (body.inputs, body.outputs)
+        if same not in self.texts:
+            self.texts[same] = graph_text(replace(body, name="body"))
+        key = (self.target, self.texts[same], *rest)
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]

@@ -218,18 +218,47 @@ def _meetings(
 ) -> list[int]:  # fmt: skip
     """For each step, when all threads must meet before it: see `Schedule.meets`."""
     result = []
-    pending: list[int] = []  # steps since the last meeting
-    for k in range(len(jobs)):
+    pending = _Pending(storage)
+    for k, job in enumerate(jobs):
         needed = NEVER
-        for o in pending:
+        for o in pending.near(job) if fixed else pending.steps:
             if not (runs[k] == runs[o] == "one"):
-                given = jobs[k], runs[k], jobs[o], runs[o], storage, private
+                given = job, runs[k], jobs[o], runs[o], storage, private
                 needed = gcd(needed, _conflict(*given) if fixed else ALWAYS)
         if needed == ALWAYS:
-            pending.clear()
-        pending.append(k)
+            pending = _Pending(storage)
+        pending.add(k, job)
         result.append(needed)
     return result
+
+
+class _Pending:
+    """The steps since the last meeting, and who of them wrote or read which memory."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.steps: list[int] = []
+        self._touched: dict[tuple[str, bool], dict[Place, list[int]]] = {}
+
+    def add(self, k: int, job: Job) -> None:
+        """One more step."""
+        self.steps.append(k)
+        for written in (True, False):
+            for place in map(self.storage, job.slots(written)):
+                known = self._touched.setdefault((place[0], written), {})
+                known.setdefault(place, []).append(k)
+
+    def near(self, job: Job) -> dict[int, None]:
+        """The steps that wrote what a step touches, or touched what it writes."""
+        found: dict[int, None] = {}
+        for mine in (True, False):
+            for place in map(self.storage, job.slots(mine)):
+                for written in (True, False) if mine else (True,):
+                    known = self._touched.get((place[0], written), {})
+                    for other, steps in known.items():
+                        if overlap(place, other):
+                            found.update(dict.fromkeys(steps))
+        return found
 
 
 def _conflict(

@@ -274,7 +274,9 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["config"]["vocab_size"] == 19
     for memory in found["memory"].values():
-        assert memory["arena"] >= memory["lower_bound"] > 0 and memory["ratio"] <= 1.15
+        assert memory["arena"] >= memory["lower_bound"] > 0
+        assert memory["ratio_without_lingering"] <= 1.15
+        assert memory["ratio"] == round(memory["arena"] / memory["lower_bound"], 3)
         assert memory["arena"] - memory["lingering"] <= 1.15 * memory["lower_bound"]
     assert found["kv_caches"] == 2 * 16 * 16 * 4
     process = found["process"]

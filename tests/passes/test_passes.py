@@ -172,6 +172,15 @@ def test_remat_stops_at_the_budget_and_fusion_does_not_undo_it():
     assert live_bytes(fuse(Remat(budget=least)(graph))) == least
 
 
+def test_what_is_alive_depends_on_the_order():
+    x = arg("x", 1024)
+    long = [OPS["sin"](x), OPS["cos"](x)]
+    short = [OPS["sum"](y) for y in long]
+    graph = Graph("f", (x,), tuple(short))
+    assert live_bytes(graph) < 1.1 * 4096
+    assert live_bytes(graph, nodes=(x, *long, *short)) > 1.9 * 4096
+
+
 def test_measures_of_a_product():
     a, b = arg("a", 4, 8), arg("b", 8, 16)
     graph = Graph("f", (a, b), (OPS["tanh"](OPS["matmul"](a, b)),))
@@ -190,3 +199,14 @@ def test_exact_casts_hold_every_value():
                 back = values.astype(target.numpy).astype(source.numpy)
                 np.testing.assert_array_equal(back, values, f"{source} {target}")
     assert not exact(t.i32, t.f32) and exact(t.f16, t.f32) and not exact(t.f16, t.bf16)
+
+
+def test_equal_kernels_share_their_body() -> None:
+    """Wherever they come from; others do not."""
+    x = OPS["input"](name="x", type=TensorType(t.f32, (8, 8)))
+    for scope, function in (("h.0", "tanh"), ("h.1", "tanh"), ("h.2", "exp")):
+        w = OPS["input"](name=f"w.{scope}", type=TensorType(t.f32, (8, 8)))
+        x = OPS[function](x @ w).at(Loc("model.py", 7, scope=scope))
+    graph = fuse(Graph("g", tuple(n for n in Graph("g", (), (x,)).nodes if not n.inputs), (x,)))
+    first, second, other = (n.attrs["body"] for n in graph.nodes if n.op.kind == "fused")
+    assert first is second and other is not first

@@ -37,6 +37,7 @@ PRODUCTS = {
     "riscv64": {"O2": r"fmadd\.s"},  # without vectors: a register has one number
 }  # fmt: skip
 SPILLED = re.compile(r"[zy]mm.*%rsp|%rsp.*[zy]mm|q\d+, \[sp|\(sp\)|v[ls]\dr")
+MOVED = re.compile(r"vpbroadcastd\s+%[er]\w+, %zmm")  # A waits for registers of integers
 CASES = [(target, pipeline) for target, known in PRODUCTS.items() for pipeline in known]
 PAIRS = r"vpmadd(?:wd|ubsw).*%ymm"  # what multiplies bytes where no instruction is a dot product
 # kernel -> the pipeline it is in, instructions that its loops have on a machine with AVX-512
@@ -46,7 +47,7 @@ ROWS = {
     "norm": ("O2", r"v(?:fmadd\w+|add|sub|mul)ps.*%zmm"),
     "softmax": ("softmax", r"vfmadd\w+ps.*%zmm"),
     "logsumexp": ("train", r"vfmadd\w+ps.*%zmm"),
-    "mul_add_square_sqrt_div_sub_select": ("train", r"v(?:fn?m\w+|add|mul|sub|div|sqrt)ps.*%zmm"),
+    "update": ("train", r"v(?:fn?m\w+|add|mul|sub|div|sqrt)ps.*%zmm"),
     "square_sum_parts": ("train", r"v(?:fmadd\w+|add|mul)ps.*%zmm"),
     "scatter_add": ("train", r"vaddps.*%zmm"),  # the gradient of an embedding
     "kth_largest": ("O2", r"vp(?:cmp\w+|sub[dq]).*%[yz]mm"),
@@ -125,6 +126,7 @@ def test_products_are_loops_of_vector_instructions(target: str, pipeline: str) -
         loop = purest(lines, wanted)
         assert share(loop, wanted) > 0.2, (name, loop)
         assert not [x for x in loop if SPILLED.search(x)], (name, loop)
+        assert not [x for x in loop if MOVED.match(x)], (name, loop)
 
 
 def test_products_on_riscv_are_loops_over_groups_of_registers() -> None:
@@ -157,7 +159,7 @@ def test_rows_are_vectors(kernel: str) -> None:
     assert named, [*found]
     for name, lines in named.items():
         loop = purest(lines, wanted)
-        assert share(loop, wanted) > 0.1, (name, loop)
+        assert share(loop, wanted) > 0.08, (name, loop)
 
 
 @pytest.mark.parametrize("pipeline", ["int8", "int4"])

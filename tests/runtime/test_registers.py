@@ -7,6 +7,8 @@ import pytest
 
 from planish.ir import types as t
 from planish.ir.loops import For, Kernel, Let, Store, Var, scalar
+from planish.runtime.codegen.trips import FILLED, SHORT
+from planish.runtime.llvm import optimised_text
 from planish.runtime.target import Target
 from tests.ir.nests import K, buffer, f, n, over
 from tests.runtime.native import assembly, check, module_text
@@ -77,3 +79,27 @@ def test_constants_of_an_epilogue_do_not_push_a_tile_out_of_its_registers() -> N
     first = next(i for i, line in enumerate(lines) if "vfmadd" in line)
     end = next(i for i in range(first, len(lines)) if lines[i].startswith("j"))
     assert not any("rsp" in line for line in lines[first:end])
+
+
+def unrolled(lanes: int, body: For) -> int:
+    """How many products of a loop there are in LLVM's code."""
+    x, y = buffer("x", 64, lanes), buffer("y", 64, lanes)
+    text = module_text(kernel((x, y), body, local=()), Target.host())
+    return optimised_text(text, Target.host()).count("fmul")
+
+
+@pytest.mark.parametrize(("trips", "width", "stays"), [
+    (SHORT, FILLED, False), (SHORT + 1, FILLED, True), (64, FILLED, True), (64, 1, False),
+])  # fmt: skip
+def test_llvm_unrolls_loops_that_are_short_or_narrow(trips: int, width: int, stays: bool) -> None:
+    lanes = width * Target.host().lanes(t.f32)
+    x, y, i, j = buffer("x", 64, lanes), buffer("y", 64, lanes), Var("i"), Var("j")
+    row = vec(j, lanes, Store(y, (i, j), x[i, j] * 3.0), width=lanes)
+    assert (unrolled(lanes, over(i, trips, row)) == 1) == stays
+
+
+def test_llvm_does_not_unroll_loops_over_vectors() -> None:
+    lanes, j = Target.host().lanes(t.f32), Var("j")
+    x, y = buffer("x", 64, 64 * lanes), buffer("y", 64, 64 * lanes)
+    assert unrolled(64 * lanes, vec(j, 64 * lanes, Store(y, (n(0), j), x[n(0), j] * 3.0),
+                                    width=lanes)) == 1  # fmt: skip

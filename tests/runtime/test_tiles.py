@@ -43,6 +43,15 @@ def test_the_quickest_tile(target: Target, rows: object, columns: int, tile: tup
     assert quickest(target, rows, columns, lanes) == tile  # type: ignore[arg-type]
 
 
+def test_two_threads_share_rows_of_tiles_where_panels_are_near() -> None:
+    """256 rows are 43 tiles of 6, of which one thread would have 22, the other 21."""
+    assert quickest(ZEN5, 256, 3072, 16, depth=192) == (4, 4)
+    assert quickest(ZEN5, 256, 3072, 16, depth=768) == (4, 4)
+    assert quickest(ZEN5, 256, 3072, 16, depth=3072) == (4, 6)  # a panel is most of the L2 cache
+    assert quickest(ZEN5, 252, 3072, 16, depth=192) == (4, 6)  # 42 of 6
+    assert quickest(ZEN5, 6, 3072, 16, depth=192) == (4, 6)  # one has it all
+
+
 # tile -> GFLOP/s of a product as measured, see `planish.runtime.cores`
 MEASURED = {
     "znver5": {(4, 6): 264.1, (4, 4): 263.5, (2, 8): 265.2, (2, 10): 262.8, (2, 6): 260.5},

@@ -9,7 +9,7 @@ import planish as pl
 from planish import nn
 from planish.ir import types as t
 from planish.ir.loop_eval import run_kernel
-from planish.ir.loops import Fetch, as_index, walk
+from planish.ir.loops import Fetch, For, as_index, walk
 from planish.ir.types import TensorType
 from planish.runtime.kernels.nest import Nest
 from planish.runtime.kernels.walk import LEAST, Walk
@@ -47,3 +47,19 @@ def test_rows_of_long_prompts_are_those_of_short_ones(pipeline: str, rows: int) 
     assert bool(fetched) == (rows >= 2 * LEAST)
     np.testing.assert_array_equal(long(x)[:7], short(x[:7]))
     np.testing.assert_array_equal(long(x)[-7:], short(x[-7:]))
+
+
+@pytest.mark.parametrize("depth", [384, 720])
+def test_a_line_is_fetched_once(depth: int) -> None:
+    layer, rows = nn.Linear(depth, 128), 512
+    found = pl.compile(layer, pl.spec((rows, depth)), pipeline="int8", target="znver5")
+    (product,) = (k for k in found.kernels if k.name.startswith("matmul"))
+    tile = next(b.shape for b in product.locals if b.name == "acc")
+    high, wide = (int(size.value) for size in tile)
+    (steps,) = (
+        int(s.extent.value)
+        for s in walk(product.body)
+        if isinstance(s, For) and any(isinstance(x, Fetch) for x in s.body)
+    )
+    lines, blocks = depth // 4 * wide // 16, rows // 2 // high  # of a panel; of a part
+    assert lines <= steps * blocks < 2 * lines

@@ -144,11 +144,16 @@ def needed(path: Path, batch: int | None) -> dict[str, Any]:
     }
 
 
+def over(arena: int, least: int) -> float:
+    """How many times the least an arena is."""
+    return round(arena / least, 3) if least else 1.0
+
+
 def planned(graph: Graph, passes: str) -> dict[str, Any]:
     """Bytes: the arena, the least that any arena could have, weights as packed; and the steps.
 
     Small temporaries keep their place for longer than they are read, so that threads meet less:
-    `lingering` is what the arena is larger for it, and is no part of `ratio`.
+    `lingering` is what the arena is larger for it; `ratio` is to the least, with it and without.
     """
     plan = lower(pipeline_named(passes).run(graph), Target.parse())
     memory = plan_memory(plan)
@@ -158,6 +163,7 @@ def planned(graph: Graph, passes: str) -> dict[str, Any]:
         "arena": memory.arena,
         "lingering": memory.arena - needed,
         "lower_bound": memory.peak,
-        "ratio": round(needed / memory.peak, 3) if memory.peak else 1.0,
+        "ratio": over(memory.arena, memory.peak),
+        "ratio_without_lingering": over(needed, memory.peak),
         "weights": memory.params,
     }

@@ -85,6 +85,9 @@ EXP2_RANGE = {t.f32: (-151.0, 129.0), t.f64: (-1076.0, 1025.0)}
 # Below -EXPM1_LOW expm1 rounds to -1; above TANH_HIGH tanh rounds to 1.
 EXPM1_LOW = {t.f32: 18.0, t.f64: 38.0}
 TANH_HIGH = {t.f32: 9.5, t.f64: 20.0}
+# Above SIGMOID_HIGH sigmoid rounds to 1.
+SIGMOID_HIGH = {t.f32: 18.0, t.f64: 38.0}
+SIGMOID_SHIFT = {t.f32: 64, t.f64: 128}
 
 
 def magic(fmt: Float, offset: int) -> float:
@@ -193,15 +196,20 @@ def expm1(dtype: DType) -> Function:
 def sigmoid(dtype: DType) -> Function:
     """1 / (1 + e^-x). f32: at most 2.5 ulp, denormal results included.
 
-    z = e^-|x| never overflows; the result is z / (1 + z) to the left of 0 and 1 / (1 + z) to
-    the right.
+    With x = n ln 2 + r it is q / (q + e^-r), where q = 2^n, a factor above and one below instead of
+    two that scale e^-x. Above, q is larger by 2^SIGMOID_SHIFT, which the result gets back: q may be
+    less than there is.
     """
     body = Body("sigmoid", FORMATS[dtype])
-    x = Var("x", dtype)
-    negative = body.let("negative", -body.let("size", magnitude(body, x)))
-    z = exp_inside(body, body.let("inside", at_least(negative, EXP_RANGE[dtype][0])))
-    upper = body.let("upper", select(x < 0.0, z, body.const(1.0)))
-    return body.function((x,), body.let("result", upper / body.let("lower", z + 1.0)))
+    x, shift = Var("x", dtype), SIGMOID_SHIFT[dtype]
+    inside = clamp(body, x, EXP_RANGE[dtype][0], SIGMOID_HIGH[dtype])
+    r, bits = reduce_exp(body, inside, body.fmt.bias + shift)
+    signs = (1.0, -1.0, *(c * (-1.0) ** k for k, c in enumerate(EXP[dtype])))
+    p = body.polynomial("p", r, signs)
+    upper = body.let("upper", bitcast(bits << body.fmt.mantissa, dtype))
+    small = body.const(2.0**-shift)
+    quotient = body.let("quotient", upper / body.let("lower", fma(upper, small, p)))
+    return body.function((x,), body.let("result", quotient * small))
 
 
 def tanh(dtype: DType) -> Function:

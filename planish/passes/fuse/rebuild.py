@@ -36,9 +36,10 @@ _USUAL = frozenset(
 
 
 def rebuild(partition: Partition) -> Graph:
-    """The graph in which every part is one node."""
+    """The graph in which every part is one node; those of equal bodies share it."""
     graph, nodes = partition.survey.graph, partition.survey.nodes
     new: dict[Node, Node] = {}
+    bodies: dict[tuple, Graph] = {}
     for part in partition.parts:
         body = partition.body(part.nodes)
         if len(body) == 1:
@@ -46,6 +47,7 @@ def rebuild(partition: Partition) -> Graph:
             continue
         outputs = [nodes[v] for v in sorted(part.outs)]
         made, operands = body_of(body, outputs, _name(partition, part))
+        made = bodies.setdefault(_content(made), made)
         read = tuple(_value(x, new) for x in operands)
         kernel = OPS["fused"](*read, body=made).at(_loc(partition, part))
         if len(outputs) == 1:
@@ -54,6 +56,13 @@ def rebuild(partition: Partition) -> Graph:
             for index, x in enumerate(outputs):
                 new[x] = OPS["get"](kernel, index=index).at(kernel.loc)
     return graph.with_outputs(tuple(_value(x, new) for x in graph.outputs))
+
+
+def _content(body: Graph) -> tuple:
+    """What equal bodies have in common: all but where they come from."""
+    place = {x: i for i, x in enumerate(body.nodes)}
+    lines = ((x.op.name, x.attrs, tuple([place[y] for y in x.inputs])) for x in body.nodes)
+    return body.name, tuple(lines), tuple([place[x] for x in body.outputs])
 
 
 def _value(x: Node, new: dict[Node, Node]) -> Node:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from planish.ir import types as t
 from planish.ir.errors import IRError
 from planish.ir.loop_expand import LANES, expansion_parts
+from planish.ir.loop_scalars import integer_range
 from planish.ir.loops import Const, Expr, For, Load, Scalar, Var, children
 from planish.ir.math import definition
 from planish.ir.types import DType
@@ -19,6 +20,15 @@ from planish.runtime.expansion import way
 from planish.runtime.target import Target
 
 _MIRROR = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+
+
+def fits(x: Expr, dtype: DType) -> bool:
+    """Whether a float is in the range of an integer dtype, or NaN: max(min(x, most), least)."""
+    match x:
+        case Scalar("max", (Scalar("min", (_, Const(most))), Const(least)), kind) if kind.is_float:
+            low, high = integer_range(dtype) if dtype.is_int else (0, -1)
+            return low <= least and most <= high  # type: ignore[operator]
+    return False
 
 
 class Expressions:
@@ -95,6 +105,11 @@ class Expressions:
                 place = self.places[buffer.name]
                 at = self.memory.offset(place, tuple(args), self.lanes)
                 return self.memory.load(place, at, self.lanes, self.mask)
+            case Scalar("cast", (x,), dtype) if fits(x, dtype):
+                return self.scalars.to_integer(self.register(args[0]), dtype, fits=True)
+            case Scalar("xor", (Load(), Const(dtype=t.u32))) if self.lanes:
+                # one word for all lanes goes straight to a vector, not through integer registers
+                return self._scalar("xor", [self.register(args[0], self.lanes), args[1]], t.u32)
             case Scalar("guard", (_, _, Const(site))):
                 return self._guard(args[0], args[1], int(site))
             case Scalar(op, _, dtype):
@@ -125,6 +140,10 @@ class Expressions:
             if found is not None:
                 return found
         lanes = max(x.lanes for x in args)
+        if op == "div" and self.lanes and not lanes and dtype in (t.f32, t.f64):
+            a, b = map(self.register, args)  # the same for all turns of the loop, maybe
+            text = f"fdiv contract {a.typed}, {b.ref}"
+            return Value(self.registers.make((text,), text, a.ref, b.ref), dtype)
         if op == "select" and not args[0].lanes:
             values = [self.register(args[0]), *(self.register(x, lanes) for x in args[1:])]
         else:

@@ -35,6 +35,7 @@ from planish.runtime.codegen.matrix import Matrices
 from planish.runtime.codegen.memory import Place
 from planish.runtime.codegen.reduction import Partials, identity
 from planish.runtime.codegen.text import Writer, memory_type
+from planish.runtime.codegen.trips import stays, trips
 from planish.runtime.codegen.turn import turn_block
 from planish.runtime.codegen.value import Linear, Operand, Value
 from planish.runtime.target import Target
@@ -260,9 +261,8 @@ class _Kernel(Expressions):
         writer.label(latch)
         writer.do(f"{following} = add nuw nsw i64 {counter}, {step}")
         again = writer.op(f"icmp slt i64 {following}, {last}")
-        told = writer.as_it_is() if writer.loops > mine else ""  # there are loops in this one
-        if begin.constant is not None and end.constant is not None:
-            told += writer.often(-(-(end.constant - begin.constant) // step))
+        count = trips(begin, end, step)
+        told = writer.told(count, writer.loops > mine or stays(loop, count, self.target))
         writer.do(f"br i1 {again}, label %{head}, label %{done}{told}")
         writer.label(done)
 

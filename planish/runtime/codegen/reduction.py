@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from planish.ir import types as t
 from planish.ir.loop_scalars import integer_range
-from planish.ir.loops import Accumulate, For, Load, Store, walk
+from planish.ir.loops import Accumulate, For, Load, Scalar, Store, walk
 from planish.ir.types import DType
 from planish.runtime.codegen.expression import Expressions
 from planish.runtime.codegen.memory import Place
@@ -23,12 +23,18 @@ def identity(op: str, dtype: DType) -> bool | int | float:
     return {"add": 0, "mul": 1, "max": low, "min": high, "and": -1, "or": 0}[op]
 
 
+# Floats without a sign are in the order of their bits, NaN above all: one instruction compares
+# integers, while the larger of two floats takes three where NaN must stay.
+ORDERED = {t.f32: t.i32, t.f64: t.i64}
+
+
 @dataclass(frozen=True, slots=True)
 class _Partial:
     memory: str
     place: Place
     at: Linear
     op: str
+    dtype: DType
 
 
 class Partials:
@@ -60,26 +66,32 @@ class Partials:
             return False
         key = (stmt.buffer.name, at)
         if key not in self.found:
-            self.found[key] = self._open(stmt.op, place, at, value)
-        memory = self.found[key].memory
+            self.found[key] = self._open(stmt, place, at, value)
+        memory, dtype = self.found[key].memory, self.found[key].dtype
+        value = code.scalars.bits(value, dtype) if dtype != value.dtype else value
         old = Value(code.writer.op(f"load {value.type}, ptr {memory}, align 64"), *_like(value))
         total = code.chosen(code.scalars.emit(stmt.op, [old, value], value.dtype), old)
         code.writer.do(f"store {total.typed}, ptr {memory}, align 64")
         return True
 
-    def _open(self, op: str, place: Place, at: Linear, value: Value) -> _Partial:
+    def _open(self, stmt: Accumulate, place: Place, at: Linear, value: Value) -> _Partial:
         memory = self.code.writer.alloca(f"{value.type}, align 64")
-        start = self.code.scalars.const(identity(op, value.dtype), value)
+        start = self.code.scalars.const(identity(stmt.op, value.dtype), value)
         self.before.append(f"  store {start.typed}, ptr {memory}, align 64")
-        return _Partial(memory, place, at, op)
+        dtype = value.dtype
+        match stmt:
+            case Accumulate(op="max", value=Scalar("abs")):
+                dtype = ORDERED.get(dtype, dtype)
+        return _Partial(memory, place, at, stmt.op, dtype)
 
     def close(self) -> None:
         """After the loop: combine the lanes, and each result with its element."""
         code = self.code
         for p in self.found.values():
-            lanes = Value("", p.place.dtype, self.lanes)
+            lanes = Value("", p.dtype, self.lanes)
             ref = code.writer.op(f"load {lanes.type}, ptr {p.memory}, align 64")
             total = code.across(p.op, Value(ref, *_like(lanes)))
+            total = code.scalars.bits(total, p.place.dtype) if p.dtype != p.place.dtype else total
             old = code.memory.load(p.place, p.at, 0, None)
             code.memory.store(p.place, p.at, code.scalars.emit(p.op, [old, total], old.dtype), None)
 

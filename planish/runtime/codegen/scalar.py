@@ -293,7 +293,7 @@ class Scalars:
             opcode = "fpext" if dtype.bits > source.bits else "fptrunc"
             return self._new(f"{opcode} {x.typed} to", x, dtype, suffix=True)
         if source.is_float:
-            return self._float_to_integer(x, dtype)
+            return self.to_integer(x, dtype)
         if dtype in _NARROW:
             return self.cast(self.cast(x, t.f32), dtype)  # in one step it were a library call
         if dtype.is_float:
@@ -310,23 +310,26 @@ class Scalars:
         opcode = "trunc" if after < before else "sext" if x.dtype.kind == "i" else "zext"
         return self._wrapped(self._new(f"{opcode} {x.typed} to", x, dtype, suffix=True))
 
-    def _float_to_integer(self, x: Value, dtype: DType) -> Value:
-        """By hand: LLVM's saturating conversion of a vector goes lane by lane."""
+    def to_integer(self, x: Value, dtype: DType, fits: bool = False) -> Value:
+        """A float as an integer, by hand: LLVM's saturating conversion of a vector goes lane by
+        lane. `fits`: it is known to be in range, or NaN."""
         if x.dtype in _NARROW:
             x = self.cast(x, t.f32)
         if dtype == t.boolean:
             return self.compare("fcmp une", x, self.const(0, x))
-        x = self.select(self.compare("fcmp ord", x, x), x, self.const(0, x))
         low, high = integer_range(dtype)
         most = float(high)
         full = None
         if int(most) > high or (x.dtype == t.f32 and high >> 24):  # high itself is no float
             full = self.compare("fcmp oge", x, self.const(most, x))
             most = float(np.nextafter(x.dtype.numpy.type(most), x.dtype.numpy.type(0)))
-        x = self._clamp(x, float(low), most)
+        inside = x if fits else self._clamp(x, float(low), most)
         through = t.i32 if dtype.bits <= 8 else dtype
         opcode = "fptosi" if through.kind == "i" else "fptoui"
-        whole = self._resize(self._new(f"{opcode} {x.typed} to", x, through, suffix=True), dtype)
+        whole = self._new(f"{opcode} {inside.typed} to", x, through, suffix=True)
+        # chosen behind it, so that one instruction does both
+        whole = self.select(self.compare("fcmp ord", x, x), whole, self.const(0, whole))
+        whole = self._resize(whole, dtype)
         return whole if full is None else self.select(full, self.const(high, whole), whole)
 
     def _clamp(self, x: Value, low: float, high: float) -> Value:

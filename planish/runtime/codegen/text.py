@@ -154,16 +154,19 @@ class Writer:
             return ""
         return self.op(text)
 
-    def often(self, trips: int) -> str:
-        """What tells LLVM that a loop runs `trips` times: it spills what the others use, then."""
-        node = f"!{trips + 1}"
-        self.declarations[node] = f'{node} = !{{!"branch_weights", i32 {max(trips - 1, 1)}, i32 1}}'
-        return f", !prof {node}"
-
-    def as_it_is(self) -> str:
-        """What tells LLVM not to unroll a loop, nor to find out whether it should."""
-        self.declarations[_LOOP] = _AS_IT_IS
-        return f", !llvm.loop {_LOOP}"
+    def told(self, trips: int | None, stays: bool) -> str:
+        """What LLVM is told of a loop: how often it runs, where that is known, so that it spills
+        what the others use; of one that `stays`, not to unroll it, nor to find out whether to."""
+        told = ""
+        if stays:
+            self.declarations[_LOOP] = _AS_IT_IS
+            told = f", !llvm.loop {_LOOP}"
+        if trips is not None:
+            node = f"!{trips + 1}"
+            weights = f'!{{!"branch_weights", i32 {max(trips - 1, 1)}, i32 1}}'
+            self.declarations[node] = f"{node} = {weights}"
+            told += f", !prof {node}"
+        return told
 
     def declare(self, name: str, result: str, *kinds: str) -> None:
         """Note that the module needs `name`."""

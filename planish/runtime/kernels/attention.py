@@ -181,7 +181,7 @@ class _Tile:
         self.block = vectors * self.lanes
         blocks = (size_expr(self.keys) + (self.block - 1)) // self.block
         padded = blocks * self.block
-        self.kt = self._scratch("kt", size_expr(self.depth), padded)
+        self.kt = self._scratch("kt", blocks, size_expr(self.depth), as_index(self.block))
         self.score = self._scratch("score", as_index(self.mr), padded)
 
     def _scratch(self, name: str, *sizes: Expr) -> Buffer:
@@ -210,17 +210,16 @@ class _Tile:
             with nest.loop("kj", self.block, "vector", self.block) as j:
                 key = kb * self.block + j if even else minimum(kb * self.block + j, last)
                 value = cast(self.pull(self.k, (*self.head, key, d)), self.dtype)
-                nest.store(self.kt, (d, kb * self.block + j), value)
+                nest.store(self.kt, (kb, d, j), value)
 
     def run(self, first: Expr, out: Buffer) -> None:
         """The queries first .. first + MR - 1."""
         nest = self.nest
         rows = [nest.let(self.first + self.clamp(first + i)) for i in range(self.mr)]
-        most = nest.let(self.seen(first + (self.mr - 1)))
+        seen = [nest.let(self.seen(first + i)) for i in range(self.mr)]
+        most = seen[-1]
         self.scores(rows, most)
-        factors = nest.local("factor", self.dtype, self.mr)
-        with nest.loop("i", self.mr) as i:
-            self.softmax(first, i, most, factors)
+        factors = self.softmax(first, seen)
         self.values(most)
         with nest.loop("o", minimum(self.queries - first, as_index(self.mr))) as i:
             with nest.loop("e", self.width, "vector", self.lanes) as e:
@@ -230,45 +229,96 @@ class _Tile:
                 nest.store(out, (*place, e), cast(value, out.dtype))
 
     def scores(self, rows: list[Expr], most: Expr) -> None:
-        """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers."""
+        """Pass 1: score[i, j] = scale * q[i] . k[j], a block of keys at a time, in registers.
+
+        Of the last block often only the first half is wanted.
+        """
+        nest, half = self.nest, self.block // 2
+        whole = nest.let((most + (half - 1)) // self.block)
+        with nest.loop("jb", whole) as jb:
+            self._scores(rows, jb, self.block)
+        with nest.when(scalar("gt", most, whole * self.block)):
+            self._scores(rows, whole, half)
+
+    def _scores(self, rows: list[Expr], jb: Expr, count: int) -> None:
+        """So many keys of block `jb`."""
         nest, scale = self.nest, float(self.anchor.attrs["scale"])
-        acc = nest.local("acc", self.dtype, self.mr, self.block)
-        zero = Const(0.0, self.dtype)
-        with nest.loop("jb", (most + (self.block - 1)) // self.block) as jb:
-            with nest.loop("i0", self.mr, "unroll") as i, self._keys() as j:
-                nest.store(acc, (i, j), zero)
-            with nest.loop("d", self.depth) as d:
-                for r, row in enumerate(rows):
-                    q = cast(self.pull(self.q, (*self.query, row, d)), self.dtype)
-                    with self._keys() as j:
-                        k = nest.load(self.kt, d, jb * self.block + j)
-                        nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
-            with nest.loop("i1", self.mr, "unroll") as i, self._keys() as j:
-                nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
+        acc = nest.local(f"acc{count}", self.dtype, self.mr, count)
 
-    def _keys(self) -> AbstractContextManager[Expr]:
-        return self.nest.loop("j", self.block, "vector", self.block)
+        def keys() -> AbstractContextManager[Expr]:
+            return nest.loop("j", count, "vector", count)
 
-    def softmax(self, top_row: Expr, i: Expr, most: Expr, factors: Buffer) -> None:
-        """Pass 2 for row i; what it does not see of the tile's keys weighs nothing."""
-        nest, first = self.nest, (as_index(0),)
-        seen = nest.let(self.seen(top_row + i))
-        low, zero = Const(float("-inf"), self.dtype), Const(0.0, self.dtype)
-        top, total = (nest.local(n, self.dtype, 1) for n in ("top", "total"))
-        nest.store(top, first, low)
-        nest.store(total, first, zero)
-        with nest.loop("jm", seen, "vector", self.lanes) as j:
-            nest.accumulate(top, first, "max", nest.load(self.score, i, j))
-        maximum = nest.let(nest.load(top, 0), here=True)
-        with nest.loop("je", seen, "vector", self.lanes) as j:
-            e = nest.let(scalar("exp", nest.load(self.score, i, j) - maximum), here=True)
-            place = (*self.query, top_row + i, j)
-            nest.store(self.score, (i, j), kept(self.anchor, self.pull, place, e))
-            nest.accumulate(total, first, "add", e)
-        with nest.loop("jz", most - seen, "vector", self.lanes) as j:
-            nest.store(self.score, (i, seen + j), zero)
-        s = nest.let(nest.load(total, 0), here=True)
-        nest.store(factors, (i,), select(scalar("gt", s, zero), Const(1.0, self.dtype) / s, zero))
+        with nest.loop("i0", self.mr, "unroll") as i, keys() as j:
+            nest.store(acc, (i, j), Const(0.0, self.dtype))
+        with nest.loop("d", self.depth) as d:
+            for r, row in enumerate(rows):
+                q = cast(self.pull(self.q, (*self.query, row, d)), self.dtype)
+                with keys() as j:
+                    k = nest.load(self.kt, jb, d, j)
+                    nest.store(acc, (as_index(r), j), scalar("fma", q, k, nest.load(acc, r, j)))
+        with nest.loop("i1", self.mr, "unroll") as i, keys() as j:
+            nest.store(self.score, (i, jb * self.block + j), nest.load(acc, i, j) * scale)
+
+    def softmax(self, first: Expr, seen: list[Expr]) -> Buffer:
+        """Pass 2, of all rows side by side: one by one, each waits for its largest score.
+
+        Returns what the weights of each row are still to be multiplied by.
+        """
+        nest, zero, lanes = self.nest, Const(0.0, self.dtype), self.lanes
+        low = Const(float("-inf"), self.dtype)
+        total, factor = (nest.local(n, self.dtype, self.mr) for n in ("total", "factor"))
+        tops = self._tops(seen, low)
+        rows = [(as_index(i), top) for i, top in enumerate(tops)]
+        for i, _ in rows:
+            nest.store(total, (i,), zero)
+        with nest.loop("je", self._whole(seen[-1]) * lanes, "vector", lanes) as j:
+            for i, top in rows:
+                e = nest.let(scalar("exp", nest.load(self.score, i, j) - top), here=True)
+                place = (*self.query, first + i, j)
+                nest.store(self.score, (i, j), kept(self.anchor, self.pull, place, e))
+                nest.accumulate(total, (i,), "add", e)
+        for i, _ in rows:
+            s = nest.let(nest.load(total, i), here=True)
+            one = Const(1.0, self.dtype)
+            nest.store(factor, (i,), select(scalar("gt", s, zero), one / s, zero))
+        return factor
+
+    def _tops(self, seen: list[Expr], low: Expr) -> list[Expr]:
+        """The largest score of each row, not NaN; scores that it does not see become the lowest.
+
+        A row that sees nothing has 0, as then no score, less that, is NaN.
+        """
+        nest, lanes = self.nest, self.lanes
+        most = nest.local("most", self.dtype, self.mr)
+        top = nest.local("top", self.dtype, self.mr, lanes)
+        with nest.loop("it", self.mr, "unroll") as i:
+            nest.store(most, (i,), low)
+            with nest.loop("jt", lanes, "vector", lanes) as j:
+                nest.store(top, (i, j), low)
+        vectors = self._whole(seen[-1])
+        full = nest.let(seen[0] // lanes)  # vectors that the first row, and so each, sees whole
+        with nest.loop("z", vectors - full) as z, nest.loop("jz", lanes, "vector", lanes) as j:
+            for r, end in enumerate(seen):
+                at = (full + z) * lanes + j
+                x = select(scalar("lt", at, end), nest.load(self.score, r, at), low)
+                nest.store(self.score, (as_index(r), at), x)
+        with nest.loop("v", vectors) as v, nest.loop("jm", lanes, "vector", lanes) as j:
+            for r in range(self.mr):
+                x = nest.let(nest.load(self.score, r, v * lanes + j), here=True)
+                before = nest.load(top, r, j)
+                nest.store(top, (as_index(r), j), select(scalar("gt", x, before), x, before))
+        with nest.loop("ir", self.mr, "unroll") as i:
+            with nest.loop("jr", lanes, "vector", lanes) as j:
+                nest.accumulate(most, (i,), "max", nest.load(top, i, j))
+        none = as_index(0)
+        return [
+            nest.let(select(scalar("gt", end, none), nest.load(most, r), Const(0.0, self.dtype)))
+            for r, end in enumerate(seen)
+        ]
+
+    def _whole(self, count: Expr) -> Expr:
+        """How many vectors hold so many scores."""
+        return self.nest.let((count + (self.lanes - 1)) // self.lanes)
 
     def values(self, most: Expr) -> None:
         """Pass 3: tile[i] = sum over j of score[i, j] * v[j], a block of it at a time."""

@@ -130,7 +130,8 @@ def choose_tile(body: Graph, roles: Roles, target: Target, dtype: DType) -> tupl
     most = HIGHEST if turned else None
     signs, own = roles.dot == "dpflip", gcd(roles.own, WIDTHS[0] * lanes) // lanes
     widest = own if own >= NARROW else WIDTHS[0]
-    vectors, height = quickest(target, rows, p.columns, lanes, most, turned, signs, widest)
+    sizes = rows, p.columns, lanes
+    vectors, height = quickest(target, *sizes, most, turned, signs, widest, p.depth)
     return height, vectors * lanes
 
 
@@ -175,6 +176,7 @@ class Gemm:
         self.panel: Buffer | None = None
         self.strips: Buffer | None = None
         self.fetch: Callable[[Expr], None] | None = None
+        self.line = 0  # steps for which a line is fetched
         if roles.strips:
             shape = self._strips(size_expr(product(self.product.rows)), self.product.depth)
             self.strips = Buffer("strips", self.a.dtype, shape)
@@ -204,7 +206,7 @@ class Gemm:
             batch = tuple(map(nest.let, unflatten(nest.let(tile // (across * down)), p.batch)))
             inside = tile % (across * down) if p.batch else tile
             panel, block, row = map(nest.let, walk.place(nest, inside, down, across))
-            self.fetch = self._fetched(panel, row, walk)
+            self.fetch, self.line = self._fetched(panel, row, walk), walk.fetch
             first = nest.let(block * self.mr)
             if self.matrix:
                 self.multiply(batch, panel, first, rows)
@@ -264,14 +266,23 @@ class Gemm:
         return self.dot == "dpflip" and self.mr * self.target.lanes(self.dtype) < self.nr
 
     def _over_k(self, step: Callable[[Expr], None]) -> None:
-        """All steps of k, in order."""
-        nest, depth = self.nest, self.product.depth
-        if self.split > 1 and isinstance(depth, int):
-            with nest.loop("k", depth // self.split) as k1, nest.loop("kk", self.split) as k2:
-                step(k1 * self.split + k2)
+        """All steps of k, in order, and what is fetched meanwhile."""
+        nest, depth, split = self.nest, self.product.depth, self.split
+        if split > 1 and isinstance(depth, int):
+            once = split == self.line
+            with nest.loop("k", depth // split) as k1:
+                self._fetch(k1 * split, once)
+                with nest.loop("kk", split) as k2:
+                    self._fetch(k1 * split + k2, not once)
+                    step(k1 * split + k2)
             return
         with nest.loop("k", depth) as k:
+            self._fetch(k, True)
             step(k)
+
+    def _fetch(self, k: Expr, here: bool) -> None:
+        if here and self.fetch is not None:
+            self.fetch(k)
 
     def multiply(self, batch: Index, panel: Expr, first: Expr, rows: Expr) -> None:
         """tile[i, j] = sum over k, by the matrix unit but for the last words."""
@@ -303,11 +314,9 @@ class Gemm:
 
     def _step(self, acc: Buffer, of_a: list[Along], batch: Index, panel: Expr, k: Expr) -> None:
         nest = self.nest
-        if self.fetch is not None:
-            self.fetch(k)
         for i, along in enumerate(of_a):
             a = along(k)
-            a = nest.let(a ^ UNSIGNED) if self.dot == "dpbusd" else a
+            a = a ^ UNSIGNED if self.dot == "dpbusd" else a
             with nest.loop("j", self.nr, "vector", self.nr) as j:
                 b = self._b(batch, panel, k, j)
                 nest.store(acc, (as_index(i), j), self._sum(a, b, nest.load(acc, i, j)))

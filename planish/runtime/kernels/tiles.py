@@ -11,7 +11,18 @@ and a gap more, as they do not fit into each other; it makes large tiles better 
     V * vector / panel    bytes of B, whose panel comes from the L2 cache
 
 and a product as many steps as there are tiles, what sticks out over its edges included. Numbers are
-those of `Core` in `planish.runtime.cores`, where measurements stand beside them.
+those of `Core` in `planish.runtime.cores`, where measurements stand beside them. Two threads share
+the rows of tiles: of an odd number one waits for the other, and lower tiles are better; but not
+of panels longer than a `SHORT`th of the L2 cache, which lower ones read more often. Zen 5, two
+threads, 256 rows, tiles of 6 and of 4 rows, us of the 12 products of gpt2, by planish profile MODEL
+--pipeline P --workload prefill, two trees in turns, the least of four, 2026-11-27:
+
+                      panel   43 x 6   64 x 4
+    int8   c_fc       49 KB    7,883    7,779
+           c_attn     49 KB    5,665    5,585
+           c_proj    197 KB    6,809    6,670
+    O2     c_fc      197 KB   27,566   27,029
+           c_attn    197 KB   22,080   21,649
 
 Which tiles there are follows from the registers: V * H sums, V vectors of B and one broadcast; and
 from the L1 cache: H rows of A are as many streams, and rows that lie a multiple of 4 KB apart
@@ -25,12 +36,15 @@ which even main memory gives.
 
 from __future__ import annotations
 
+import math
+
 from planish.ir.dims import AnySize
 from planish.runtime.target import Target
 
 # Vectors per row are powers of two: LLVM splits no others well (48 lanes ran at 3 GFLOP/s).
 WIDTHS = (4, 2, 1)
 WAITING = 2  # rows of a tile; more are multiplied no faster than memory gives
+SHORT = 4  # parts of the L2 cache: panels that fit into one may be read by lower tiles
 HIGHEST = 12  # rows of a tile where those of A are no streams; more gain nothing
 
 
@@ -56,9 +70,9 @@ def cycles(target: Target, tile: tuple[int, int]) -> float:
 
 def quickest(
     target: Target, rows: AnySize | None, columns: AnySize, lanes: int, most: int | None = None,
-    high: bool = False, signs: bool = False, widest: int = WIDTHS[0],
+    high: bool = False, signs: bool = False, widest: int = WIDTHS[0], depth: AnySize | None = None,
 ) -> tuple[int, int]:  # fmt: skip
-    """The tile (vectors, rows) with which a product of so many rows and columns takes least.
+    """The tile (vectors, rows) with which a product of such sizes (`depth`: of k) takes least.
 
     Of equal ones the widest: its columns are read the fewest times; or the highest. `most` limits
     the rows; by default, those of A are streams; `widest` the vectors. The width is that for any
@@ -67,7 +81,11 @@ def quickest(
 
     def cost(tile: tuple[int, int], rows: AnySize | None) -> tuple[float, int, int]:
         v, h = tile
-        time = times(rows, h) * times(columns, v * lanes) * cycles(target, tile)
+        panel = v * target.vector_bytes * depth if isinstance(depth, int) else math.inf
+        down = times(rows, h)
+        short = panel * SHORT <= target.core.l2
+        down += isinstance(rows, int) and down > 1 and short and down % 2
+        time = down * times(columns, v * lanes) * cycles(target, tile)
         return time, *((-h, -v) if high else (-v, -h))
 
     found = [x for x in tiles(target, most or target.core.ways, signs) if x[0] <= widest]

@@ -60,7 +60,9 @@ class Walk:
             parts = max(2, -(-rows * row // room))
             if rows >= parts * LEAST:
                 high = -(-rows // (gemm.mr * parts))
-                return Walk(high, fetch=max(1, high * gemm.target.lanes(gemm.dtype) // gemm.nr))
+                most = max(1, high * gemm.target.lanes(gemm.dtype) // gemm.nr)
+                whole = next(x for x in range(most, 0, -1) if depth % x == 0)
+                return Walk(high, fetch=whole)
         return Walk(wide=group(gemm.target, panel))
 
     def place(self, nest: Nest, tile: Expr, down: Expr, across: Expr) -> tuple[Expr, Expr, Expr]:
