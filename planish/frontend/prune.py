@@ -14,13 +14,14 @@ from planish.ir.dims import Dim
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.calibrate import Samples
+from planish.passes.pipeline import check_known, option_names
 from planish.passes.prune import Prune, norms_seen
 
 
 def prune(
     model: Any, ratio: float | None = None, *, method: str = "magnitude", scope: str = "tensor",
     pattern: str = "", skip: str = "", tokens: Any = None, heads: float = 0.0,
-    channels: float = 0.0, layers: float = 0.0,
+    channels: float = 0.0, layers: float = 0.0, **unknown: Any,
 ) -> Any:  # fmt: skip
     """A model, or a graph, with the weights set to zero that matter least.
 
@@ -39,6 +40,7 @@ def prune(
     `method` is "magnitude", "wanda", or for heads, channels and layers "taylor". The last two read
     `tokens`: ids of some text for a model, the arguments of one run for a graph.
     """
+    check_known("prune", unknown, (*option_names(Prune), "tokens", *option_names(Shares)))
     shares = Shares(heads, channels, layers)
     options = Prune(ratio, method, scope, pattern, skip) if not shares or ratio or pattern else None
     if isinstance(model, Graph):

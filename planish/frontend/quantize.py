@@ -1,6 +1,6 @@
 """Smaller models: calibration on text, and a model as a graph of integers.
 
-graph = pl.quantize(model, mode="static", method="mse", calibration=tokens)
+graph = pl.quantize(model, mode="static", method="mse", tokens=tokens)
 pl.compile(graph)(tokens)
 
 pipeline = pl.calibrate(model, recipe, tokens)      # for generate, perplexity, compile ...
@@ -23,7 +23,7 @@ from planish.ir.errors import DataError
 from planish.ir.graph import Graph
 from planish.passes.calibrate import Run, Samples
 from planish.passes.layers import Layers
-from planish.passes.pipeline import Pipeline, pass_name
+from planish.passes.pipeline import Pipeline, check_known, option_names, pass_name
 from planish.passes.pipelines import CLEAN, FAST, SMALL
 from planish.passes.pipelines import pipeline as pipeline_named
 from planish.passes.quantize import Quantize
@@ -65,28 +65,29 @@ def calibrate(
 
 
 def quantize(
-    model: Any, *, calibration: Any = None, threads: int | None = None, **options: Any
+    model: Any, *, tokens: Any = None, threads: int | None = None, **options: Any
 ) -> Graph:
     """The graph of a model, or another graph, with integers for weights and for what they multiply.
 
     `options` are those of the pass `quantize`: bits, mode, activations, group, per_channel, skip,
-    method, faster. With bits=4, tables get 8. mode="static" wants `calibration`: tokens for a
+    method, faster. With bits=4, tables get 8. mode="static" wants `tokens`: ids of some text for a
     model, `Samples` for a graph. With `faster` ("decode", "prefill", "both") each product by a
-    weight is timed, and weights stay that would be slower. DataError refuses a weight that is NaN,
-    a pattern that matches nothing, static scales without calibration, and a graph that has nothing
-    to quantize, or no more, and says why.
+    weight is timed, and weights stay that would be slower. DataError refuses an unknown option, a
+    weight that is NaN, a pattern that matches nothing, static scales without calibration, and a
+    graph that has nothing to quantize, or no more, and says why.
     """
+    check_known("quantize", options, (*option_names(Quantize), "tokens", "threads"))
     graph = model if isinstance(model, Graph) else forward(model)
     first = Quantize(**options)
     check_left(CLEAN.run(graph))
     small = SMALL if first.bits == 4 else Pipeline(*SMALL.passes[1:])
     passes = CLEAN + Pipeline(first) + small
-    if calibration is not None or first.faster:
-        samples = calibration
-        if calibration is None:
+    if tokens is not None or first.faster:
+        samples = tokens
+        if tokens is None:
             samples = Samples(())
-        elif not isinstance(calibration, Samples):
-            samples = samples_of(model, calibration, threads)
+        elif not isinstance(tokens, Samples):
+            samples = samples_of(model, tokens, threads)
         clock = samples.clock or layer_clock(model, threads)
         passes = passes.calibrated(graph, replace(samples, clock=clock))
     return passes.run(graph)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -269,6 +269,19 @@ class _Parser:
         if kind == "word":
             return _WORDS.get(text, text)
         return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def option_names(made: type) -> tuple[str, ...]:
+    """The options of a pass that are chosen; `calibration` only names what was seen."""
+    return tuple(f.name for f in visible(made) if f.name != "calibration")
+
+
+def check_known(name: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first option of `name` that is not known."""
+    known = tuple(known)
+    for option in options:
+        if option not in known:
+            raise DataError(f"{name}: {unknown('option', option, known)}")
 
 
 def unknown(what: str, name: str, known: Any) -> str:

@@ -42,7 +42,7 @@ def dense(w: np.ndarray, rows: int) -> Graph:
 def error(graph: Graph, x: np.ndarray, samples: Samples | None, **options: object) -> float:
     """The root of the mean square of what a product by integers is off, relative."""
     (exact,) = evaluate(graph, x, dtype="f64")
-    (y,) = evaluate(pl.quantize(graph, calibration=samples, **options), x)
+    (y,) = evaluate(pl.quantize(graph, tokens=samples, **options), x)
     return float(np.sqrt(np.square(y - exact).mean() / np.square(exact).mean()))
 
 

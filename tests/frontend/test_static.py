@@ -104,10 +104,17 @@ def test_row_37_no_calibration_is_refused(bits: int) -> None:
     with pytest.raises(DataError, match=r"no calibration for fc\.weight.*mode=dynamic needs none"):
         pl.quantize(dense(normal(4, 64)), mode="static", bits=bits)
     with pytest.raises(DataError, match="at least one batch"):
-        pl.quantize(dense(normal(4, 64)), mode="static", bits=bits, calibration=Samples(()))
+        pl.quantize(dense(normal(4, 64)), mode="static", bits=bits, tokens=Samples(()))
 
 
-def test_options_are_checked() -> None:
+def test_options_are_checked(model: pl.TinyGPT) -> None:
+    """BAD_INPUT 24."""
+    with pytest.raises(DataError, match=r"quantize: unknown option 'bit'; did you mean 'bits'\? .*"
+                       "known: bits, mode, .*tokens, threads$"):  # fmt: skip
+        pl.quantize(model, bit=8)
+    with pytest.raises(DataError, match=r"prune: unknown option 'token'; did you mean 'tokens'\? .*"
+                       "known: ratio, .*heads, channels, layers$"):  # fmt: skip
+        pl.prune(model, 0.5, token=[1])
     with pytest.raises(DataError, match=r"method is one of minmax, .*, got 'max'"):
         Quantize(mode="static", method="max")
 
@@ -115,7 +122,7 @@ def test_options_are_checked() -> None:
 def test_a_text_shorter_than_the_context_is_refused(model: pl.TinyGPT) -> None:
     short = np.zeros(CONTEXT - 1, np.int32)
     with pytest.raises(DataError, match=r"text has 23 tokens; a context of 24 needs as many"):
-        pl.quantize(model, mode="static", calibration=short)
+        pl.quantize(model, mode="static", tokens=short)
 
 
 @pytest.mark.parametrize("bits, near", [(8, 0.03), (4, 0.3)])
@@ -124,7 +131,7 @@ def test_numbers_of_a_static_product(bits: int, near: float) -> None:
     w, x = normal(8, 64), normal(3, 64)
     w[1], x[2] = 0, 0
     graph = dense(w)
-    after = pl.quantize(graph, mode="static", bits=bits, calibration=Samples(((x,),)))
+    after = pl.quantize(graph, mode="static", bits=bits, tokens=Samples(((x,),)))
     assert not [n for n in after.nodes if n.op.name == "max"]
     (y,), (want,) = evaluate(after, x), evaluate(graph, x)
     assert np.abs(y - want).max() < near * np.abs(want).max()
@@ -160,7 +167,7 @@ def test_text_of_a_bound_pipeline(model: pl.TinyGPT, text: np.ndarray) -> None:
 
 def test_a_quantized_graph_as_a_file(model: pl.TinyGPT, text: np.ndarray, tmp_path) -> None:
     tokens = text[: 2 * CONTEXT].reshape(2, -1)
-    graph = pl.quantize(model, mode="static", bits=4, group=32, method="mse", calibration=text)
+    graph = pl.quantize(model, mode="static", bits=4, group=32, method="mse", tokens=text)
     pl.save_graph(graph, tmp_path / "small.safetensors")
     again = pl.load_graph(tmp_path / "small.safetensors")
     assert str(again) == str(graph)
