@@ -37,12 +37,15 @@ def prune(
     `prune`. `heads`, `channels` and `layers` are shares of a TinyGPT's heads, MLP channels and
     layers that go as a whole, so that a smaller model is left; without them `ratio` must be given.
 
-    `method` is "magnitude", "wanda", or for heads, channels and layers "taylor". The last two read
-    `tokens`: ids of some text for a model, the arguments of one run for a graph.
+    `method` is "magnitude" or "wanda"; for heads, channels and layers "magnitude", "activation" or
+    "taylor". With "activation" weights that go singly, too, go by "wanda", which is the same score.
+    All but the first read `tokens`: ids of some text for a model, the arguments of one run for a
+    graph.
     """
     check_known("prune", unknown, (*option_names(Prune), "tokens", *option_names(Shares)))
     shares = Shares(heads, channels, layers)
-    options = Prune(ratio, method, scope, pattern, skip) if not shares or ratio or pattern else None
+    own = "wanda" if shares and method == "activation" else method
+    options = Prune(ratio, own, scope, pattern, skip) if not shares or ratio or pattern else None
     if isinstance(model, Graph):
         if shares or options is None:
             raise DataError("prune: heads, channels and layers are those of a model")

@@ -22,7 +22,7 @@ What goes is decided by a score of each number of the weights, of which a head, 
 has the sum of squares:
 
     magnitude  the weight
-    wanda      the weight times the norm of what it multiplies over some text (Sun et al. 2023)
+    activation the weight times the norm of what it multiplies over some text, as wanda of `prune`
     taylor     the weight times its gradient over some text: to first order what the loss changes by
                when it goes (Molchanov et al. 2019)
 
@@ -48,7 +48,7 @@ from planish.passes.finite import check_all_finite
 from planish.passes.prune import check_ratio, is_turned, norms_seen
 from planish.passes.units import NONE, Units, units, without
 
-METHODS = ("magnitude", "wanda", "taylor")
+METHODS = ("magnitude", "activation", "taylor")
 
 
 @dataclass(frozen=True)

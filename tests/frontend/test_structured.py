@@ -61,7 +61,7 @@ def test_what_has_no_weights_goes_without_loss(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "taylor"])
+@pytest.mark.parametrize("method", ["magnitude", "activation", "taylor"])
 def test_a_smaller_model_is_a_model(kind: str, method: str, tmp_path: Path) -> None:
     given = model(kind)
     before = {n: x.copy() for n, x in given.state_dict().items()}
@@ -93,9 +93,17 @@ def test_methods_differ_and_taylor_sees_the_gradient() -> None:
     kept = {
         method: pl.prune(given, method=method, tokens=TOKENS, channels=0.5)
         .h[0].mlp.c_fc.weight.array.tobytes()
-        for method in ("magnitude", "wanda", "taylor")
+        for method in ("magnitude", "activation", "taylor")
     }  # fmt: skip
     assert len(set(kept.values())) == 3
+
+
+def test_activation_of_units_is_wanda_of_the_weights_that_are_left() -> None:
+    small = pl.prune(model(), heads=0.5, method="activation", tokens=TOKENS)
+    both = pl.prune(model(), 0.5, heads=0.5, method="activation", tokens=TOKENS)
+    after = pl.prune(small, 0.5, method="wanda", tokens=TOKENS)
+    for name, x in after.state_dict().items():
+        np.testing.assert_array_equal(both.state_dict()[name], x)
 
 
 def test_structure_first_then_zeros() -> None:
@@ -111,7 +119,9 @@ def test_structure_first_then_zeros() -> None:
         ({"channels": np.nan}, "prune: channels is a share.*got nan"),
         ({"heads": 0.9}, "heads=0.9 leaves none of 4"),
         ({"layers": 1}, "layers=1 leaves none of 3"),
-        ({"heads": 0.5, "method": "random"}, "method is one of magnitude, wanda, taylor"),
+        ({"heads": 0.5, "method": "random"}, "method is one of magnitude, activation, taylor"),
+        ({"ratio": 0.5, "method": "activation"}, "one of magnitude, wanda, got 'activation'"),
+        ({"heads": 0.5, "method": "wanda"}, "one of magnitude, activation, taylor, got 'wanda'"),
         ({"heads": 0.5, "method": "taylor"}, "method='taylor' needs tokens"),
         ({"heads": 0.5, "method": "taylor", "tokens": [3]}, "at least two tokens"),
         ({"ratio": 0.5, "method": "taylor"}, "method is one of magnitude, wanda, got 'taylor'"),

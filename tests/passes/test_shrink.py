@@ -34,7 +34,7 @@ def model(kind: str = "gpt2") -> pl.TinyGPT:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "taylor"])
+@pytest.mark.parametrize("method", ["magnitude", "activation", "taylor"])
 def test_the_graph_of_a_smaller_model(kind: str, method: str) -> None:
     """That of forward, and those of generation, by their text; caches are smaller, too."""
     made = model(kind)
@@ -155,7 +155,7 @@ def test_all_that_is_left() -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("shrink{heads=0.5,method=random}", "method is one of magnitude, wanda, taylor"),
+        ("shrink{heads=0.5,method=random}", "method is one of magnitude, activation, taylor"),
         ("shrink{heads=1.5}", "shrink: heads is a share between 0 and 1"),
         ("shrink{layers=-1}", "shrink: layers is a share between 0 and 1"),
         ("shrink{layers=0.9}", "layers=0.9 leaves none of 2; at least one must stay"),
