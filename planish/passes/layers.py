@@ -36,6 +36,7 @@ FEWER_BITS = (Quantize, Bf16)
 HEAD = ("layer", "shape", "bits", "scales", "SQNR dB", "bytes", "of f32", "why")
 BOTH = "product and rows, in memory once for each"
 STAYS = "stays: "  # before the reason why
+SLOWER = "slower: "  # before the times that say so, of a weight that nobody asked to keep
 TIMES = ("decode us", "prefill us")  # before > after
 
 
@@ -199,6 +200,8 @@ class Layers:
             x = replace(x, speed=times.get(x.name))
             if note := "" if x.kept else self.moved.get((x.name, x.bits), ""):
                 x = replace(x, reason=f"{x.reason}; {note}")
+            if worse := x.speed.worse() if x.speed and not x.kept else "":
+                x = replace(x, reason=f"{x.reason}; {SLOWER}{worse}")
             earlier = self.by_name.get(x.name)
             if earlier is not None and earlier.kept and not x.kept:
                 why = earlier.reason.removeprefix(STAYS)
@@ -254,11 +257,18 @@ def _layer(record: Mapping[str, Any]) -> Layer:
 
 
 def layers_text(found: Sequence[Layer]) -> str:
-    """A table with a line for each layer, and their sum; with times where some were taken."""
+    """A table with a line for each matrix, one for what is none, and their sum; with times where
+    some were taken."""
     before, after = (sum(x) for x in zip(*((y.bytes_before, y.bytes) for y in found), strict=True))
     total = ("all", "", "", "", "", f"{after:,}", f"{after / max(1, before):.3f}", "")
-    rows = [HEAD, *(x.cells() for x in found), total]
+    shown = [x for x in found if not x.kept or len(x.shape) == 2]
+    others = [x for x in found if x not in shown]
+    rest = []
+    if others:
+        size, why = sum(x.bytes for x in others), f"{STAYS}biases, weights of norms: no matrices"
+        rest = [(f"{len(others)} others", "", "", "-", "-", f"{size:,}", "1.000", why)]
+    rows = [HEAD, *(x.cells() for x in shown), *rest, total]
     if any(x.speed for x in found):
-        times = [TIMES, *(x.times() for x in found), ("", "")]
+        times = [TIMES, *(x.times() for x in shown), *(("-", "-") for _ in rest), ("", "")]
         rows = [(*row[:-1], *pair, row[-1]) for row, pair in zip(rows, times, strict=True)]
     return table_text(rows, (0, len(rows[0]) - 1))

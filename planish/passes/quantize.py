@@ -72,7 +72,7 @@ from planish.passes.finite import check_all_finite
 from planish.passes.readers import is_product, products, readers, reads_rows, why_not
 from planish.passes.rewrite import rewritten
 from planish.passes.skip import matching, pattern_of, with_skipped
-from planish.passes.speed import LAYER, RULES, Clock, Speed, micros, speeds
+from planish.passes.speed import LAYER, RULES, Clock, Speed, speeds
 
 MODES = ("dynamic", "static", "weights")
 SIDES = ("symmetric", "asymmetric")
@@ -223,8 +223,7 @@ class Quantize:
     def _late(self, name: str) -> str:
         """Why a weight stays that would be slower."""
         speed = (self.times or {}).get(name)
-        late = speed.slower("both") if speed else []
-        shown = " and ".join(f"{x} {micros(getattr(speed, x))} us" for x in late)
+        shown = speed.worse() if speed else ""
         return f"{self.bits} bits would be slower: {shown or 'so says the option slower'}"
 
     def _too_coarse(self, param: Node, graph: Graph) -> str:

@@ -52,6 +52,10 @@ class Speed:
         pairs = self.counting(rule)
         return [name for name, (before, after) in pairs.items() if after > before * NOISE]
 
+    def worse(self) -> str:
+        """Both times of what got slower, as they print; nothing where nothing did."""
+        return " and ".join(f"{x} {micros(getattr(self, x))} us" for x in self.slower("both"))
+
     def saved(self, rule: str) -> float:
         """Seconds less, of those that count by a rule."""
         return sum(before - after for before, after in self.counting(rule).values())

@@ -108,6 +108,10 @@ def test_a_report_has_times_without_a_rule(model: pl.TinyGPT) -> None:
     products = {x.name for x in report.found if x.bits == 8} - {"wpe.weight"}
     assert {x.name for x in report.found if x.speed} == products
     assert report.by_name[FC].bits == 8  # nobody asked to keep it
+    assert report.by_name[FC].reason.endswith("product; slower: prefill 100 > 200 us")
+    assert "slower" not in report.by_name[PROJ].reason
+    lines = str(report).splitlines()
+    assert sum("others" in x for x in lines) == 1 and not any("ln_f" in x for x in lines)
     record = next(x for x in report.records() if x["name"] == FC)
     assert record["speed"] == {"decode": (1e-4, 5e-5), "prefill": (1e-4, 2e-4)}
     assert reports(forward(model), PIPELINES["O2"], Clock(Fake(0), 24)).layers.found == []

@@ -24,6 +24,7 @@ from planish.frontend.sensitivity import sensitivity
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
 from planish.ir.store import save_graph
+from planish.passes.layers import SLOWER
 from planish.passes.pipelines import pipeline
 from planish.passes.speed import RULES
 from planish.runtime.target import Target, thread_count
@@ -106,6 +107,8 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     print(table)
     for row, report in zip(table.rows, found, strict=False):
         print(f"\n{row.recipe}\n{report}")
+        if SLOWER in str(report):
+            print("with --faster decode, prefill or both what is slower stays as it was")
     for row, passes in zip(table.rows, table.pipelines, strict=True):
         if row.recipe == AUTO or str(pipeline(row.recipe)) != str(passes):
             print(f"\n{row.recipe}: {passes}")
