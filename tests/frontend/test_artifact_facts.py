@@ -87,7 +87,8 @@ def test_each_says_all_of_it(name: str, save: Callable, tmp_path: Path) -> None:
             )  # fmt: skip
     text = inspected(path)
     assert "SQNR dB" in text and "stays: groups of 64 do not divide" not in text
-    assert len([x for x in text.splitlines() if x.startswith("h.0.")]) == 12
+    assert len([x for x in text.splitlines() if x.startswith("h.0.")]) == 4
+    assert sum(" others " in x for x in text.splitlines()) == 1  # biases and weights of norms
 
 
 @pytest.mark.parametrize(("name", "save"), KINDS.items(), ids=KINDS)
