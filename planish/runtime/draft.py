@@ -125,8 +125,8 @@ def source(node: Node) -> tuple[Node, int]:
     return node, 0
 
 
-def label(node: Node) -> str:
-    """A name a person knows: the module path and the op or the kernel."""
-    what = node.attrs["body"].name if node.op.kind == "fused" else node.op.name
+def label(node: Node, name: str = "") -> str:
+    """A name a person knows: the module path and the op, or the kernel or what is left of it."""
+    what = (name or node.attrs["body"].name) if node.op.kind == "fused" else node.op.name
     scope = node.loc.scope if node.loc is not None else ""
     return f"{scope}.{what}" if scope else what

@@ -187,8 +187,7 @@ class Lowering(Operands):
             group = replace(group, anchor=anchor)
             panels = form.kind == "panels"
             if before and not makes_rows(body, anchor, roles, panels, self.target):
-                self.rows_first(before, operands)
-                before = None
+                body, before = self.rows_first(before, body, operands), None
             heads = heads_of(self.graph, node, anchor.shape)
         if group.kind == "special" and group.anchor is not None and is_long(group.anchor):
             self.in_parts(node, body, operands, group.anchor, outs)
@@ -200,7 +199,7 @@ class Lowering(Operands):
         chosen = roles and (roles.swapped, roles.dot, roles.strips, roles.own)
         write = partial(self.kernel, body, group, roles, *options, before)
         made = self.once(body, write, *options, chosen, before and graph_text(before))
-        text = label(node) + (form.note if form is not None else "")
+        text = label(node, body.name) + (form.note if form is not None else "")
         self.enter(made, operands, outs, text, packed, flops)
 
     def scaled(

@@ -21,7 +21,7 @@ from planish.runtime.slots import Slot
 
 ALIGN = 64  # a cache line, and a whole vector register
 HUGE_PAGE = 1 << 21
-LINGERING, LINGER = 1 << 17, 8  # bytes of a small one; steps, about those of a layer
+LINGERING, LINGER = 1 << 13, 8  # bytes of a small one; steps, about those of half a layer
 # Bytes of a store's first chunk and of its largest: only what is used of one becomes resident, but
 # that by whole huge pages.
 CHUNK, CHUNKS = 8 << 20, 64 << 20

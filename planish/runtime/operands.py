@@ -89,17 +89,17 @@ class Operands(Draft):
         body = replace(body, inputs=(*body.inputs, leaf))
         body, operands = body.map(lambda x: leaf if x is prologue else x), (*operands, leaf)
         if prologue.dtype != t.f32:
-            self.rows_first(before, operands)
-            return body, operands, None
+            return self.rows_first(before, body, operands), operands, None
         return body, operands, before
 
-    def rows_first(self, before: Graph, operands: tuple[Node, ...]) -> None:
-        """A step that makes all rows of a prologue."""
+    def rows_first(self, before: Graph, body: Graph, operands: tuple[Node, ...]) -> Graph:
+        """Enter a step that makes all rows of a prologue; returns what is left, named so."""
         (rows,), name = before.outputs, before.name
         text = f"{rows.loc.scope}.{name}" if rows.loc is not None and rows.loc.scope else name
         slot = self.slots[operands[-1], 0] = self.temp(rows.type, text)
         write = partial(row_kernel, before, classify(before), name, self.target)
         self.enter(self.once(before, write), operands, (slot,), text)
+        return replace(body, name=body.name.removeprefix(f"{name}_"))
 
     def of_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles

@@ -16,7 +16,7 @@ def explain(plan: Plan, symbols: Sequence[str], schedule: Schedule, threads: int
     for number, (step, symbol) in enumerate(zip(plan.steps, symbols, strict=True)):
         written = ", ".join(str(s.type) for s in _written(step))
         size = _bytes(step.args)
-        meet = "yes" if schedule.meets[number] % max(threads, 2) else ""
+        meet = "yes" if schedule.meets[number] else ""
         rows.append((str(number), step.label, symbol, written, size, schedule.runs[number], meet))
     title = f"{plan.name}: {len(plan.steps)} steps, {len(set(symbols))} kernels, {threads} threads"
     return "\n".join([title, *aligned_rows(rows)])

@@ -9,8 +9,6 @@
 Threads meet before a step that reads or writes what another thread may have written or read since
 the last meeting. Two shared steps of equally many iterations, whose iteration p touches only its
 own pieces of a buffer (see `pieces`), need no meeting for that buffer: each thread finds its own.
-So it does where one has more iterations, of smaller pieces, and the number of threads divides both:
-the rows of a norm and the blocks of rows of a product.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd
 
 from planish.ir.dims import AnySize
 from planish.ir.loops import Const
@@ -30,7 +27,6 @@ from planish.runtime.slots import Slot
 # Scalar operations, about 8 us, up to which a step that no thread can share is run by all of them:
 # they would wait for it, and a meeting more is what they save.
 WAITED = 8 * PARALLEL_WORK
-NEVER, ALWAYS = 0, 1  # all meet, as every number of threads divides 0, and but 1 none divides 1
 LINE = 64  # bytes of a cache line: what threads write apart begins on lines of its own
 
 Place = tuple[str, int, int]  # memory: a space, where it begins and ends there
@@ -39,8 +35,7 @@ Storage = Callable[[Slot], Place]
 
 @dataclass(frozen=True)
 class Schedule:
-    """For each step who `runs` it, and when all meet before it (`meets`): unless the number of
-    threads divides that, so that 0 is never.
+    """For each step who `runs` it, and whether all meet before it (`meets`).
 
     `private` are the temporaries of which each thread has its own: index -> offset, in `bytes`.
     `spare`, by step and place among its args, is where other threads than the first write what an
@@ -48,7 +43,7 @@ class Schedule:
     """
 
     runs: tuple[str, ...]
-    meets: tuple[int, ...]
+    meets: tuple[bool, ...]
     private: dict[int, int]
     spare: dict[tuple[int, int], int]
     bytes: int
@@ -108,18 +103,14 @@ class Job:
             found.setdefault(slot, set()).add(apart.get(buffer.name, 0))
         return {x: min(rounds) for x, rounds in found.items() if len(rounds) == 1 and all(rounds)}
 
-    def splits_like(self, other: Job, mine: Slot, theirs: Slot) -> int:
-        """When threads that run their shares of both must meet for a slot, as in `Schedule.meets`:
-        not where each meets only its own pieces."""
+    def splits_like(self, other: Job, mine: Slot, theirs: Slot) -> bool:
+        """Whether a thread that runs its share of both meets only its own pieces of a slot."""
         if not (self.fixed and other.fixed and self.loop and other.loop):
-            return ALWAYS
-        if size_of(mine) != size_of(theirs):  # of bytes: one may read words of several elements
-            return ALWAYS
+            return False
+        if self.loop.extent != other.loop.extent or size_of(mine) != size_of(theirs):
+            return False  # of bytes: the other may read words of several elements
         rounds = self.pieces.get(mine)
-        if rounds is None or rounds != other.pieces.get(theirs):
-            return ALWAYS
-        one, another = (int(x.extent.value) for x in (self.loop, other.loop))  # type: ignore
-        return NEVER if one == another else gcd(one, another)
+        return rounds is not None and rounds == other.pieces.get(theirs)
 
 
 def size_of(slot: Slot) -> AnySize:
@@ -178,7 +169,7 @@ def _joins(
 ) -> bool:
     """Whether a small step is better shared: a later one reads its results in the same pieces."""
     return any(
-        runs[r] == "shared" and jobs[k].splits_like(jobs[r], mine, theirs) == NEVER
+        runs[r] == "shared" and jobs[k].splits_like(jobs[r], mine, theirs)
         for r, mine, theirs in readers[k]
     )
 
@@ -215,17 +206,17 @@ def _private(
 def _meetings(
     jobs: Sequence[Job], runs: Sequence[str], storage: Storage, fixed: bool,
     private: frozenset[Slot],
-) -> list[int]:  # fmt: skip
-    """For each step, when all threads must meet before it: see `Schedule.meets`."""
+) -> list[bool]:  # fmt: skip
+    """For each step, whether all threads must meet before it."""
     result = []
     pending = _Pending(storage)
     for k, job in enumerate(jobs):
-        needed = NEVER
-        for o in pending.near(job) if fixed else pending.steps:
-            if not (runs[k] == runs[o] == "one"):
-                given = job, runs[k], jobs[o], runs[o], storage, private
-                needed = gcd(needed, _conflict(*given) if fixed else ALWAYS)
-        if needed == ALWAYS:
+        needed = any(
+            not (runs[k] == runs[o] == "one")
+            and (not fixed or _conflict(job, runs[k], jobs[o], runs[o], storage, private))
+            for o in (pending.near(job) if fixed else pending.steps)
+        )
+        if needed:
             pending = _Pending(storage)
         pending.add(k, job)
         result.append(needed)
@@ -263,9 +254,9 @@ class _Pending:
 
 def _conflict(
     a: Job, runs_a: str, b: Job, runs_b: str, storage: Storage, private: frozenset[Slot]
-) -> int:
-    """When one step reads or writes what another thread writes or reads in the other step."""
-    both_shared, when = runs_a == runs_b == "shared", NEVER
+) -> bool:
+    """Whether one step reads or writes what another thread writes or reads in the other step."""
+    both_shared = runs_a == runs_b == "shared"
     for wrote, other, first, second in (
         (a.slots(True), [*b.slots(True), *b.slots(False)], a, b),
         (b.slots(True), a.slots(False), b, a),
@@ -276,11 +267,10 @@ def _conflict(
                 there = storage(y)
                 if not overlap(here, there) or x in private or y in private:
                     continue
-                alike = both_shared and here == there
-                when = gcd(when, first.splits_like(second, x, y) if alike else ALWAYS)
-                if when == ALWAYS:
-                    return ALWAYS
-    return when
+                same = here == there
+                if not (both_shared and same and first.splits_like(second, x, y)):
+                    return True
+    return False
 
 
 def _remembered(storage: Storage) -> Storage:

@@ -29,8 +29,8 @@ from tests.runtime.plans import chain, counter, elementwise, slot, view
 
 
 def test_a_chain_needs_two_places() -> None:
-    memory = plan_memory(chain(10, rows=1024))
-    assert memory.arena == memory.peak == 2 * 1024 * 40 * 4
+    memory = plan_memory(chain(10, rows=64))
+    assert memory.arena == memory.peak == 2 * 64 * 40 * 4
     assert memory.fixed
 
 

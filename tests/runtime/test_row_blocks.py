@@ -41,6 +41,7 @@ def test_a_norm_is_part_of_the_product_that_reads_it(lead, rows: int, steps: int
     """Of rows that make no whole blocks it is a step, and so it is of a single row."""
     graph, plan = planned(rows, *lead)
     assert len(plan.steps) == steps
+    assert [x.label.startswith("norm") for x in plan.steps] == [True, *[False] * (steps - 1)]
     first = next(n for n in graph.nodes if n.op.kind == "fused")
     group = classify(first.attrs["body"])
     assert (group.kind == "contraction") == (rows * (lead or (1,))[0] > 1)
@@ -75,17 +76,14 @@ def test_bits_of_a_row_do_not_depend_on_who_makes_it() -> None:
         np.testing.assert_array_equal(y, found[0][: len(y)])
 
 
-def test_threads_that_divide_blocks_of_rows_meet_for_attention_alone() -> None:
-    """Twice in a layer: q, k and v before it, its heads after it."""
+def test_threads_go_on_with_blocks_of_rows_that_they_have_made() -> None:
+    """The second product of an MLP reads rows of the first without a meeting."""
     model = pl.TinyGPT(65, 128, 3, 4, 64, dropout=0.0)
-    graph = pipeline("O2").run(pl.trace(model, pl.spec((1, 48), "i32")))
-    schedule = modules_of(lower(graph, AVX2), AVX2).schedule
-
-    def meetings(threads: int) -> int:
-        return sum(unless % threads != 0 for unless in schedule.meets)
-
-    assert meetings(2) == 2 * 3
-    assert meetings(3) > meetings(2)
+    plan = lower(pipeline("O2").run(pl.trace(model, pl.spec((1, 48), "i32"))), AVX2)
+    meets = modules_of(plan, AVX2).schedule.meets
+    named = zip(plan.steps, meets, strict=True)
+    assert [meet for step, meet in named if "mlp.c_proj" in step.label] == 3 * [False]
+    assert sum(meets) == 4 * 3
 
 
 def test_masks_of_dropout_are_made_in_the_kernels_that_they_are_for() -> None:

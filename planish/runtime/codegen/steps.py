@@ -16,7 +16,7 @@ from planish.runtime.codegen.sync import DECLARED
 from planish.runtime.codegen.text import CALLS, Writer
 from planish.runtime.nests import Nest
 from planish.runtime.plan import Plan, Step
-from planish.runtime.schedule import ALWAYS, NEVER, Schedule, Storage, schedule
+from planish.runtime.schedule import Schedule, Storage, schedule
 from planish.runtime.sizes import PARALLEL_WORK
 from planish.runtime.slots import Slot
 from planish.runtime.target import Target
@@ -60,7 +60,8 @@ class Modules:
         main = _Main(Writer(declarations), self.target, self.plan, self.dims, self.schedule)
         main.begin_call()
         for number, (step, nest) in enumerate(zip(self.plan.steps, self._nests, strict=True)):
-            main.meeting(number)
+            if self.schedule.meets[number]:
+                main.barrier()
             main.note(number)
             main.step(number, step, nest, self.symbols[number])
             main.tick(number)
@@ -115,21 +116,6 @@ class _Main(Expressions):
         w.do("br label %again")
         w.label("end")
         w.do("ret void")
-
-    def meeting(self, number: int) -> None:
-        """Wait for all threads before a step, where the schedule says so."""
-        w, unless = self.writer, self.schedule.meets[number]
-        if unless == ALWAYS:
-            self.barrier()
-        elif unless != NEVER:
-            wait, go = w.name("meet"), w.name("go")
-            rest = w.op(f"urem i64 {unless}, %threads")
-            apart = w.op(f"icmp ne i64 {rest}, 0")
-            w.do(f"br i1 {apart}, label %{wait}, label %{go}")
-            w.label(wait)
-            self.barrier()
-            w.do(f"br label %{go}")
-            w.label(go)
 
     def barrier(self) -> None:
         """Wait for all threads."""
