@@ -257,16 +257,14 @@ def _layer(record: Mapping[str, Any]) -> Layer:
 
 
 def layers_text(found: Sequence[Layer]) -> str:
-    """A table with a line for each matrix, one for what is none, and their sum; with times where
-    some were taken."""
+    """A table with a line for each weight, one for all biases and weights of norms, and their sum;
+    with times where some were taken."""
     before, after = (sum(x) for x in zip(*((y.bytes_before, y.bytes) for y in found), strict=True))
     total = ("all", "", "", "", "", f"{after:,}", f"{after / max(1, before):.3f}", "")
-    shown = [x for x in found if not x.kept or len(x.shape) == 2]
-    others = [x for x in found if x not in shown]
-    rest = []
-    if others:
-        size, why = sum(x.bytes for x in others), f"{STAYS}biases, weights of norms: no matrices"
-        rest = [(f"{len(others)} others", "", "", "-", "-", f"{size:,}", "1.000", why)]
+    flat = [x for x in found if x.kept and len(x.shape) == 1]
+    shown = [x for x in found if not (x.kept and len(x.shape) == 1)]
+    size, why = sum(x.bytes for x in flat), f"{STAYS}they have 1 axis, not 2"
+    rest = [(f"{len(flat)} others", "", "", "-", "-", f"{size:,}", "1.000", why)] if flat else []
     rows = [HEAD, *(x.cells() for x in shown), *rest, total]
     if any(x.speed for x in found):
         times = [TIMES, *(x.times() for x in shown), *(("-", "-") for _ in rest), ("", "")]
