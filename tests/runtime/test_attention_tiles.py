@@ -27,8 +27,21 @@ BLOCK = VECTORS * HOST.lanes(t.f32)  # columns of a tile
 @pytest.mark.parametrize("width", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
 @pytest.mark.parametrize("causal", [True, False])
 def test_values_of_any_width(queries: int, width: int, causal: bool) -> None:
+    check(queries, 19, width, causal)
+
+
+@pytest.mark.parametrize("keys", [1, BLOCK // 2, BLOCK // 2 + 1, BLOCK, BLOCK + 1, 3 * BLOCK - 1])
+def test_any_number_of_keys_and_queries_before_them(keys: int) -> None:
+    """Queries are the last ones: of more than there are keys the first see none, and are 0."""
+    early = ROWS + 2
+    assert not check(keys + early, keys, BLOCK, causal=True)[:, :, :early].any()
+    check(FEW, keys, BLOCK, causal=False)
+
+
+def check(queries: int, keys: int, width: int, causal: bool) -> np.ndarray:
+    """By one thread, by two, and by the interpreter of plans, beside the definition."""
     rng = np.random.default_rng(width)
-    shapes = {"q": (1, 2, queries, 7), "k": (1, 1, 19, 7), "v": (1, 1, 19, width)}
+    shapes = {"q": (1, 2, queries, 7), "k": (1, 1, keys, 7), "v": (1, 1, keys, width)}
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes.values()]
     leaves = [input_(name=n, type=TensorType(t.f32, s)) for n, s in shapes.items()]
     graph = Graph("f", tuple(leaves), (OPS["attention"](*leaves, causal=causal),))
@@ -38,3 +51,4 @@ def test_values_of_any_width(queries: int, width: int, causal: bool) -> None:
     want = evaluate(graph, *arrays)[0]
     for got in (one, run_plan(plan, *arrays)[0]):
         np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+    return one

@@ -98,6 +98,9 @@ def test_the_largest_magnitude_is_found_among_integers(
         a[place] = special
         check(k, a, np.full(1, -np.inf, dtype.numpy))
     assert "llvm.maximum.v" not in kernel_function(k, k.dims, "k0_", Target.host(), {})
+    signed = Accumulate(y, (n(0),), "max", x[J])  # whose bits have another order
+    k = Kernel("most", (x, y), ("y",), (), (For(J, n(size), "vector", (signed,), 16),))
+    check(k, -np.abs(a) - 1, np.full(1, -np.inf, dtype.numpy))
 
 
 def test_what_a_scale_is_divided_by_is_divided_once() -> None:

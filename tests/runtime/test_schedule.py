@@ -22,7 +22,7 @@ from planish.runtime.lower import lower
 from planish.runtime.memory import plan_memory
 from planish.runtime.pieces import in_pieces
 from planish.runtime.plan import Plan
-from planish.runtime.schedule import Schedule
+from planish.runtime.schedule import Schedule, _Pending
 from planish.runtime.target import Target
 from tests.ir.nests import J, K, buffer, kernel, over
 
@@ -209,3 +209,31 @@ def test_updates_of_adamw_have_no_meeting_between_tensors() -> None:
     assert len(updates) == len(model.parameters())
     assert updates == [*range(updates[0], len(plan.steps))]
     assert not any(meets[k] for k in updates[1:])
+
+
+class Touching:
+    """A step that reads and writes these bytes."""
+
+    def __init__(self, reads: list[tuple[int, int]], writes: list[tuple[int, int]]) -> None:
+        self.places = {False: reads, True: writes}
+
+    def slots(self, written: bool) -> list[tuple[str, int, int]]:
+        return [("temp", *place) for place in self.places[written]]
+
+
+@pytest.mark.parametrize(
+    ("reads", "writes", "met"),
+    [
+        ([(100, 110)], [], True),  # what the step wrote
+        ([(0, 64)], [], False),  # what both read
+        ([], [(32, 40)], True),  # over what it read
+        ([], [(120, 200)], True),  # over what it wrote
+        ([(128, 200)], [(200, 201)], False),  # beside
+    ],
+)
+def test_steps_are_near_that_touch_what_one_of_them_writes(
+    reads: list, writes: list, met: bool
+) -> None:
+    pending = _Pending(lambda place: place)  # type: ignore[arg-type,return-value]
+    pending.add(7, Touching([(0, 64)], [(64, 128)]))  # type: ignore[arg-type]
+    assert (7 in pending.near(Touching(reads, writes))) == met  # type: ignore[arg-type]
