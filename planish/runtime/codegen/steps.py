@@ -165,8 +165,9 @@ class _Main(Expressions):
     def _call(self, symbol: str, args: list[str], nest: Nest, thread: str, threads: str) -> None:
         w = self.writer
         given = [("ptr", at) for at in args]
-        sizes = [nest.sizes.get(d, Var(d)) for d in nest.dims]
-        given += [("i64", self.registers.scalar(self.uniform(x))) for x in sizes]
+        known = {name: str(size.value) for name, size in nest.sizes.items()}
+        read = (known.get(d) or self.registers.scalar(self.uniform(Var(d))) for d in nest.dims)
+        given += [("i64", size) for size in read]
         given += [("i64", thread), ("i64", threads), ("ptr", "%my_scratch"), ("ptr", "%status")]
         w.call(symbol, "void", *given)
 
