@@ -18,10 +18,14 @@ from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType, f32
 from planish.passes.pipelines import PIPELINES
+from planish.runtime.build import modules_of
+from planish.runtime.codegen.functions import Ahead, Functions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.interpret import run_plan
 from planish.runtime.kernels.any_size import General, of_matrix, of_rows, of_sums
+from planish.runtime.kernels.rows import lane_width
 from planish.runtime.lower import lower
+from planish.runtime.nests import Nests
 from planish.runtime.plan import Plan
 from planish.runtime.target import Target
 from tests.ir.nests import J, T, buffer
@@ -120,8 +124,36 @@ def test_names_of_sizes_are_a_kernel_s_own() -> None:
     program = pl.compile(graph, pipeline="O2", threads=1)
     assert sorted(bool(x.sizes) for x in program.plan.steps) == [False, True]
     x, y = np.ones((6, 48), "f4"), np.ones((2, 48), "f4")
-    for found, right in zip(program(x, y), evaluate(graph, x, y), strict=True):
-        np.testing.assert_allclose(found, right, rtol=1e-6)
+    for given in (program(x, y), run_plan(program.plan, x, y)):
+        for found, right in zip(given, evaluate(graph, x, y), strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-6)
+
+
+def test_one_function_whoever_calls_it() -> None:
+    """What is too small to share, and what threads share, is guessed and called in the same way."""
+    texts: list[str] = []
+    functions = Functions(HOST, texts.append)
+    graph = PIPELINES["O2"].run(pl.trace(updated, pl.spec((2, 16)), pl.spec((999, 1600))))
+    plan = lower(graph, HOST, None, Ahead(functions, ()).add, functions.nests)
+    modules = modules_of(plan, HOST, functions)
+    assert set(modules.schedule.runs) == {"one", "shared"} and len(set(modules.symbols)) == 1
+    assert "".join(texts).count("define void @") == 1
+
+
+def test_what_is_known_of_a_step_is_of_its_sizes() -> None:
+    plan, nests = plan_of(updated, [(64, 48), (32, 48)]), Nests()
+    found = [nests.of(x.kernel, x.sizes) for x in plan.steps]
+    assert sorted(x.trips.value for x in found) == [32, 64]  # type: ignore[attr-defined]
+    assert found[0].apart == found[1].apart == {"p0": 1, "out0": 1}
+    program = pl.compile(pl.trace(updated, pl.spec((64, 48)), pl.spec((32, 48))), threads=1)
+    counted = program.bind(np.ones((64, 48), "f4"), np.ones((32, 48), "f4")).work()
+    assert sorted(x.flops for x in counted) == [2 * 32 * 48, 2 * 64 * 48]
+
+
+def test_lanes_of_many_columns_are_as_many_as_of_a_number() -> None:
+    assert lane_width(64 * Dim("n"), 16, True) == lane_width(640, 16, True) == 64
+    assert lane_width(32 * Dim("n"), 16, True) == 32
+    assert lane_width(Dim("n"), 16, True) == lane_width(64 * Dim("n"), 16, False) == 16
 
 
 def test_a_body_without_sizes() -> None:
@@ -142,6 +174,7 @@ def test_a_body_without_sizes() -> None:
         lambda x: OPS["add"](x, OPS["transpose"](x, perm=(1, 0, 2))),
         lambda x: OPS["sum"](x, axes=(0,)),
         lambda x: OPS["sum"](x, axes=(2,)),
+        lambda x: OPS["sum"](x, axes=(2,), keep=True),
     ],
 )
 def test_what_sees_several_axes_keeps_its_sizes(makes: Callable[[Node], Node]) -> None:
