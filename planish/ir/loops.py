@@ -20,8 +20,7 @@ index does not depend on the loop variable is a reduction over lanes, whose orde
 
 Buffers are row-major and contiguous. A *param* is memory handed in; a *local* is private to a
 thread: a register tile where every index is constant after unrolling, scratch memory otherwise.
-`Var`s of dtype i64 that no loop binds are the symbolic dimensions, handed in at run time: those of
-a program, or sizes that differ between the steps that a kernel serves.
+`Var`s of dtype i64 that no loop binds are dimensions, which each call of a kernel hands in.
 """
 
 from __future__ import annotations

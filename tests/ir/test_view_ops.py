@@ -55,6 +55,8 @@ SYMBOLIC = [
     (given(T, 3), lambda x: slice_(x, starts=(T - 1, 0), stops=(-1, 2), steps=(-1, 1))),
     (given(T + 1), lambda x: slice_(x, starts=(1,), stops=(T + 1,))),
     (given(2 * T, 2), lambda x: slice_(x, starts=(0, 0), stops=(2 * T, 2), steps=(2, 1))),
+    (given(2 * T, 2), lambda x: slice_(x, starts=(1, 0), stops=(2 * T, 2), steps=(2, 1))),
+    (given(3 * T, 2), lambda x: slice_(x, starts=(1, 0), stops=(3 * T, 2), steps=(3, 1))),
 ]
 
 

@@ -13,17 +13,20 @@ from planish.ir.dims import Dim, is_multiple
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
 from planish.ir.groups import classify
+from planish.ir.loop_eval import run_kernel
 from planish.ir.loops import For, Kernel, Store
 from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
-from planish.ir.types import TensorType, f32
+from planish.ir.types import TensorType, bf16, f16, f32
 from planish.passes.pipelines import PIPELINES
 from planish.runtime.build import modules_of
 from planish.runtime.codegen.functions import Ahead, Functions
 from planish.runtime.codegen.kernel import kernel_function
 from planish.runtime.interpret import run_plan
 from planish.runtime.kernels.any_size import General, of_matrix, of_rows, of_sums
+from planish.runtime.kernels.pack import pack_kernel
 from planish.runtime.kernels.rows import lane_width
+from planish.runtime.kernels.words import WORDS, before_words, column_words
 from planish.runtime.lower import lower
 from planish.runtime.nests import Nests
 from planish.runtime.plan import Plan
@@ -202,6 +205,11 @@ def test_sums_come_in_whole_blocks() -> None:
         (lambda x: OPS["slice"](x, starts=(0, 0), stops=(63, 128), steps=(1, 1)), None),
         (lambda x: OPS["flip"](x, axes=(0,)), None),
         (lambda x: OPS["mul"](x, x), None),
+        (lambda x: OPS["cast"](x, dtype=f16), "f32[64*rows, 16*columns]"),
+        (
+            lambda x: OPS["transpose"](OPS["cast"](x, dtype=f16), perm=(1, 0)),
+            "f32[16*columns, 64*rows]",
+        ),
     ],
 )
 def test_a_packed_operand_is_a_matrix(makes: Callable[[Node], Node], stored: str | None) -> None:
@@ -210,6 +218,34 @@ def test_a_packed_operand_is_a_matrix(makes: Callable[[Node], Node], stored: str
     found = of_matrix(body(leaf(1), x, makes=b), b, (64, 16))
     assert (found and str(found.body.inputs[0].type)) == stored
     assert found is None or found.reads == (1,)
+
+
+@pytest.mark.parametrize(
+    ("shape", "turned", "stored"),
+    [
+        ((256, 32), False, "bf16[128*rows, 16*columns]"),
+        ((30, 256), True, "bf16[columns, 128*rows]"),
+        ((192, 32), False, None),  # a word stays one, where blocks of rows are not whole
+    ],
+)
+def test_words_of_a_matrix_are_packed_likewise(
+    shape: tuple[int, int], turned: bool, stored: str | None
+) -> None:
+    x = input_(name="x", type=TensorType(bf16, shape))
+    b = column_words(OPS["transpose"](x, perm=(1, 0)) if turned else x)
+    found = of_matrix(body(x, makes=b), b, (64, 16))
+    assert (found and str(found.body.inputs[0].type)) == stored
+    assert before_words(WORDS[2](x, x)) is None
+    if found is None:
+        return
+    makes = [pack_kernel(g, 16, "pack") for g in (body(x, makes=b), found.body)]
+    words = np.random.default_rng(0).integers(0, 1 << 16, shape, "u2").view(bf16.numpy)
+    results = []
+    for made, sizes in zip(makes, ({}, dict(found.sizes)), strict=True):
+        results.append(np.zeros(b.shape[0] * 32, "u4"))
+        given = [words if kind == "in" else results[-1] for kind, _ in made.args]
+        run_kernel(made.kernel, given, sizes, [])
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,8 @@ def slice_length(axis: int, size: AnySize, start: AnySize, stop: AnySize, step: 
         return length
     if isinstance(length, int):
         return -(-length // abs(step))
-    return divide(length, abs(step))
+    (constant,) = [n for symbols, n in length.terms if not symbols] or [0]
+    return divide(length + -constant % abs(step), abs(step))
 
 
 def at_least_zero(size: AnySize) -> bool:

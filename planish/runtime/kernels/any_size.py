@@ -27,6 +27,7 @@ from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import lanes_of
 from planish.runtime.kernels.reduce import BLOCK
 from planish.runtime.kernels.strides import strides
+from planish.runtime.kernels.words import before_words, column_words, in_word
 from planish.runtime.sizes import Sizes
 from planish.runtime.target import Target
 
@@ -83,20 +84,32 @@ def of_sums(body: Graph, group: Group, target: Target, unit: int = 1) -> General
 
 
 def of_matrix(body: Graph, b: Node, units: tuple[int, int]) -> General | None:
-    """A body of which `b` is all of a stored matrix, or of its transpose; None where it is not."""
-    reads = [x for x in Graph("b", (), (b,)).nodes if x in body.inputs]
-    if b.type.rank != 2 or len(reads) != 1 or reads[0].type.size != b.type.size:
+    """A body of which `b` is all of a stored matrix, or of its transpose, or casts of that, or the
+    words of those; None where it is not."""
+    matrix = before_words(b)
+    whole = Graph("b", body.inputs, (b if matrix is None else matrix,))
+    (plain,) = whole.map(lambda x: x.inputs[0] if x.op.name == "cast" else x).outputs
+    reads = [x for x in Graph("b", (), (plain,)).nodes if x in body.inputs]
+    if plain.type.rank != 2 or len(reads) != 1 or reads[0].type.size != plain.type.size:
         return None
-    if not all(isinstance(n, int) and n > 1 for n in b.shape):
+    if not all(isinstance(n, int) and n > 1 for n in plain.shape):
         return None
-    (k, n), down, along = b.shape, *strides(body, b)
+    (k, n), down, along = plain.shape, *strides(body, plain)
     turned = (down, along) == ({(): 1}, {(): k})
     if not turned and (down, along) != ({(): n}, {(): 1}):
         return None
-    (rows, columns), known = _named((k, n), units)
+    deep, wide = units if matrix is None else (units[0] * in_word(matrix.dtype), units[1])
+    if matrix is not None and k % deep:
+        return None
+    (rows, columns), known = _named((k, n), (deep, wide))
     stored = (columns, rows) if turned else (rows, columns)
     leaf = input_(name="x0", type=reads[0].type.with_shape(stored))
-    return _general(body, (swap_last(leaf) if turned else leaf,), {reads[0]: leaf}, known)
+    found = swap_last(leaf) if turned else leaf
+    for cast in (x for x in whole.nodes if x.op.name == "cast"):
+        found = cast.with_inputs((found,))
+    return _general(
+        body, (found if matrix is None else column_words(found),), {reads[0]: leaf}, known
+    )
 
 
 def _named(sizes: Shape, units: tuple[int, int]) -> tuple[Shape, Sizes]:

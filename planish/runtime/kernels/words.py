@@ -164,6 +164,15 @@ def column_words(b: Node) -> Node:
     return WORDS[count](*parts)
 
 
+def before_words(b: Node) -> Node | None:
+    """The matrix of which `column_words` made `b`; None where it did not."""
+    if not isinstance(b.op, Word) or b.inputs[0].op.name != "slice":
+        return None
+    matrix = b.inputs[0].inputs[0]
+    parts = [[(x.op, x.inputs, x.attrs) for x in y.inputs] for y in (b, column_words(matrix))]
+    return matrix if parts[0] == parts[1] else None
+
+
 def words_in(a: Node) -> Node | None:
     """The leaf in whose memory the rows of `a` are words; None where they are in none."""
     count = in_word(a.dtype)
