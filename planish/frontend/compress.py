@@ -24,8 +24,8 @@ from planish.frontend.judge import Judge, halves
 from planish.frontend.quantize import calibrate, stored, with_faster
 from planish.frontend.slower import LOAD, Slower, slower
 from planish.frontend.workloads import Workload, workload
-from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
+from planish.ir.plots import need_plot
 from planish.ir.store import save_graph
 from planish.passes.compare import show_bytes, title_of
 from planish.passes.pipeline import Pipeline
@@ -94,10 +94,9 @@ class Frontier:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw perplexity against size and against speed."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise UnsupportedError("plot needs matplotlib: pip install 'planish[plot]'") from None
+        need_plot(path)
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(9, 4), layout="constrained")
         sides = (("disk", "bytes on disk"), ("decode_tokens_per_second", "tokens/s, decoding"))
         for axes, (name, label) in zip(figure.subplots(1, 2, sharey=True), sides, strict=True):

@@ -48,6 +48,7 @@ from planish.ir import types as t
 from planish.ir.draws import need_seed
 from planish.ir.errors import DataError, DTypeError, ShapeError
 from planish.ir.graph import Graph
+from planish.ir.plots import need_plot
 from planish.passes.lift import LiftParams
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
@@ -367,21 +368,18 @@ class Trainer:
             self.save(path)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Draw the losses into a .png or .svg file; needs matplotlib."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise DataError(
-                "plots need matplotlib: pip install 'planish[plot]' brings it"
-            ) from error
+        """Draw the losses into a .png, .svg or .pdf file; needs matplotlib."""
+        target = need_plot(path)
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="loss")
         axes.plot(range(1, len(self.losses) + 1), self.losses, lw=0.8, label="training")
         if self.evaluations:
             axes.plot(*zip(*self.evaluations, strict=True), "o-", ms=3, label="validation")
         axes.legend()
-        figure.savefig(path)
-        return Path(path)
+        figure.savefig(target)
+        return target
 
 
 def _due(done: int, every: int, end: int) -> bool:

@@ -17,8 +17,8 @@ from planish.frontend.cli import bench
 from planish.frontend.cli import profile as command
 from planish.frontend.cli.entry import run
 from planish.frontend.workloads import WORKLOADS, workload
+from planish.ir import plots
 from planish.ir.errors import DataError, UnsupportedError
-from planish.runtime import roofline
 from planish.runtime.memory import LINGER, LINGERING, plan_memory
 from planish.runtime.profile import Profile, Row, distances
 from planish.runtime.recording import Span, blank, spans
@@ -134,8 +134,8 @@ def test_a_roofline(prefill: Profile, tmp_path: Path, monkeypatch: pytest.Monkey
     prefill.roofline(path)
     assert path.read_text().startswith("<?xml")
     Profile("empty", (row("copy", flops=0),)).roofline(tmp_path / "empty.png")
-    monkeypatch.setattr(roofline, "find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match=r"needs matplotlib: pip install 'planish\[plot\]'"):
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=r"plots need matplotlib: pip install 'planish\[plot\]'"):
         prefill.roofline(path)
 
 
@@ -224,7 +224,7 @@ def test_bad_options_of_profile(
     file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for options, words in (
-        (["--roofline", "x.txt"], "--roofline is a .svg, .png, .pdf file"),
+        (["--roofline", "x.txt"], "a plot is a .svg, .png, .pdf file, not 'x.txt'"),
         (["--trace", "no/such/x.json"], "there is no folder no/such"),
         (["--length", "17"], "length is a number of 1 <= length <= 16, got 17"),
         (["--batch", "0"], "batch is at least 1, got 0"),
@@ -232,7 +232,7 @@ def test_bad_options_of_profile(
     ):
         assert run(["profile", file, *options]) == 2
         assert words in capsys.readouterr().err
-    monkeypatch.setattr(roofline, "find_spec", lambda name: None)
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
     assert run(["profile", file, "--roofline", "x.svg"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -20,6 +20,7 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.bpe import BytePairTokenizer
 from planish.frontend.training import Trainer
 from planish.ir.errors import DataError
+from planish.ir.plots import need_plot
 
 VOCAB = 512  # byte pairs where nobody says how many
 WARMUP = 100  # steps, or a tenth of them where there are few
@@ -87,6 +88,8 @@ def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, re
     The last tenth of the text is kept apart for validation. Ctrl-C saves what has been learnt.
     """
     need_folder_of(out)
+    if plot is not None:
+        need_folder_of(need_plot(plot))
     if vocab is not None and kind != "bpe":
         raise click.UsageError("--vocab goes with --tokenizer bpe")
     words = default_corpus() if text is None else read_text(text, errors)
