@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -44,11 +45,27 @@ def need_place(path: Path) -> None:
         raise FileExistsError(f"{path} is a device or a pipe, which no file replaces")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system name this file: a full disk names none, others a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that `path` is either the old one or the whole new one.
 
     A link at `path` is replaced, and what it points to is not touched.
     """
+    with naming(path):
+        _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
     need_place(path)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
@@ -57,7 +74,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             with suppress(OSError):  # not every file system has locks
                 _lock(file)
             if not temporary.exists():  # another writer came before the lock, and swept it away
-                return write_atomically(path, data)
+                return _write(path, data)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

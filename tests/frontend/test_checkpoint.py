@@ -317,8 +317,9 @@ def test_row_77_a_full_disk_leaves_the_old_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         pl.save(small_model(seed=1), saved)
+    assert caught.value.filename == str(saved)
     assert saved.read_bytes() == old
     assert [x.name for x in saved.parent.iterdir()] == [saved.name]
 
