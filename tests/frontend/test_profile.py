@@ -70,6 +70,14 @@ def test_the_same_kernels_of_layers_are_one_row(prefill: Profile) -> None:
     assert text.splitlines()[-1].startswith("total")
 
 
+def test_a_kernel_of_one_layer_names_it() -> None:
+    found = Profile("p", (row("h.0.k"), row("h.1.k"), Row("h.1.k", "last", 1e-6, 1, 1)))
+    assert [(x.label, x.kernel) for x in found.by_kernel().rows] == [
+        ("h.*.k", "k"),
+        ("h.1.k", "last"),
+    ]
+
+
 def test_layers_of_labels() -> None:
     found = [row(x).layer for x in ("h.3.attn.matmul", "ln_f.norm", "matmul", "blocks.12.x.add")]
     assert found == ["h.3", "ln_f", "", "blocks.12"]
@@ -208,7 +216,12 @@ def test_the_profile_command(file: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert run([*wanted, "--trace", str(trace), "--roofline", str(picture)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("prefill: batch 1, 16 tokens, 1 threads; ")
-    assert "h.*.mlp.c_fc" in out and "total" in out and "roof of 1 threads: FMA 100" in out
+    assert (
+        "h.0.mlp.c_fc" in out
+        and "h.*.attn.attention" in out
+        and "total" in out
+        and "roof of 1 threads: FMA 100" in out
+    )
     assert "int8 300 GOP/s" in out
     assert trace.exists() and picture.exists()
     assert run([*wanted, "--workload", "decode", "--steps", "--length", "5"]) == 0
