@@ -99,7 +99,7 @@ class Trainer:
         self.backend = backend
         self.losses: list[float] = []
         self.evaluations: list[tuple[int, float]] = []
-        self.grad_norm = math.nan
+        self.grad_norm, self.seconds = math.nan, 0.0
         self.forward = pipeline_named(forward)
         made = model, self.optimizer, self.batch, self.context, clip, loss, self.forward
         self._adding: Graph | None = None  # what runs before `graph`, for each batch of a step
@@ -184,6 +184,10 @@ class Trainer:
         engine = self._engine(self._adding, self._arrays_of(self._adding), self.pipeline)
         return Accumulator(engine, self.arrays, uniform=self.loss is not None)
 
+    def _compile(self) -> tuple[Engine, Accumulator | None]:
+        """What runs a step, compiled where it has not been."""
+        return self.engine, self._accumulator
+
     @property
     def graphs(self) -> dict[str, Graph]:
         """What a step runs, in order."""
@@ -251,33 +255,41 @@ class Trainer:
         checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 0,
         nan: str = "stop", progress: bool | None = None,
         on_step: Callable[[Trainer], object] | None = None,
+        on_evaluate: Callable[[Trainer], object] | None = None,
     ) -> list[float]:  # fmt: skip
         """Train for `steps` more steps on `text` (a str, or tokens); the losses of these steps.
 
         `validation` is evaluated every `evaluate_every` steps, and at the end. `checkpoint` is
         written every `checkpoint_every` steps, at the end, and on Ctrl-C. `nan` says what a loss
         that is not finite does: "stop", or "warn" and go on without that step's update. `on_step`
-        is called after each step, before that is evaluated and written.
+        is called after each step, before that is evaluated and written, `on_evaluate` after each
+        evaluation. `seconds` is then the time of these steps, without all that.
         """
         _check_nan(nan)
         end = self.steps + whole_number("steps", steps, 0)
         tokens = self._tokens(text)
         held = None if validation is None else self._tokens(validation, "the validation text", 1)
-        started, first = time.perf_counter(), self.steps
+        first, self.seconds = self.steps, 0.0
         self._take_weights()
         try:
             with progress_bar("train", steps, progress) as report:
+                if self.steps < end:
+                    self._compile()
                 while self.steps < end:
+                    begun = time.perf_counter()
                     random_batch(tokens, self.seed, self.steps, *self._batch)
                     loss = self._run(nan)
-                    speed = (self.steps - first) / (time.perf_counter() - started)
+                    self.seconds += time.perf_counter() - begun
+                    speed = (self.steps - first) / self.seconds
                     report(self.steps - first, f"loss {loss:.4f}  {speed:.1f} steps/s")
                     if on_step is not None:
                         self._give_weights()
                         on_step(self)
                         self._take_weights()
                     if held is not None and _due(self.steps, evaluate_every, end):
-                        self.evaluations.append((self.steps, self._mean_loss(held)))
+                        self.evaluations.append((self.steps, mean_loss(*self._evaluator, held)))
+                        if on_evaluate is not None:
+                            on_evaluate(self)
                     if checkpoint is not None and _due(self.steps, checkpoint_every, end):
                         self._save_good(checkpoint)
         except KeyboardInterrupt:
@@ -311,9 +323,6 @@ class Trainer:
         """The mean loss over all of `text` (a str, or tokens): each token but the first, once."""
         tokens = self._tokens(text, least=1)
         self._take_weights()
-        return self._mean_loss(tokens)
-
-    def _mean_loss(self, tokens: np.ndarray) -> float:
         return mean_loss(*self._evaluator, tokens)
 
     # files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,14 @@ def test_output_that_goes_nowhere(model: Path, where: str, told: str) -> None:
     done = subprocess.run(["sh", "-c", write, "sh", *PLANISH], capture_output=True, text=True)
     assert done.stderr == (f"planish: {told}\n" if told else "")
     assert done.returncode == (1 if told else 0)
+
+
+def test_train_tells_what_it_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text"
+    text.write_text(TEXT)
+    options = ["--text", str(text), "--steps", "5", "--evaluate-every", "2", "--width", "8",
+               "--layers", "1", "--heads", "1", "--context", "8", "--batch", "2"]  # fmt: skip
+    assert run(["train", "--out", str(tmp_path / "m.safetensors"), *options]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [x.split(":")[0] for x in lines] == ["step 2", "step 4", "step 5"]
+    assert re.fullmatch(r"step 4: loss \d\.\d{4}, validation \d\.\d{4}", lines[1])
