@@ -90,7 +90,8 @@ def classify_nodes(nodes: Sequence[Node], outputs: Sequence[Node]) -> Group:
 
 
 _NOT_A_KERNEL = {
-    "composite": "a composite without a kernel of its own; it must be expanded first",
+    "composite": "a composite without a kernel of its own; it must be expanded first: end "
+    "your passes with a pipeline that does so, as in 'prune{ratio=0.5},O2'",
     "fused": "already a kernel",
     "get": "a result of another kernel",
 }
