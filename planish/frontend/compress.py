@@ -98,11 +98,15 @@ class Frontier:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 4), layout="constrained")
-        sides = (("disk", "bytes on disk"), ("decode_tokens_per_second", "tokens/s, decoding"))
-        for axes, (name, label) in zip(figure.subplots(1, 2, sharey=True), sides, strict=True):
+        sides = (
+            ("disk", 1 << 20, "MiB on disk"),
+            ("decode_tokens_per_second", 1, "tokens/s, decoding"),
+        )
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, (name, unit, label) in zip(both, sides, strict=True):
             for row in self.rows:
-                axes.plot(getattr(row, name), row.perplexity, "o", label=row.recipe)
-            axes.set(xlabel=label, xscale="log")
+                axes.plot(getattr(row, name) / unit, row.perplexity, "o", label=row.recipe)
+            axes.set(xlabel=label, xlim=(0, None))
         figure.axes[0].set_ylabel("perplexity")
         figure.axes[1].legend(fontsize="small")
         figure.savefig(path)

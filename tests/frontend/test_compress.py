@@ -126,6 +126,14 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
 
 
+def test_options_that_say_nothing_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", "none", "--text", "none", "--recipe"]
+    assert run([*words, "O2,int8", "--budget", "1.1"]) == 2
+    assert "--budget is for the recipe auto" in capsys.readouterr().err
+    assert run([*words, "int8", "--out", "x.bin"]) == 2
+    assert "--out is a .safetensors file, not 'x.bin'" in capsys.readouterr().err
+
+
 def test_wanda_is_a_recipe(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compress", str(file), "--text", str(file.with_name("book.txt")), "--seconds", "0"]
     recipes = [

@@ -15,6 +15,7 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
+from planish.frontend.cli.functions import was_said
 from planish.frontend.cli.recipes import AUTO, named
 from planish.frontend.compress import compress
 from planish.frontend.judge import halves
@@ -73,9 +74,13 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     """
     if out is not None:
         need_folder_of(out)
+        if out.suffix != ".safetensors":
+            raise click.UsageError(f"--out is a .safetensors file, not {out.name!r}")
     if plot is not None:
         need_folder_of(need_plot(plot))
     recipes = named(recipe, "--recipe")
+    if AUTO not in recipes and was_said("budget"):
+        raise click.UsageError("--budget is for the recipe auto")
     if by_layer and (len(recipes) > 1 or out or plot or layers or faster):
         raise click.UsageError(
             "--sensitivity is of one --recipe, and goes without --out, --plot, --layers, --faster"
