@@ -113,8 +113,8 @@ class Frontier:
 
 
 def compress(
-    model: Any, recipes: Iterable[str | Pipeline], tokens: Any, *, threads: int | None = None,
-    seconds: float = 1.0, budget: float = BUDGET, faster: str = "",
+    model: Any, recipes: str | Pipeline | Iterable[str | Pipeline], tokens: Any, *,
+    threads: int | None = None, seconds: float = 1.0, budget: float = BUDGET, faster: str = "",
 ) -> Frontier:  # fmt: skip
     """A row for each recipe: bytes, times, perplexity, and how far it is from the model as it is.
 
@@ -123,6 +123,7 @@ def compress(
     `budget` is that of "auto". `faster` ("decode", "prefill", "both") keeps weights as they are
     that fewer bits would make slower; of "auto" it makes the fastest mix.
     """
+    recipes = [recipes] if isinstance(recipes, (str, Pipeline)) else recipes
     seen, kept = halves(model, tokens)
     named = [named_recipe(model, x, seen, budget, faster, threads) for x in recipes]
     judge = Judge(model, kept, PIECES, threads)

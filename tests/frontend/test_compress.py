@@ -126,6 +126,12 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
 
 
+def test_one_recipe_may_stand_alone(model: pl.TinyGPT) -> None:
+    for one in ("O2", pl.PIPELINES["O2"]):
+        assert len(pl.compress(model, one, np.zeros(64, np.int32), seconds=0).rows) == 1
+        assert len(pl.compare(model, one, np.zeros((1, 4), np.int32), seconds=0).rows) == 1
+
+
 def test_options_that_say_nothing_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compress", "none", "--text", "none", "--recipe"]
     assert run([*words, "O2,int8", "--budget", "1.1"]) == 2
