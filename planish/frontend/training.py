@@ -47,6 +47,7 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir import types as t
 from planish.ir.draws import need_seed
 from planish.ir.errors import DataError, DTypeError, ShapeError
+from planish.ir.files import need_place
 from planish.ir.graph import Graph
 from planish.ir.plots import need_plot
 from planish.passes.lift import LiftParams
@@ -184,10 +185,6 @@ class Trainer:
         engine = self._engine(self._adding, self._arrays_of(self._adding), self.pipeline)
         return Accumulator(engine, self.arrays, uniform=self.loss is not None)
 
-    def _compile(self) -> tuple[Engine, Accumulator | None]:
-        """What runs a step, compiled where it has not been."""
-        return self.engine, self._accumulator
-
     @property
     def graphs(self) -> dict[str, Graph]:
         """What a step runs, in order."""
@@ -266,6 +263,8 @@ class Trainer:
         evaluation. `seconds` is then the time of these steps, without all that.
         """
         _check_nan(nan)
+        if checkpoint is not None:
+            need_place(Path(checkpoint))
         end = self.steps + whole_number("steps", steps, 0)
         tokens = self._tokens(text)
         held = None if validation is None else self._tokens(validation, "the validation text", 1)
@@ -274,7 +273,7 @@ class Trainer:
         try:
             with progress_bar("train", steps, progress) as report:
                 if self.steps < end:
-                    self._compile()
+                    _ = self.engine, self._accumulator  # compiled before the clock runs
                 while self.steps < end:
                     begun = time.perf_counter()
                     random_batch(tokens, self.seed, self.steps, *self._batch)

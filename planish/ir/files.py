@@ -38,7 +38,9 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def need_place(path: Path) -> None:
-    """Refuse a path where a folder, a device or a pipe is: a file is not to take its place."""
+    """Refuse a path where no file can be written, or where a folder, a device or a pipe is."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
     if path.exists() and not path.is_file() and not path.is_symlink():

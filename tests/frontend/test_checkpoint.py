@@ -308,6 +308,16 @@ def test_row_78_a_damaged_training_is_refused(tmp_path: Path, saved: Path) -> No
 # writing
 
 
+@pytest.mark.parametrize(("place", "error"), [("no/x", "there is no folder"), ("", "is a folder")])
+def test_row_80_a_place_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, place: str, error: str
+) -> None:
+    trainer = small_trainer()
+    with pytest.raises(OSError, match=error):
+        trainer.fit(TOKENS, 1, checkpoint=tmp_path / place)
+    assert trainer.steps == 0
+
+
 def test_row_77_a_full_disk_leaves_the_old_file(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
