@@ -84,6 +84,12 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert out.stat().st_size == rows[1]["disk"] and plot.stat().st_size > 1000
     logits = pl.compile(pl.load_graph(out))(np.zeros((1, 16), np.int32))
     assert logits.shape == (1, 16, 19)
+    assert run(["graph", str(out), "--out", "-"]) == 0
+    assert capsys.readouterr().out == f"{pl.load_graph(out)}\n"
+    assert run(["graph", str(out), "--out", "-", "--pipeline", "O2"]) == 0
+    assert capsys.readouterr().out == f"{pl.PIPELINES['O2'].run(pl.load_graph(out))}\n"
+    assert run(["graph", str(out), "--out", "-", "--of", "decode"]) == 2
+    assert "is a graph: --of and --calibrate are for models" in capsys.readouterr().err
     assert run(["info", str(out), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["bytes"] == out.stat().st_size and info["weights"]["i8"] == 6
