@@ -16,7 +16,7 @@ import planish.numpy as pnp
 from planish.frontend.cli import bench
 from planish.frontend.cli import profile as command
 from planish.frontend.cli.entry import run
-from planish.frontend.cli.table import show_table
+from planish.frontend.cli.table import facts_text, show_table
 from planish.frontend.workloads import WORKLOADS, workload
 from planish.ir import plots
 from planish.ir.errors import DataError, UnsupportedError
@@ -248,6 +248,11 @@ def test_bad_options_of_profile(
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     assert run(["profile", file, "--roofline", "x.svg"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_facts_that_are_empty_have_a_dash() -> None:
+    told = facts_text({"a": [], "b": "", "c": None, "d": {}, "e": [1, "x"], "f": 0})
+    assert [x.split(maxsplit=1)[1] for x in told.splitlines()] == ["-", "-", "-", "-", "1 x", "0"]
 
 
 def test_names_in_tables_are_whole(

@@ -43,6 +43,6 @@ def facts_text(facts: dict[str, Any], indent: str = "") -> str:
             value = " ".join(map(str, value))
         if isinstance(value, int) and not isinstance(value, bool):
             value = f"{value:,}"
-        told = "-" if value is None or value == {} else value
+        told = "-" if value is None or value == {} or value == "" else value
         lines.append(f"{indent}{name:<{width}}  {told}")
     return "\n".join(lines)
