@@ -41,6 +41,7 @@ class _Check:
         self.prefix = prefix
         self.known = known
         self.seen: set[Graph] = set()
+        self.attributes: set[int] = set()  # ids of those seen; nodes have them in common
 
     def refuse(self, graph: Graph, message: str, node: Node | None = None) -> None:
         """Raise, with the node's line and its neighbours."""
@@ -83,17 +84,19 @@ class _Check:
             self.refuse(graph, f"op {node.op.name!r} is not registered", node)
         if not isinstance(node.attrs, Attrs):
             self.refuse(graph, f"attributes are {type(node.attrs).__name__}, not Attrs", node)
-        for name, value in node.attrs.items():
-            if not _allowed(value):
-                kind = type(value).__name__
-                self.refuse(graph, f"attribute {name} of {node.op.name} is a {kind}", node)
-            if isinstance(value, Graph) and value not in self.seen:
-                self.body(value)
+        if id(node.attrs) not in self.attributes:
+            self.attributes.add(id(node.attrs))
+            for name, value in node.attrs.items():
+                if not _allowed(value):
+                    kind = type(value).__name__
+                    self.refuse(graph, f"attribute {name} of {node.op.name} is a {kind}", node)
+                if isinstance(value, Graph) and value not in self.seen:
+                    self.body(value)
         try:
-            found = node.op.type_of(tuple(x.type for x in node.inputs), node.attrs)
+            found = node.op.type_of(tuple([x.type for x in node.inputs]), node.attrs)
         except PlanishError as error:
             raise IRError(f"{self.prefix}{error}\n{line_of(graph, node)}") from error
-        if found != node.type:
+        if found is not node.type and found != node.type:
             self.refuse(graph, f"{node.op.name} gives {found}, its type says {node.type}", node)
 
     def body(self, body: Graph) -> None:
