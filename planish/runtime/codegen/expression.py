@@ -61,7 +61,7 @@ class Expressions:
             expr = stack.pop()
             if id(expr) in done:
                 continue
-            if (found := self._expanded(expr)) is not None:
+            if (found := self._whole(expr)) is not None:
                 done[id(expr)] = found
                 continue
             inside = children(expr)
@@ -97,12 +97,18 @@ class Expressions:
             raise IRError("a size depends on the variable of a vector loop")
         return found
 
+    def _whole(self, expr: Expr) -> Operand | None:
+        """The value of what has no parts, or needs none of them; None for another expression."""
+        if type(expr) is Var:
+            return self._named(expr.name)
+        if type(expr) is Const:
+            return self.registers.constant(expr.value, expr.dtype)
+        if type(expr) is Scalar and expr.op in EXPANSIONS:
+            return self._expanded(expr)
+        return None
+
     def _combine(self, expr: Expr, args: list[Operand]) -> Operand:
         match expr:
-            case Const(value, dtype):
-                return self.registers.constant(value, dtype)
-            case Var(name):
-                return self._named(name)
             case Load(buffer):
                 place = self.places[buffer.name]
                 at = self.memory.offset(place, tuple(args), self.lanes)
@@ -126,8 +132,6 @@ class Expressions:
 
     def _expanded(self, expr: Expr) -> Value | None:
         """A whole vector of a bitmap at once; None for any other expression."""
-        if type(expr) is not Scalar or expr.op not in EXPANSIONS:
-            return None
         if self.lanes != LANES or self.mask is not None:
             return None
         found = expansion_parts(expr)

@@ -61,6 +61,8 @@ class Linear(NamedTuple):
         return Linear(self.const, self.terms) if self.step else self
 
 
+ZERO = Linear()
+
 Operand: TypeAlias = Union[Value, Linear]
 
 
@@ -129,15 +131,17 @@ class Registers:
 
     def add(self, a: Linear, b: Linear, sign: int = 1) -> Linear:
         """a + sign * b."""
+        if sign == 1 and (a == ZERO or b == ZERO):
+            return a if b == ZERO else b
         step = a.step + sign * b.step
         lanes = max(a.lanes, b.lanes) if step else 0
         return Linear(a.const + sign * b.const, self._sum(a.terms, b.terms, sign), step, lanes)
 
     def scale(self, a: Linear, factor: int) -> Linear:
         """a * factor."""
-        if factor == 0:
-            return Linear()
-        terms = tuple((ref, c * factor) for ref, c in a.terms)
+        if factor in (0, 1):
+            return a if factor else ZERO
+        terms = tuple([(ref, c * factor) for ref, c in a.terms])
         return Linear(a.const * factor, terms, a.step * factor, a.lanes)
 
     def mul(self, a: Linear, b: Linear) -> Linear | None:
