@@ -13,7 +13,7 @@ from functools import partial
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.groups import classify
+from planish.ir.groups import classify, content_of
 from planish.ir.loop_matrix import SIDE
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
@@ -67,14 +67,14 @@ class Operands(Draft):
     packed: dict[tuple, Slot] = field(default_factory=dict)
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
-    texts: dict[tuple, str] = field(default_factory=dict)  # of bodies, by inputs and outputs
+    contents: dict[tuple, tuple] = field(default_factory=dict)  # by inputs and outputs of bodies
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
         same = (body.inputs, body.outputs)
-        if same not in self.texts:
-            self.texts[same] = graph_text(replace(body, name="body"))
-        key = (self.target, self.texts[same], *rest)
+        if same not in self.contents:
+            self.contents[same] = content_of(body)
+        key = (self.target, self.contents[same], *rest)
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]
