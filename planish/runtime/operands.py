@@ -22,6 +22,7 @@ from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.bitmaps import kept_rows
 from planish.runtime.draft import Draft, Packed, label, source
+from planish.runtime.kernels.any_size import General, of_matrix
 from planish.runtime.kernels.blocks import may_skip, quickest_width
 from planish.runtime.kernels.gemm import (
     Roles,
@@ -29,7 +30,7 @@ from planish.runtime.kernels.gemm import (
     takes_matrix,
 )
 from planish.runtime.kernels.nest import Lowered
-from planish.runtime.kernels.pack import is_direct, pack_kernel
+from planish.runtime.kernels.pack import PACK, is_direct, pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
@@ -78,6 +79,14 @@ class Operands(Draft):
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]
+
+    def general(
+        self, body: Graph, found: General | None, write: Callable[[Graph], Lowered], *rest: object
+    ) -> Lowered:
+        """The kernel of a body, or of all that are like it but for sizes, where that was found."""
+        if found is None:
+            return write(body)
+        return found.lowered(self.once(found.body, lambda: write(found.body), *rest))
 
     def rows_apart(
         self, body: Graph, operands: tuple[Node, ...], prologue: Node
@@ -241,6 +250,12 @@ class Operands(Draft):
             return {}
         return {x: y.attrs["name"] for x, y in zip(reads, given, strict=True)}
 
+    def pack_kernel(self, body: Graph, nr: int, flat: bool) -> Lowered:
+        """The kernel that packs what a body makes."""
+        found = of_matrix(body, body.outputs[0], (PACK, nr))
+        write = partial(pack_kernel, nr=nr, name="pack", flat=flat)
+        return self.general(body, found, write, "pack", nr, flat)
+
     def packed_now(
         self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int,
         flat: bool = False,
@@ -249,8 +264,7 @@ class Operands(Draft):
         key = (*origin(body, operands, b), nr, flat)
         if key not in self.packed:
             pack = Graph("pack", body.inputs, (b,))
-            write = partial(pack_kernel, pack, b, nr, "pack", flat)
-            made = self.once(pack, write, "pack", nr, flat)
+            made = self.once(pack, lambda: self.pack_kernel(pack, nr, flat), "pack", nr, flat)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
             slot = self.temp(type_, f"{label(node)} panels")

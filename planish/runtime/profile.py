@@ -219,9 +219,9 @@ def plan_work(
     counted = []
     for step in plan.steps:
         numbers = tuple(s for s in step.args if s.kind == "input" and not s.type.dtype.is_float)
-        key = (id(step.kernel), numbers)
+        key = (id(step.kernel), step.sizes, numbers)
         if key not in costs:
-            costs[key] = kernel_cost(step.kernel, binding, _reader(plan, step, arrays))
+            costs[key] = kernel_cost(step.kernel, step.known(binding), _reader(plan, step, arrays))
         counted.append(costs[key])
     touched = [step_bytes(s, c, binding) for s, c in zip(plan.steps, counted, strict=True)]
     places = [{s: _place(plan, memory, s) for s in sizes} for sizes in touched]

@@ -55,6 +55,10 @@ class Linear(NamedTuple):
         """Its value where it is a number, else None."""
         return None if self.terms or self.step else self.const
 
+    def is_multiple(self, of: int) -> bool:
+        """Whether `of` divides it, whatever the registers hold."""
+        return not self.step and all(n % of == 0 for n in (self.const, *dict(self.terms).values()))
+
     @property
     def uniform(self) -> Linear:
         """The part that is the same for all lanes."""
