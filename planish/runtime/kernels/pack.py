@@ -6,7 +6,6 @@ from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, as_index, scalar, size_expr
-from planish.ir.node import Node
 from planish.runtime.kernels.gemm import Roles
 from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
@@ -37,15 +36,15 @@ def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
     return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
 
 
-def pack_kernel(body: Graph, b: Node, nr: int, name: str, flat: bool = False) -> Lowered:
-    """B through its views into panels [..., N / NR, K, NR]; `body` holds the operand's views.
+def pack_kernel(body: Graph, rows: bool, nr: int, name: str, flat: bool = False) -> Lowered:
+    """B, the result of `body`, into panels [..., N / NR, K, NR]; its `rows` may be contiguous.
 
     A `flat` result is [..., K, N / NR * NR] instead.
 
     Blocks of one panel follow each other where columns of B are contiguous; where rows are, blocks
     of all panels do, so that a cache line is read once that has elements of several.
     """
-    rows = strides(body, b)[-1] == {(): 1}
+    (b,) = body.outputs
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
