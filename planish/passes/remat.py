@@ -1,22 +1,22 @@
 """Save or recompute: which values of the forward pass the backward pass keeps in memory.
 
     %0 = matmul(%x, %w) : f32[512, 256]
-    %1 = sin(%0) : f32[512, 256]
+    %1 = square(%0) : f32[512, 256]
     %2 = matmul(%1, %v) : f32[512, 8]
     ...
     %9 = transpose(%1, perm=(1, 0)) : f32[256, 512]
 becomes
     ...
     %9 = again(%0) : f32[512, 256]
-    %10 = sin(%9) : f32[512, 256]
+    %10 = square(%9) : f32[512, 256]
     %11 = transpose(%10, perm=(1, 0)) : f32[256, 512]
 
 where `%0` is needed later anyway, so that keeping `%1` too would cost memory and saves little: the
-step that packs an operand of a product computes it, too. So outputs of norms, of GELU, ReLU or SiLU
-are never kept. What is read otherwise is, unless memory is short. Then, as in AOTAutograd's
-partitioner (torch/_functorch/partitioners.py), the values to keep are a minimum cut: between what
-cannot be recomputed (contractions, kernels of their own) and what the backward pass reads, weighted
-by bytes.
+step that packs an operand of a product computes it, too. So outputs of norms are not kept, nor, of
+models that no cache holds, those of GELU and its like. What is read otherwise is kept, unless
+memory is short. Then, as in AOTAutograd's partitioner (torch/_functorch/partitioners.py), the
+values to keep are a minimum cut: between what cannot be recomputed (contractions, kernels of their
+own) and what the backward pass reads, weighted by bytes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from planish.passes.measure import live_bytes, nbytes, stored_bytes
 from planish.passes.rewrite import walk
 
 BUDGET = 1 << 30  # bytes; where training fits in 1 GiB, nothing else is recomputed
+# bytes; functions such as exp take longer than to store so little, and read it from a cache
+LITTLE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,17 @@ class Remat:
     """Recompute operands of products, and as little more as brings the estimated peak of memory to
     at most `budget` bytes.
 
-    The forward pass is what output number `loss` depends on. What counts is the peak after fusion,
+    Operands made by functions such as exp are, where all of them have `little` bytes at least. The
+    forward pass is what output number `loss` depends on. What counts is the peak after fusion,
     which itself avoids storing much.
     """
 
     budget: int = BUDGET
     loss: int = 0
+    little: int = LITTLE
 
     def __call__(self, graph: Graph) -> Graph:
-        graph = without_operands(graph, self.loss)
+        graph = without_operands(graph, self.loss, self.little)
         if self._fits(graph):
             return graph
         best, least = graph, live_bytes(fuse(graph))
@@ -91,19 +95,23 @@ def all_but_contractions(node: Node) -> bool:
 LEVELS: tuple[Cheap, ...] = (arithmetic, pointwise, all_but_contractions)
 
 
-def without_operands(graph: Graph, loss: int) -> Graph:
+def without_operands(graph: Graph, loss: int, little: int) -> Graph:
     """`graph` that keeps no operand of products which it can make of what it keeps besides.
 
-    All else that is made of just that is made again, too: it would be kept instead.
+    Those that take functions such as exp stay where they are `little`. All else that is made of
+    just the same is made again, too: it would be kept instead.
     """
     forward = dict.fromkeys(walk([graph.outputs[loss]]))
     made = followers(graph, forward)
+    saved = {x for x in forward if x.op.kind == "leaf"}.union(*made.values())
     operands = [x for x in made if feeds_products(graph, x, forward)]
+    costly = [x for x in operands if not all(map(arithmetic, walk([x], saved)))]
+    if sum(map(nbytes, costly)) < little:
+        operands = [x for x in operands if x not in costly]
     if not operands:
         return graph
     sources = frozenset().union(*(made[x] for x in operands))
     others = [x for x in made if x not in operands and made[x] <= sources]
-    saved = {x for x in forward if x.op.kind == "leaf"}.union(*made.values())
     again: dict[Node, Node] = {}
     for group in (*([x] for x in operands), others):  # what packs an operand makes it by itself
         copies = copied(group, saved)
