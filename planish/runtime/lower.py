@@ -176,6 +176,7 @@ class Lowering(Operands):
             body, operands, before = self.rows_apart(body, operands, group.prologue)
             group = classify(body)
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
+            body, operands, anchor = self.sides_apart(body, operands, anchor)
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
             if anchor.op.name == "scaled_matmul":
                 self.scaled(node, body, operands, anchor, outs, flops)
