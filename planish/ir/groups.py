@@ -6,7 +6,8 @@
     contraction  one matmul; its operands are leaves through views and casts; what depends on it is
                  elementwise of its shape, and so are the outputs; but for some that are updates of
                  leaves, by runs of the columns of such values (see `written_value`); rows of A may
-                 be a row function of leaves, such as a norm: its prologue
+                 be a row function of leaves, such as a norm: its prologue; operands may be
+                 elementwise functions of what stands behind `again`: they are recomputed
     special      one op with a hand-shaped kernel, the only output; its operands are leaves through
                  views
     row          reductions over the last axis of arrays R+(n,), R the row space; what depends on
@@ -90,7 +91,8 @@ def classify_nodes(nodes: Sequence[Node], outputs: Sequence[Node]) -> Group:
 
 
 _NOT_A_KERNEL = {
-    "composite": "a composite without a kernel of its own; it must be expanded first",
+    "composite": "a composite without a kernel of its own; it must be expanded first: end "
+    "your passes with a pipeline that does so, as in 'prune{ratio=0.5},O2'",
     "fused": "already a kernel",
     "get": "a result of another kernel",
 }
@@ -128,7 +130,9 @@ def _contraction(nodes: Sequence[Node], outputs: Sequence[Node], hard: list[Node
         row = _row([n for n in nodes if n in early], (prologue,), [n for n in hard if n in early])
         if row.kind is None or prologue.shape[:-1] != row.rows:
             return Group(None, f"{_text(prologue)} is no row of {_text(anchor)}; {row.reason}")
-    bad = _not_through(others if prologue else (a, *others), set(nodes), ON_THE_WAY)
+    again = dependents(nodes, [n for n in nodes if n.op.name == "again"])
+    again = {n for n in again if n.op.kind == "elementwise"}
+    bad = _not_through(others if prologue else (a, *others), set(nodes) - again, ON_THE_WAY)
     if bad is not None:
         return Group(None, f"{_text(bad)} stands before an operand of {_text(anchor)}")
     late = dependents(nodes, (anchor,))
@@ -154,6 +158,14 @@ def rows_before(anchor: Node) -> Node | None:
         x = x.inputs[0]
     matrix = anchor.op.name == "matmul" and anchor.inputs[1].type.rank == 2
     return x if matrix and x.type.rank > 1 else None
+
+
+def recomputed(x: Node) -> Node | None:
+    """What a body computes again of an operand of its product, before views; None where nothing."""
+    while x.op.kind == "view":
+        (x,) = x.inputs
+    made_of = Graph("operand", (), (x,)).nodes
+    return x if any(n.op.name == "again" for n in made_of) else None
 
 
 def written_value(update: Node) -> Node | None:
@@ -324,3 +336,12 @@ def body_of(
             new[n] = operands[n] = OPS["input"](name=f"p{len(operands)}", type=n.type)
     body = Graph(name, tuple(operands.values()), tuple(new[x] for x in outputs))
     return body, tuple(operands)
+
+
+def content_of(body: Graph) -> tuple:
+    """What bodies that compute the same have in common: all but their names, and where nodes come
+    from."""
+    place = {x: i for i, x in enumerate(body.nodes)}
+    lines = [(x.op.name, x.attrs, tuple([place[y] for y in x.inputs])) for x in body.nodes]
+    inputs, outputs = (tuple([place[x] for x in nodes]) for nodes in (body.inputs, body.outputs))
+    return inputs, tuple(lines), outputs

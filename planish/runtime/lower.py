@@ -18,11 +18,10 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, Size, product, upper
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
-from planish.ir.groups import UPDATES, Group, body_of, classify
+from planish.ir.groups import UPDATES, Group, body_of, classify, content_of
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
-from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.draft import Packed, is_inline, label, source
 from planish.runtime.kernels.any_size import of_maps, of_sums
@@ -177,6 +176,7 @@ class Lowering(Operands):
             body, operands, before = self.rows_apart(body, operands, group.prologue)
             group = classify(body)
         if group.kind == "contraction" and (anchor := group.anchor) is not None:
+            body, operands, anchor = self.sides_apart(body, operands, anchor)
             flops = 2 * product(anchor.shape) * anchor.inputs[0].shape[-1]
             if anchor.op.name == "scaled_matmul":
                 self.scaled(node, body, operands, anchor, outs, flops)
@@ -200,7 +200,7 @@ class Lowering(Operands):
         options = in_place, form, tuple(x.type for x in packed[1:] if x is not None), heads
         chosen = roles and (roles.swapped, roles.dot, roles.strips, roles.own)
         write = partial(self.kernel, body, group, roles, *options, before)
-        made = self.once(body, write, *options, chosen, before and graph_text(before))
+        made = self.once(body, write, *options, chosen, before and content_of(before))
         text = label(node, body.name) + (form.note if form is not None else "")
         self.enter(made, operands, outs, text, packed, flops)
 

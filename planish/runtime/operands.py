@@ -6,14 +6,14 @@ once for all matmuls that read it the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.groups import classify
+from planish.ir.groups import classify, content_of, recomputed
 from planish.ir.loop_matrix import SIDE
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
@@ -35,7 +35,7 @@ from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
-from planish.runtime.kernels.strides import is_turned, whole
+from planish.runtime.kernels.strides import is_turned, strides, whole
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
     STARTS,
@@ -68,14 +68,16 @@ class Operands(Draft):
     packed: dict[tuple, Slot] = field(default_factory=dict)
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
-    texts: dict[tuple, str] = field(default_factory=dict)  # of bodies, by inputs and outputs
+    contents: dict[tuple, tuple] = field(default_factory=dict)  # by inputs and outputs of bodies
+    # what products recompute -> how, and of what; until a step has made it
+    waits: dict[Node, tuple[Graph, tuple[Node, ...]]] = field(default_factory=dict)
 
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
         same = (body.inputs, body.outputs)
-        if same not in self.texts:
-            self.texts[same] = graph_text(replace(body, name="body"))
-        key = (self.target, self.texts[same], *rest)
+        if same not in self.contents:
+            self.contents[same] = content_of(body)
+        key = (self.target, self.contents[same], *rest)
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]
@@ -87,6 +89,48 @@ class Operands(Draft):
         if found is None:
             return write(body)
         return found.lowered(self.once(found.body, lambda: write(found.body), *rest))
+
+    def slot(self, node: Node) -> Slot:
+        """Where the value of `node` lies; one that waits is computed now."""
+        if node in self.waits:
+            self.first(*self.waits.pop(node), node)
+        return super().slot(node)
+
+    def first(self, before: Graph, operands: tuple[Node, ...], leaf: Node) -> None:
+        """Enter a step that makes what a product reads as `leaf`."""
+        (made,), name, group = before.outputs, before.name, classify(before)
+        text = f"{made.loc.scope}.{name}" if made.loc is not None and made.loc.scope else name
+        slot = self.temp(made.type, text)
+        if group.kind == "row":
+            write = partial(row_kernel, before, group, before.name, self.target)
+        else:
+            write = partial(map_kernel, before, before.name, self.target)
+        self.enter(self.once(before, write), operands, (slot,), text)
+        self.slots[leaf, 0] = slot
+
+    def sides_apart(
+        self, body: Graph, operands: tuple[Node, ...], anchor: Node
+    ) -> tuple[Graph, tuple[Node, ...], Node]:
+        """A product that reads what it recomputes of its matrices as more inputs. Those wait: who
+        packs them computes them, or a step does where they are read as they lie."""
+        for k, side in enumerate(anchor.inputs):
+            if (value := recomputed(side)) is not None:
+                leaf = input_(name="operand", type=value.type)
+                self.waits[leaf] = Graph("operand", body.inputs, (value,)), operands
+                seen = Graph("side", (), (side,)).map(partial(standing, {value: leaf})).outputs
+                sides = (*anchor.inputs[:k], *seen, *anchor.inputs[k + 1 :])
+                body, anchor = with_sides(body, anchor, sides, leaf)
+                operands = (*operands, leaf)
+        return body, operands, anchor
+
+    def composed(
+        self, name: str, body: Graph, operands: tuple[Node, ...], x: Node
+    ) -> tuple[Graph, tuple[Node, ...]]:
+        """A body that makes `x` of what a product reads, and computes what waits."""
+        kept = [(a, b) for a, b in zip(body.inputs, operands, strict=True) if b not in self.waits]
+        values = {a: self.waits[a][0].outputs[0] for a in body.inputs if a in self.waits}
+        found = Graph(name, tuple(a for a, _ in kept), (x,)).map(partial(standing, values))
+        return found, tuple(b for _, b in kept)
 
     def rows_apart(
         self, body: Graph, operands: tuple[Node, ...], prologue: Node
@@ -103,12 +147,8 @@ class Operands(Draft):
 
     def rows_first(self, before: Graph, body: Graph, operands: tuple[Node, ...]) -> Graph:
         """Enter a step that makes all rows of a prologue; returns what is left, named so."""
-        (rows,), name = before.outputs, before.name
-        text = f"{rows.loc.scope}.{name}" if rows.loc is not None and rows.loc.scope else name
-        slot = self.slots[operands[-1], 0] = self.temp(rows.type, text)
-        write = partial(row_kernel, before, classify(before), name, self.target)
-        self.enter(self.once(before, write), operands, (slot,), text)
-        return replace(body, name=body.name.removeprefix(f"{name}_"))
+        self.first(before, operands[:-1], operands[-1])
+        return replace(body, name=body.name.removeprefix(f"{before.name}_"))
 
     def of_words(
         self, node: Node, body: Graph, operands: tuple[Node, ...], anchor: Node, roles: Roles
@@ -174,9 +214,9 @@ class Operands(Draft):
         key = (*origin(body, operands, a), "rows")
         if key not in self.packed:
             slot = self.packed[key] = self.temp(a.type, f"{label(node)} rows")
-            rows = Graph("rows", body.inputs, (a,))
+            rows, reads = self.composed("rows", body, operands, a)
             made = self.once(rows, lambda: map_kernel(rows, "rows", self.target), "rows")
-            self.enter(made, operands, (slot,), f"{label(node)} rows")
+            self.enter(made, reads, (slot,), f"{label(node)} rows")
         operand = input_(name="rows", type=a.type)
         self.slots[operand, 0] = self.packed[key]
         return operand
@@ -250,11 +290,11 @@ class Operands(Draft):
             return {}
         return {x: y.attrs["name"] for x, y in zip(reads, given, strict=True)}
 
-    def pack_kernel(self, body: Graph, nr: int, flat: bool) -> Lowered:
+    def pack_kernel(self, body: Graph, rows: bool, nr: int, flat: bool) -> Lowered:
         """The kernel that packs what a body makes."""
         found = of_matrix(body, body.outputs[0], (PACK, nr))
-        write = partial(pack_kernel, nr=nr, name="pack", flat=flat)
-        return self.general(body, found, write, "pack", nr, flat)
+        write = partial(pack_kernel, rows=rows, nr=nr, name="pack", flat=flat)
+        return self.general(body, found, write, "pack", nr, flat, rows)
 
     def packed_now(
         self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int,
@@ -263,14 +303,21 @@ class Operands(Draft):
         """A step that packs a computed B into panels."""
         key = (*origin(body, operands, b), nr, flat)
         if key not in self.packed:
-            pack = Graph("pack", body.inputs, (b,))
-            made = self.once(pack, lambda: self.pack_kernel(pack, nr, flat), "pack", nr, flat)
+            rows = strides(body, b)[-1] == {(): 1}
+            pack, reads = self.composed("pack", body, operands, b)
+            write = partial(self.pack_kernel, pack, rows, nr, flat)
+            made = self.once(pack, write, "pack", nr, flat, rows)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
             slot = self.temp(type_, f"{label(node)} panels")
-            self.enter(made, operands, (slot,), f"{label(node)} pack")
+            self.enter(made, reads, (slot,), f"{label(node)} pack")
             self.packed[key] = slot
         return self.packed[key]
+
+
+def standing(new: Mapping[Node, Node], x: Node) -> Node:
+    """What stands for `x`."""
+    return new.get(x, x)
 
 
 def view_text(found: tuple[Node, ...], leaves: tuple[Node, ...]) -> str:

@@ -100,12 +100,15 @@ class Profile:
         return row.seconds / self.seconds if self.seconds else 0.0
 
     def by_kernel(self) -> Profile:
-        """One row for each kernel, the slowest first: layers h.0, h.1 ... become h.*."""
+        """One row for each kernel, the slowest first: h.0, h.1 ... that share it become h.*."""
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.rows:
             label = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.label)
             groups.setdefault((label, row.kernel), []).append(row)
-        rows = [_sum(*key, group) for key, group in groups.items()]
+        rows = [
+            _sum(label if len({r.label for r in group}) > 1 else group[0].label, kernel, group)
+            for (label, kernel), group in groups.items()
+        ]
         return replace(self, rows=tuple(sorted(rows, key=lambda row: -row.seconds)))
 
     def cells(self) -> list[tuple[str, ...]]:

@@ -33,14 +33,26 @@ def arg(name: str, *shape: int) -> Node:
     return OPS["input"](name=name, type=TensorType(t.f32, shape))
 
 
-def mlp(depth: int, rows: int = 64, width: int = 32) -> Graph:
+def gelu(x):
+    return OPS["gelu"](x, approximate="tanh")
+
+
+def silu(x):
+    return x * OPS["sigmoid"](x)
+
+
+def relu(x):
+    return OPS["maximum"](x, 0.0)
+
+
+def mlp(depth: int, rows: int = 64, width: int = 32, function=gelu) -> Graph:
     """A deep MLP with a scalar loss."""
     rng = np.random.default_rng(0)
     params = {f"w{i}": rng.standard_normal((width, width), np.float32) for i in range(depth)}
     x = y = arg("x", rows, width)
     for name, array in params.items():
         w = OPS["param"](name=name, type=TensorType(t.f32, array.shape))
-        y = OPS["add"](y, OPS["gelu"](OPS["matmul"](y, w), approximate="tanh") @ w)
+        y = OPS["add"](y, function(OPS["matmul"](y, w)) @ w)
     return Graph("mlp", (x,), (OPS["sum"](OPS["square"](y)),), params)
 
 
@@ -164,12 +176,35 @@ def test_recomputing_saves_memory_and_no_contraction_runs_twice(level: int):
 
 
 def test_remat_stops_at_the_budget_and_fusion_does_not_undo_it():
-    graph = PIPELINES["O1"].run(grad(mlp(6), [f"w{i}" for i in range(6)]))
+    deep = mlp(6, function=lambda x: OPS["tanh"](OPS["tanh"](x)))
+    graph = PIPELINES["O1"].run(grad(deep, [f"w{i}" for i in range(6)]))
     peak = live_bytes(fuse(graph))
     least = live_bytes(fuse(Remat(budget=1)(graph)))
     assert least < 0.8 * peak
     assert Remat(budget=peak)(graph) is graph
     assert live_bytes(fuse(Remat(budget=least)(graph))) == least
+
+
+@pytest.mark.parametrize("function", [gelu, OPS["sin"], relu, silu])
+def test_operands_of_products_are_not_kept_and_no_kernel_is_added(function):
+    graph = PIPELINES["O1"].run(grad(mlp(6, function=function), [f"w{i}" for i in range(6)]))
+    after = Remat(little=1)(graph)
+    assert kernels(fuse(after)) == kernels(fuse(graph))
+    assert live_bytes(fuse(after)) < 0.85 * live_bytes(fuse(graph))
+    arrays = example_arrays(graph)
+    for a, b in zip(evaluate(graph, *arrays), evaluate(after, *arrays), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_returned_is_kept_anyway():
+    x, w = arg("x", 64, 32), arg("w", 32, 32)
+    product = x @ w
+    y = OPS["sin"](product)
+    later = OPS["transpose"](y, perm=(1, 0)) @ product
+    loss = OPS["sum"](y)
+    graph = Graph("f", (x, w), (loss, later, y))
+    assert Remat(little=1)(graph) is graph
+    assert Remat(little=1)(Graph("f", (x, w), (loss, later))).nodes != graph.nodes
 
 
 def test_what_is_alive_depends_on_the_order():

@@ -63,3 +63,28 @@ def test_a_line_is_fetched_once(depth: int) -> None:
     )
     lines, blocks = depth // 4 * wide // 16, rows // 2 // high  # of a panel; of a part
     assert lines <= steps * blocks < 2 * lines
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(LEAST, 128), (LEAST - 1, 128), (LEAST, 120)])
+def test_what_is_added_to_a_product_is_fetched_while_it_is_made(rows: int, columns: int) -> None:
+    """Each line of it once; not where a tile is cut, nor where there are few rows."""
+    shapes = ((rows, 24), (24, columns), (rows, columns))
+    program = pl.compile(
+        lambda x, w, y: x @ w + y, *map(pl.spec, shapes), target="znver5", cache=False
+    )
+    (product,) = (k for k in program.kernels if k.name.startswith("matmul"))
+    high, wide = (int(size.value) for b in product.locals if b.name == "acc" for size in b.shape)
+    loops = [s for s in walk(product.body) if isinstance(s, For)]
+    found = [(x.index, s) for s in loops for x in s.body if isinstance(x, Fetch)]
+    whole = rows == LEAST and columns == 128
+    assert len({str(index) for index, _ in found}) == len(found) == whole * wide // 16
+    assert all((s.kind, int(s.extent.value)) == ("unroll", high) for _, s in found)
+
+
+def test_a_product_is_right_where_what_is_added_is_fetched() -> None:
+    """Rows beyond the last one are not."""
+    x, w = RNG.standard_normal((LEAST + 5, 24)), RNG.standard_normal((24, 128))
+    y = RNG.standard_normal((LEAST + 5, 128))
+    given = [a.astype(np.float32) for a in (x, w, y)]
+    program = pl.compile(lambda x, w, y: x @ w + y, *(pl.spec(a.shape) for a in given))
+    np.testing.assert_allclose(program(*given), x @ w + y, rtol=1e-4, atol=1e-4)

@@ -38,7 +38,7 @@ from planish.runtime.kernels.nest import Index, Nest, Pull, minimum, unflatten
 from planish.runtime.kernels.strides import is_turned, strides, whole
 from planish.runtime.kernels.tiles import HIGHEST, WIDTHS, quickest
 from planish.runtime.kernels.updates import write_runs
-from planish.runtime.kernels.walk import Walk
+from planish.runtime.kernels.walk import Walk, fetch_late
 from planish.runtime.kernels.words import STARTS, row_starts
 from planish.runtime.target import Target
 
@@ -208,6 +208,7 @@ class Gemm:
             panel, block, row = map(nest.let, walk.place(nest, inside, down, across))
             self.fetch, self.line = self._fetched(panel, row, walk), walk.fetch
             first = nest.let(block * self.mr)
+            fetch_late(self, batch, panel, first)
             if self.matrix:
                 self.multiply(batch, panel, first, rows)
             else:

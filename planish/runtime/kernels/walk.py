@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planish.ir.dims import product
-from planish.ir.loops import Const, Expr, as_index
-from planish.runtime.kernels.nest import Nest, minimum
+from planish.ir.loops import Const, Expr, Load, as_index, size_expr
+from planish.runtime.kernels.nest import Index, Nest, minimum
 from planish.runtime.kernels.tiles import group
 
 if TYPE_CHECKING:
     from planish.runtime.kernels.gemm import Gemm
 
+LINE = 64  # bytes of a cache line
 LEAST = 64  # rows of a part: with fewer, panels pass faster than memory gives them
 
 
@@ -92,3 +93,18 @@ class Walk:
         if isinstance(count, Const) and count.value % most == 0:
             return as_index(most)
         return nest.let(minimum(count - one * most, as_index(most)))
+
+
+def fetch_late(gemm: Gemm, batch: Index, panel: Expr, first: Expr) -> None:
+    """Ask for what the epilogue of a tile reads of arrays of its shape, while the sums are made."""
+    p, rows, nr = gemm.product, product(gemm.product.rows), gemm.nr
+    whole = isinstance(p.columns, int) and p.columns % nr == 0 and not gemm.swapped
+    if not whole or (isinstance(rows, int) and rows < LEAST):
+        return
+    read = dict.fromkeys(x for n in gemm.late for x in n.inputs if x in gemm.body.inputs)
+    for x in (x for x in read if x.shape == gemm.anchor.shape):
+        with gemm.nest.loop("i", gemm.mr, "unroll") as i:
+            row = gemm.row_index(batch, minimum(first + i, size_expr(rows) - 1))
+            for j in range(0, nr, LINE // x.dtype.itemsize):
+                if isinstance(at := gemm.pull(x, (*row, panel * nr + j)), Load):
+                    gemm.nest.fetch(at.buffer, *at.index)
