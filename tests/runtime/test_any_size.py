@@ -238,7 +238,7 @@ def test_words_of_a_matrix_are_packed_likewise(
     assert before_words(WORDS[2](x, x)) is None
     if found is None:
         return
-    makes = [pack_kernel(g, 16, "pack") for g in (body(x, makes=b), found.body)]
+    makes = [pack_kernel(g, not turned, 16, "pack") for g in (body(x, makes=b), found.body)]
     words = np.random.default_rng(0).integers(0, 1 << 16, shape, "u2").view(bf16.numpy)
     results = []
     for made, sizes in zip(makes, ({}, dict(found.sizes)), strict=True):
