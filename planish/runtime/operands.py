@@ -34,7 +34,7 @@ from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
-from planish.runtime.kernels.strides import is_turned, strides, whole
+from planish.runtime.kernels.strides import is_turned, whole
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
     STARTS,
@@ -68,6 +68,7 @@ class Operands(Draft):
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
     texts: dict[tuple, str] = field(default_factory=dict)  # of bodies, by inputs and outputs
+    apart: dict[Graph, tuple[Graph, Node, tuple[Graph, ...]]] = field(default_factory=dict)
     # what products recompute -> how, and of what; until a step has made it
     waits: dict[Node, tuple[Graph, tuple[Node, ...]]] = field(default_factory=dict)
 
@@ -104,22 +105,20 @@ class Operands(Draft):
     ) -> tuple[Graph, tuple[Node, ...], Node]:
         """A product that reads what it recomputes of its matrices as more inputs. Those wait: who
         packs them computes them, or a step does where they are read as they lie."""
-        for k, side in enumerate(anchor.inputs):
-            if (value := recomputed(side)) is not None:
-                leaf = input_(name="operand", type=value.type)
-                self.waits[leaf] = Graph("operand", body.inputs, (value,)), operands
-                seen = Graph("side", (), (side,)).map(partial(standing, {value: leaf})).outputs
-                sides = (*anchor.inputs[:k], *seen, *anchor.inputs[k + 1 :])
-                body, anchor = with_sides(body, anchor, sides, leaf)
-                operands = (*operands, leaf)
-        return body, operands, anchor
+        if body not in self.apart:
+            self.apart[body] = sides_of(body, anchor)
+        body, anchor, sides = self.apart[body]
+        leaves = tuple(input_(name="operand", type=x.outputs[0].type) for x in sides)
+        self.waits.update(zip(leaves, ((x, operands) for x in sides), strict=True))
+        return body, (*operands, *leaves), anchor
 
     def composed(
         self, name: str, body: Graph, operands: tuple[Node, ...], x: Node
     ) -> tuple[Graph, tuple[Node, ...]]:
         """A body that makes `x` of what a product reads, and computes what waits."""
-        kept = [(a, b) for a, b in zip(body.inputs, operands, strict=True) if b not in self.waits]
-        values = {a: self.waits[a][0].outputs[0] for a in body.inputs if a in self.waits}
+        pairs = [*zip(body.inputs, operands, strict=True)]
+        values = {a: self.waits[b][0].outputs[0] for a, b in pairs if b in self.waits}
+        kept = [(a, b) for a, b in pairs if a not in values]
         found = Graph(name, tuple(a for a, _ in kept), (x,)).map(partial(standing, values))
         return found, tuple(b for _, b in kept)
 
@@ -288,16 +287,28 @@ class Operands(Draft):
         """A step that packs a computed B into panels."""
         key = (*origin(body, operands, b), nr, flat)
         if key not in self.packed:
-            rows = strides(body, b)[-1] == {(): 1}
             pack, reads = self.composed("pack", body, operands, b)
-            write = partial(pack_kernel, pack, rows, nr, "pack", flat)
-            made = self.once(pack, write, "pack", nr, flat, rows)
+            write = partial(pack_kernel, pack, replace(body, outputs=(b,)), nr, "pack", flat)
+            made = self.once(pack, write, "pack", nr, flat)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
             slot = self.temp(type_, f"{label(node)} panels")
             self.enter(made, reads, (slot,), f"{label(node)} pack")
             self.packed[key] = slot
         return self.packed[key]
+
+
+def sides_of(body: Graph, anchor: Node) -> tuple[Graph, Node, tuple[Graph, ...]]:
+    """A product that reads what it recomputes of its matrices as more inputs; and those."""
+    found, given = [], body.inputs
+    for k, side in enumerate(anchor.inputs):
+        if (value := recomputed(side)) is not None:
+            leaf = input_(name="operand", type=value.type)
+            seen = Graph("side", (), (side,)).map(partial(standing, {value: leaf})).outputs
+            sides = (*anchor.inputs[:k], *seen, *anchor.inputs[k + 1 :])
+            body, anchor = with_sides(body, anchor, sides, leaf)
+            found.append(Graph("operand", given, (value,)))
+    return body, anchor, tuple(found)
 
 
 def standing(new: Mapping[Node, Node], x: Node) -> Node:

@@ -36,8 +36,8 @@ def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
     return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
 
 
-def pack_kernel(body: Graph, rows: bool, nr: int, name: str, flat: bool = False) -> Lowered:
-    """B, the result of `body`, into panels [..., N / NR, K, NR]; its `rows` may be contiguous.
+def pack_kernel(body: Graph, seen: Graph, nr: int, name: str, flat: bool = False) -> Lowered:
+    """B, the result of `body`, into panels [..., N / NR, K, NR]; as views of what is `seen`.
 
     A `flat` result is [..., K, N / NR * NR] instead.
 
@@ -45,6 +45,7 @@ def pack_kernel(body: Graph, rows: bool, nr: int, name: str, flat: bool = False)
     of all panels do, so that a cache line is read once that has elements of several.
     """
     (b,) = body.outputs
+    rows = strides(seen, *seen.outputs)[-1] == {(): 1}
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
