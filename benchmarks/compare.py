@@ -27,6 +27,9 @@ from reference import TOLERANCE, Judge
 from turns import Contestant, processor, pythons, start, take_turns
 from workloads import CONFIGS, DTYPES, WORKLOADS
 
+from planish.ir.errors import PlanishError
+from planish.ir.plots import need_plot
+
 BASE = "torch"  # eager PyTorch: what most people run
 COMPILER = "torch.compile"  # beside whose time to be ready that of others is put
 HEAD = (
@@ -116,15 +119,18 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     listed = lambda known: lambda text: [chosen(x, known) for x in text.split(",")]  # noqa: E731
-    parser.add_argument("--configs", type=listed(CONFIGS), default=["nano"])
-    parser.add_argument("--workloads", type=listed(WORKLOADS), default=[*WORKLOADS])
-    parser.add_argument("--dtypes", type=listed(DTYPES), default=["f32"])
-    parser.add_argument("--contestants", type=listed(CONTESTANTS), default=[*CONTESTANTS])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--python", action="append", default=[], metavar="[NAME=]PATH")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    for name, known, default in (
+        ("configs", CONFIGS, ["nano"]), ("workloads", WORKLOADS, WORKLOADS),
+        ("dtypes", DTYPES, ["f32"]), ("contestants", CONTESTANTS, CONTESTANTS),
+    ):  # fmt: skip
+        told = f"some of {','.join(known)}; default: {'all' if default is known else default[0]}"
+        parser.add_argument(f"--{name}", type=listed(known), default=[*default], help=told)
+    parser.add_argument("--threads", type=int, default=2, help="of each contestant; default: 2")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each; default: 10")
+    parser.add_argument("--python", action="append", default=[], metavar="[NAME=]PATH",
+                        help="of an environment that has the peers, or one of them")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="write all that was measured")
+    parser.add_argument("--plot", type=picture, help="draw it: a .svg, .png or .pdf file")
     parser.add_argument("--roofs", action="store_true", help="measure the machine's roofs, too")
     return parser.parse_args()
 
@@ -135,6 +141,14 @@ def chosen(word: str, known: object) -> str:
         choices = ", ".join(map(str, known))
         raise argparse.ArgumentTypeError(f"{word!r} is none of {choices}")
     return word
+
+
+def picture(path: str) -> Path:
+    """The file of a plot; argparse reports what cannot be one."""
+    try:
+        return need_plot(path)
+    except PlanishError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main() -> None:

@@ -47,6 +47,16 @@ def test_a_prompt_takes_at_least_what_a_program_for_it_computes() -> None:
     assert least < 0.9 * bounds.operations("train", replace(c, batch=1)) / 3
 
 
+def test_a_plot_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--plot", "x.txt"])
+    with pytest.raises(SystemExit):
+        compare.main()
+    out, err = capsys.readouterr()
+    assert out == "" and "--plot: a plot is a .svg, .png, .pdf file, not 'x.txt'" in err
+
+
 def test_each_dtype_has_its_peak() -> None:
     readings = tuple(Reading(name, 1 << (14 + n), 1e15) for n, name in enumerate(LEVELS))
     roof = Roof(2, 100e9, 200e9, 400e9, readings, 1e-6)

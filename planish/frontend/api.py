@@ -112,8 +112,8 @@ def interpret(fn: Any, *arrays: Any, dtype: Any = None) -> Any:
 
 
 def compare(
-    fn: Any, pipelines: Iterable[str | Pipeline], *arrays: Any, target: str | Target | None = None,
-    threads: int | None = None, seconds: float = 1.0,
+    fn: Any, pipelines: str | Pipeline | Iterable[str | Pipeline], *arrays: Any,
+    target: str | Target | None = None, threads: int | None = None, seconds: float = 1.0,
     perplexity: Callable[[Any], float] | None = None,
 ) -> comparing.Table:  # fmt: skip
     """Pipelines side by side: nodes, kernels, bytes, memory, times, error. Prints as a table.
@@ -130,6 +130,7 @@ def compare(
         return Program(lowering.lower(after, machine), machine, threads)
 
     given = [np.asarray(x) for x in flat_arguments(arrays, len(graph.inputs))]
+    pipelines = [pipelines] if isinstance(pipelines, (str, Pipeline)) else pipelines
     return comparing.compare(graph, pipelines, given, program, perplexity, seconds)
 
 

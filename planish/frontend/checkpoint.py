@@ -164,25 +164,29 @@ def history(snapshot: Snapshot) -> np.ndarray:
     return np.array(snapshot.evaluations, np.float64).reshape(-1, 2)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    """Whether a fact is the same; options that are None may be missing, as older files have it."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return all(found.get(x) == wanted.get(x) for x in found.keys() | wanted.keys())
-    return found == wanted
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """What differs, each by itself; options that are None may be missing, as in older files."""
+    for name in wanted.keys() | found.keys():
+        a, b = found.get(name), wanted.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b)
+        elif a != b:
+            yield f"{name} is {a} in the file, {b} here"
 
 
 def load_snapshot(path: str | os.PathLike[str], wanted: Snapshot) -> Snapshot:
-    """The training in a file; ArtifactError, listing every difference, unless it fits `wanted`."""
+    """The training in a file; ArtifactError, listing what differs, unless it fits `wanted`.
+
+    Where facts differ, arrays are not compared: their shapes follow from the configuration.
+    """
     file = read_file(path)
     facts = file.json("training")
     if not isinstance(facts, dict):
         raise ArtifactError(f"{file.path}: holds no training that could be resumed")
     facts = {**UNSAID, **facts}
-    mistakes = [
-        f"{name} is {facts.get(name)} in the file, {value} here"
-        for name, value in wanted.facts.items()
-        if not _same(facts.get(name), value)
-    ]
+    if told := sorted(_differences({n: facts.get(n) for n in wanted.facts}, wanted.facts)):
+        raise ArtifactError(f"{file.path}: another training: {'; '.join(told)}")
+    mistakes = []
     arrays = {**file.weights, **{n: x for n, x in file.arrays.items() if n not in file.weights}}
     state = {TRAINING + name: array for name, array in wanted.state.items()}
     for name, array in {**wanted.weights, **state}.items():

@@ -99,8 +99,6 @@ class Compiled(Program):
             raise DataError(
                 f"{target}: weights lie beside a library for C; give it a prefix, such as 'f_'"
             )
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {target.parent}")
         save_shared(self, target, pool.pool_object(self.target), more)
 
 

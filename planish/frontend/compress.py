@@ -24,8 +24,8 @@ from planish.frontend.judge import Judge, halves
 from planish.frontend.quantize import calibrate, stored, with_faster
 from planish.frontend.slower import LOAD, Slower, slower
 from planish.frontend.workloads import Workload, workload
-from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
+from planish.ir.plots import need_plot
 from planish.ir.store import save_graph
 from planish.passes.compare import show_bytes, title_of
 from planish.passes.pipeline import Pipeline
@@ -94,24 +94,27 @@ class Frontier:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw perplexity against size and against speed."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise UnsupportedError("plot needs matplotlib: pip install 'planish[plot]'") from None
+        need_plot(path)
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(9, 4), layout="constrained")
-        sides = (("disk", "bytes on disk"), ("decode_tokens_per_second", "tokens/s, decoding"))
-        for axes, (name, label) in zip(figure.subplots(1, 2, sharey=True), sides, strict=True):
+        sides = (
+            ("disk", 1 << 20, "MiB on disk"),
+            ("decode_tokens_per_second", 1, "tokens/s, decoding"),
+        )
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, (name, unit, label) in zip(both, sides, strict=True):
             for row in self.rows:
-                axes.plot(getattr(row, name), row.perplexity, "o", label=row.recipe)
-            axes.set(xlabel=label, xscale="log")
+                axes.plot(getattr(row, name) / unit, row.perplexity, "o", label=row.recipe)
+            axes.set(xlabel=label, xlim=(0, None))
         figure.axes[0].set_ylabel("perplexity")
         figure.axes[1].legend(fontsize="small")
         figure.savefig(path)
 
 
 def compress(
-    model: Any, recipes: Iterable[str | Pipeline], tokens: Any, *, threads: int | None = None,
-    seconds: float = 1.0, budget: float = BUDGET, faster: str = "",
+    model: Any, recipes: str | Pipeline | Iterable[str | Pipeline], tokens: Any, *,
+    threads: int | None = None, seconds: float = 1.0, budget: float = BUDGET, faster: str = "",
 ) -> Frontier:  # fmt: skip
     """A row for each recipe: bytes, times, perplexity, and how far it is from the model as it is.
 
@@ -120,6 +123,7 @@ def compress(
     `budget` is that of "auto". `faster` ("decode", "prefill", "both") keeps weights as they are
     that fewer bits would make slower; of "auto" it makes the fastest mix.
     """
+    recipes = [recipes] if isinstance(recipes, (str, Pipeline)) else recipes
     seen, kept = halves(model, tokens)
     named = [named_recipe(model, x, seen, budget, faster, threads) for x in recipes]
     judge = Judge(model, kept, PIECES, threads)

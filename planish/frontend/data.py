@@ -22,14 +22,22 @@ _WORD = 2**64
 def as_tokens(tokens: Any, vocab_size: int | None = None) -> np.ndarray:
     """One sequence of tokens as contiguous i32; refused where they are no tokens of the model."""
     found = np.asarray(tokens)
+    refuse_text(found)
     if found.ndim != 1:
         raise DataError(f"tokens are one sequence, got an array of shape {list(found.shape)}")
     check_ids(found, vocab_size)
     return np.ascontiguousarray(found, np.int32)
 
 
+def refuse_text(ids: np.ndarray) -> None:
+    """Say what makes tokens of a text, where one is given as it is."""
+    if ids.dtype.kind in "SU":
+        raise DTypeError("token ids are integers, got a text: tokenizer.encode(text) has them")
+
+
 def check_ids(ids: np.ndarray, vocab_size: int | None, ignored: int | None = None) -> None:
     """Refuse what is not an integer of 0 <= id < vocab_size (or `ignored`)."""
+    refuse_text(ids)
     if ids.size and ids.dtype.kind not in "iu":
         raise DTypeError(f"token ids are integers, got {ids.dtype}")
     most = np.iinfo(np.int32).max if vocab_size is None else vocab_size - 1

@@ -15,6 +15,7 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.blob import tokenizer_blob
 from planish.frontend.tokenizers.stored import fits
 from planish.ir.errors import ArtifactError, DataError
+from planish.ir.files import need_place
 from planish.ir.later import later
 from planish.runtime.artifact import level_name
 from planish.runtime.target import Target
@@ -109,5 +110,4 @@ def check_names(path: Path, weights: str, prefix: str) -> None:
         raise DataError(f"weights are one of {', '.join(WEIGHTS)}, got {weights!r}")
     if not prefix.isidentifier() or not prefix.isascii():
         raise DataError(f"a prefix is letters, digits and _, got {prefix!r}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent}")
+    need_place(path)

@@ -130,13 +130,19 @@ def _arguments(fn: Any, specs: Sequence[Any]) -> list[Any]:
 
 
 def argument_names(fn: Any, count: int) -> list[str]:
-    """The names of the first `count` arguments of a function or a model."""
+    """The names of the first `count` arguments of a function or a model, which needs no more."""
     try:
         target = fn.forward if hasattr(fn, "forward") else fn
         parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if missing := [p.name for p in named[count:] if p.default is p.empty]:
+        raise TraceError(
+            f"{name_of(fn)} takes {missing[0]}, too: give a pl.spec(shape, dtype) or an array "
+            "for each"
+        )
+    names = [p.name for p in named]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "x")
     return names[:count] + [f"{rest}{i}" for i in range(count - len(names))]
 

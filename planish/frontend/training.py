@@ -47,7 +47,9 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.ir import types as t
 from planish.ir.draws import need_seed
 from planish.ir.errors import DataError, DTypeError, ShapeError
+from planish.ir.files import need_place
 from planish.ir.graph import Graph
+from planish.ir.plots import need_plot
 from planish.passes.lift import LiftParams
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import pipeline as pipeline_named
@@ -98,7 +100,7 @@ class Trainer:
         self.backend = backend
         self.losses: list[float] = []
         self.evaluations: list[tuple[int, float]] = []
-        self.grad_norm = math.nan
+        self.grad_norm, self.seconds = math.nan, 0.0
         self.forward = pipeline_named(forward)
         made = model, self.optimizer, self.batch, self.context, clip, loss, self.forward
         self._adding: Graph | None = None  # what runs before `graph`, for each batch of a step
@@ -250,33 +252,43 @@ class Trainer:
         checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 0,
         nan: str = "stop", progress: bool | None = None,
         on_step: Callable[[Trainer], object] | None = None,
+        on_evaluate: Callable[[Trainer], object] | None = None,
     ) -> list[float]:  # fmt: skip
         """Train for `steps` more steps on `text` (a str, or tokens); the losses of these steps.
 
         `validation` is evaluated every `evaluate_every` steps, and at the end. `checkpoint` is
         written every `checkpoint_every` steps, at the end, and on Ctrl-C. `nan` says what a loss
         that is not finite does: "stop", or "warn" and go on without that step's update. `on_step`
-        is called after each step, before that is evaluated and written.
+        is called after each step, before that is evaluated and written, `on_evaluate` after each
+        evaluation. `seconds` is then the time of these steps, without all that.
         """
         _check_nan(nan)
+        if checkpoint is not None:
+            need_place(Path(checkpoint))
         end = self.steps + whole_number("steps", steps, 0)
         tokens = self._tokens(text)
         held = None if validation is None else self._tokens(validation, "the validation text", 1)
-        started, first = time.perf_counter(), self.steps
+        first, self.seconds = self.steps, 0.0
         self._take_weights()
         try:
             with progress_bar("train", steps, progress) as report:
+                if self.steps < end:
+                    _ = self.engine, self._accumulator  # compiled before the clock runs
                 while self.steps < end:
+                    begun = time.perf_counter()
                     random_batch(tokens, self.seed, self.steps, *self._batch)
                     loss = self._run(nan)
-                    speed = (self.steps - first) / (time.perf_counter() - started)
+                    self.seconds += time.perf_counter() - begun
+                    speed = (self.steps - first) / self.seconds
                     report(self.steps - first, f"loss {loss:.4f}  {speed:.1f} steps/s")
                     if on_step is not None:
                         self._give_weights()
                         on_step(self)
                         self._take_weights()
                     if held is not None and _due(self.steps, evaluate_every, end):
-                        self.evaluations.append((self.steps, self._mean_loss(held)))
+                        self.evaluations.append((self.steps, mean_loss(*self._evaluator, held)))
+                        if on_evaluate is not None:
+                            on_evaluate(self)
                     if checkpoint is not None and _due(self.steps, checkpoint_every, end):
                         self._save_good(checkpoint)
         except KeyboardInterrupt:
@@ -310,9 +322,6 @@ class Trainer:
         """The mean loss over all of `text` (a str, or tokens): each token but the first, once."""
         tokens = self._tokens(text, least=1)
         self._take_weights()
-        return self._mean_loss(tokens)
-
-    def _mean_loss(self, tokens: np.ndarray) -> float:
         return mean_loss(*self._evaluator, tokens)
 
     # files
@@ -367,21 +376,18 @@ class Trainer:
             self.save(path)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Draw the losses into a .png or .svg file; needs matplotlib."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise DataError(
-                "plots need matplotlib: pip install 'planish[plot]' brings it"
-            ) from error
+        """Draw the losses into a .png, .svg or .pdf file; needs matplotlib."""
+        target = need_plot(path)
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="loss")
         axes.plot(range(1, len(self.losses) + 1), self.losses, lw=0.8, label="training")
         if self.evaluations:
             axes.plot(*zip(*self.evaluations, strict=True), "o-", ms=3, label="validation")
         axes.legend()
-        figure.savefig(path)
-        return Path(path)
+        figure.savefig(target)
+        return target
 
 
 def _due(done: int, every: int, end: int) -> bool:

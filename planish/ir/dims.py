@@ -138,6 +138,11 @@ def divide(size: AnySize, by: AnySize) -> AnySize:
     return quotient
 
 
+def is_multiple(size: AnySize, of: int) -> bool:
+    """Whether `of` divides `size`, whatever its symbols are."""
+    return all(coefficient % of == 0 for _, coefficient in _terms(size))
+
+
 def product(sizes: Iterable[AnySize]) -> AnySize:
     """The product of sizes; 1 for none."""
     total, named = 1, []

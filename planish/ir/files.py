@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -37,11 +38,24 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def need_place(path: Path) -> None:
-    """Refuse a path where a folder, a device or a pipe is: a file is not to take its place."""
+    """Refuse a path where no file can be written, or where a folder, a device or a pipe is."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
     if path.exists() and not path.is_file() and not path.is_symlink():
         raise FileExistsError(f"{path} is a device or a pipe, which no file replaces")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system name this file: a full disk names none, others a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -49,6 +63,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     A link at `path` is replaced, and what it points to is not touched.
     """
+    with naming(path):
+        _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
     need_place(path)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
@@ -57,7 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             with suppress(OSError):  # not every file system has locks
                 _lock(file)
             if not temporary.exists():  # another writer came before the lock, and swept it away
-                return write_atomically(path, data)
+                return _write(path, data)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -63,16 +63,14 @@ class Graph:
     def nodes(self) -> tuple[Node, ...]:
         """Every node, operands before users: the inputs in order, then a walk from the outputs."""
         order: dict[Node, None] = dict.fromkeys(self.inputs)
-        for output in self.outputs:
-            stack = [(output, iter(output.inputs))] if output not in order else []
-            while stack:
-                node, rest = stack[-1]
-                child = next((x for x in rest if x not in order), None)
-                if child is None:
-                    order[node] = None
-                    stack.pop()
-                else:
-                    stack.append((child, iter(child.inputs)))
+        stack = [*reversed(self.outputs)]
+        while stack:
+            node = stack[-1]
+            before = [x for x in node.inputs if x not in order]
+            if before:
+                stack += before[::-1]
+            else:
+                order[stack.pop()] = None
         return tuple(order)
 
     @cached_property

@@ -91,7 +91,8 @@ def classify_nodes(nodes: Sequence[Node], outputs: Sequence[Node]) -> Group:
 
 
 _NOT_A_KERNEL = {
-    "composite": "a composite without a kernel of its own; it must be expanded first",
+    "composite": "a composite without a kernel of its own; it must be expanded first: end "
+    "your passes with a pipeline that does so, as in 'prune{ratio=0.5},O2'",
     "fused": "already a kernel",
     "get": "a result of another kernel",
 }
@@ -335,3 +336,12 @@ def body_of(
             new[n] = operands[n] = OPS["input"](name=f"p{len(operands)}", type=n.type)
     body = Graph(name, tuple(operands.values()), tuple(new[x] for x in outputs))
     return body, tuple(operands)
+
+
+def content_of(body: Graph) -> tuple:
+    """What bodies that compute the same have in common: all but their names, and where nodes come
+    from."""
+    place = {x: i for i, x in enumerate(body.nodes)}
+    lines = [(x.op.name, x.attrs, tuple([place[y] for y in x.inputs])) for x in body.nodes]
+    inputs, outputs = (tuple([place[x] for x in nodes]) for nodes in (body.inputs, body.outputs))
+    return inputs, tuple(lines), outputs

@@ -13,7 +13,7 @@ Here an index becomes a polynomial over atoms (variables, and whatever is not + 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import TypeAlias
 
 from planish.ir import types as t
@@ -31,7 +31,13 @@ def simplify_index(index: Expr, ranges: Ranges) -> Expr:
     """The same integer, with divisions and remainders cancelled where the ranges allow."""
     if isinstance(index, (Const, Var)):
         return index
-    return to_expr(to_poly(index, ranges))
+    return _simplified(index, tuple(ranges.items()))
+
+
+@lru_cache(maxsize=1 << 12)
+def _simplified(index: Expr, ranges: tuple[tuple[str, Expr], ...]) -> Expr:
+    """The nodes of a kernel, and kernels of equal nodes, are read at the same places."""
+    return to_expr(to_poly(index, dict(ranges)))
 
 
 def linear_index(index: tuple[Expr, ...], shape: Shape, ranges: Ranges) -> Expr:

@@ -19,6 +19,7 @@ from planish.ir.loops import Buffer, Const, Expr, Load, Scalar, Var, cast, selec
 from planish.ir.ops.sparse import is_set, rank
 
 LANES = 16  # of an expanded vector
+EXPANSIONS = ("select", "or")  # what its expression may be, at last
 SPARE = 64  # bytes: as many may be read from where a value is, or would be
 
 

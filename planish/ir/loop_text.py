@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TypeAlias, Union
 
 from planish.ir import types as t
@@ -104,6 +105,8 @@ def expr_text(expr: Expr) -> str:
         piece = stack.pop()
         if isinstance(piece, str):
             out.append(piece)
+        elif type(piece[0]) is Var:
+            out.append(_name(piece[0].name))
         else:
             stack.extend(reversed(_pieces(*piece)))
     return "".join(out)
@@ -114,8 +117,6 @@ def _pieces(expr: Expr, level: int) -> list[_Piece]:
     match expr:
         case Const():
             return [_literal(expr)]
-        case Var(name):
-            return [_name(name)]
         case Load(buffer, index):
             return [_name(buffer.name), "[", *_list(index), "]"]
         case Scalar(op, (a, b)) if op in INFIX:
@@ -152,6 +153,7 @@ def _dtype(var: Var) -> str:
     return "" if var.dtype == t.i64 else f": {var.dtype}"
 
 
+@lru_cache(maxsize=1 << 10)
 def _name(name: str) -> str:
     """A name as it is, or quoted where it would break the line or be taken for something else."""
     return name if re.fullmatch(r"[\w.+@%$-]+", name) else json.dumps(name)

@@ -312,30 +312,30 @@ def scalar(op: str, *operands: Operand, dtype: DType | None = None) -> Expr:
     if len(operands) != arity:
         raise IRError(f"{op} takes {arity} operands, got {len(operands)}")
     chooses = result == "second"  # the condition says nothing about the others' dtype
-    like = next((x.type for x in operands[chooses:] if isinstance(x, Expr)), t.i64)
-    args = tuple([as_expr(x, like) for x in operands])
+    types = [x.type for x in operands[chooses:] if isinstance(x, Expr)]
+    like = types[0] if types else t.i64
+    args = tuple([x if isinstance(x, Expr) else Const(x, like) for x in operands])
     args = (as_expr(operands[0], t.boolean), *args[1:]) if chooses else args
     if like == t.i64 and (folded := fold_index(op, args)) is not None:
         return folded
-    kind = {"same": args[0].type, "bool": t.boolean, "explicit": dtype, "second": like}[result]
+    kind = t.boolean if result == "bool" else dtype if result == "explicit" else like
     if kind is None:
         raise IRError(f"{op} needs a dtype")
     return Scalar(op, args, kind)
 
 
 _FOLDS: dict[str, Callable[[int, int], int]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "floor_div": lambda a, b: a // b if b else 0, "mod": lambda a, b: a % b if b else 0,
-    "min": min, "max": max,
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "min": min,
+    "floor_div": lambda a, b: a // b if b else 0, "mod": lambda a, b: a % b if b else 0, "max": max,
 }  # fmt: skip
 
 
 def fold_index(op: str, args: tuple[Expr, ...]) -> Expr | None:
     """Constant folding and identities of integer index arithmetic, or None."""
-    match op, args:
-        case "guard", (Const(i), Const(n), _) if 0 <= i < n:
-            return args[0]
     if op not in _FOLDS:
+        match op, args:
+            case "guard", (Const(i), Const(n), _) if 0 <= i < n:
+                return args[0]
         return None
     a, b = args
     if isinstance(a, Const):

@@ -134,9 +134,9 @@ class Node:
         """The same op on other inputs; itself where nothing changed."""
         if inputs == self.inputs:  # nodes are equal only to themselves
             return self
-        types = tuple(x.type for x in inputs)
-        same = types == tuple(x.type for x in self.inputs)  # so the result's type is, too
-        found = self.type if same else self.op.type_of(types, self.attrs)
+        types = [x.type for x in inputs]
+        same = types == [x.type for x in self.inputs]  # so the result's type is, too
+        found = self.type if same else self.op.type_of(tuple(types), self.attrs)
         return Node(self.op, inputs, self.attrs, found, self.loc)
 
     def __repr__(self) -> str:
@@ -178,7 +178,7 @@ class Node:
 
 
 OPS: dict[str, Op] = {}
-UNIQUE = ("get", "fused", "leaf")  # kinds of which hardly two nodes have the same attributes
+UNIQUE = ("fused", "param")  # ops of which hardly two nodes have the same attributes
 
 
 class Op:
@@ -240,9 +240,8 @@ class Op:
 
     def type_of(self, types: tuple[Type, ...], attrs: Mapping[str, Any]) -> Type:
         """`infer`, with arity and attribute names checked and the op named in every refusal."""
-        # a fused op's attributes hold graphs, which hold weights: they must not be kept; those of a
-        # leaf are its own, but bodies have the same inputs p0, p1 ...
-        if isinstance(attrs, Attrs) and (self.kind not in UNIQUE or self.name == "input"):
+        # a fused op's attributes hold graphs, which hold weights: they must not be kept
+        if isinstance(attrs, Attrs) and self.name not in UNIQUE:
             return _inferred(self, types, attrs)
         return self.checked_type(types, attrs)
 

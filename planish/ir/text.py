@@ -215,14 +215,10 @@ def _header(graph: Graph, names: dict[Node, str]) -> str:
 def used_symbols(graph: Graph) -> list[Symbol]:
     """The symbols in the types and attributes of a graph, sorted; bodies declare their own."""
     sizes: set[Size] = set()
-    seen: set[int] = set()  # types, most of which are those of many nodes
-    for node in graph.nodes:
-        if id(node.type) not in seen:
-            seen.add(id(node.type))
-            sizes.update(_sizes(node.type))
-        for value in node.attrs.values():
-            if type(value) not in _PLAIN:
-                sizes.update(_sizes(value))
+    types = {id(node.type): node.type for node in graph.nodes}  # most are those of many nodes
+    values = {x for node in graph.nodes for x in node.attrs.values() if type(x) not in _PLAIN}
+    for value in (*types.values(), *values):
+        sizes.update(_sizes(value))
     found = {s for size in sizes for monomial, _ in size.terms for s in monomial}
     return sorted(found, key=lambda s: (s.name, s.max is not None, s.max or 0))
 
@@ -234,13 +230,10 @@ def _sizes(value: Type | Any) -> list[Size]:
     """The symbolic sizes inside a type or an attribute value."""
     if isinstance(value, Size):
         return [value]
-    if isinstance(value, TensorType):
-        return [s for s in value.shape if isinstance(s, Size)]
-    if isinstance(value, TupleType):
-        value = value.items
-    if isinstance(value, tuple):
-        return [size for item in value if type(item) is not int for size in _sizes(item)]
-    return []
+    items = value if isinstance(value, tuple) else ()
+    if isinstance(value, (TensorType, TupleType)):
+        items = value.shape if isinstance(value, TensorType) else value.items
+    return [size for item in items if type(item) is not int for size in _sizes(item)]
 
 
 def _filled(start: str, items: list[str]) -> str:

@@ -8,7 +8,6 @@ fused nodes keep the same rules.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from planish.ir.dims import Size, Symbol
@@ -21,26 +20,30 @@ from planish.ir.types import DType, TensorType, dtype
 _ATTRIBUTES = (int, float, bool, str, type(None), DType, Size, TensorType, Graph)
 
 
-def verify(
-    graph: Graph, after: str = "", strict: bool = False, known: Collection[Node] = ()
-) -> Graph:
+def verify(graph: Graph, after: str = "", strict: bool = False) -> Graph:
     """The graph itself; IRError with the line and its neighbours where it breaks a rule.
 
     `after` names the pass to blame, as in "fuse (4 of 6)". A graph read from text may come without
-    its weights; `strict` demands them. Nodes never change, so those that are `known` to keep the
-    rules are not looked at again.
+    its weights; `strict` demands them.
     """
-    _Check(f"after pass {after}: " if after else "", known).top(graph, strict)
-    return graph
+    return Verifier().verify(graph, after, strict)
 
 
-class _Check:
-    """One verification; remembers the bodies it has seen."""
+class Verifier:
+    """Verifies graph after graph. Nodes never change: those that it knows are not looked at again,
+    and of those that differ in their operands only, of equal types, one is."""
 
-    def __init__(self, prefix: str, known: Collection[Node]):
-        self.prefix = prefix
-        self.known = known
-        self.seen: set[Graph] = set()
+    def __init__(self) -> None:
+        self.prefix = ""
+        self.known: set[Node] = set()
+        self.bodies: set[Graph] = set()
+        self.alike: set[tuple[int, ...]] = set()  # ids of what says all of a node, see `node`
+
+    def verify(self, graph: Graph, after: str = "", strict: bool = False) -> Graph:
+        """See the function of that name."""
+        self.prefix = f"after pass {after}: " if after else ""
+        self.top(graph, strict)
+        return graph
 
     def refuse(self, graph: Graph, message: str, node: Node | None = None) -> None:
         """Raise, with the node's line and its neighbours."""
@@ -59,7 +62,7 @@ class _Check:
 
     def graph(self, graph: Graph) -> None:
         """The rules for graphs and bodies."""
-        self.seen.add(graph)
+        self.bodies.add(graph)
         names: set[str] = set()
         for node in graph.inputs:
             name = node.attrs["name"]
@@ -73,12 +76,17 @@ class _Check:
                 self.refuse(graph, f"input {name!r} is not in the signature of {graph.name}", node)
             if node not in self.known:
                 self.node(graph, node)
+                self.known.add(node)
         for node in graph.outputs:
             if not isinstance(node.type, TensorType):
                 self.refuse(graph, "an output is a tensor; use get for a result of this node", node)
 
     def node(self, graph: Graph, node: Node) -> None:
         """The rules for one node, and for the bodies it holds."""
+        types = tuple([x.type for x in node.inputs])
+        alike = (id(node.op), id(node.attrs), id(node.type), *map(id, types))
+        if alike in self.alike:
+            return
         if OPS.get(node.op.name) is not node.op:
             self.refuse(graph, f"op {node.op.name!r} is not registered", node)
         if not isinstance(node.attrs, Attrs):
@@ -87,14 +95,15 @@ class _Check:
             if not _allowed(value):
                 kind = type(value).__name__
                 self.refuse(graph, f"attribute {name} of {node.op.name} is a {kind}", node)
-            if isinstance(value, Graph) and value not in self.seen:
+            if isinstance(value, Graph) and value not in self.bodies:
                 self.body(value)
         try:
-            found = node.op.type_of(tuple(x.type for x in node.inputs), node.attrs)
+            found = node.op.type_of(types, node.attrs)
         except PlanishError as error:
             raise IRError(f"{self.prefix}{error}\n{line_of(graph, node)}") from error
         if found != node.type:
             self.refuse(graph, f"{node.op.name} gives {found}, its type says {node.type}", node)
+        self.alike.add(alike)
 
     def body(self, body: Graph) -> None:
         """A body, named in every refusal."""

@@ -129,9 +129,7 @@ def backward(graph: Graph, y: Node, dy: Node, wrt: Sequence[Node]) -> list[Node]
             dx = unbroadcast(dx, x.type)
             if x in cotangents:
                 dx = cotangents[x] + dx
-            (dx,) = placed((dx,), known, node.loc)
-            cotangents[x] = dx
-            known.update(walk([dx], known))
+            (cotangents[x],) = placed((dx,), known, node.loc)
     for x in wrt:
         if x not in cotangents:
             refuse_blocked(graph, above, x)

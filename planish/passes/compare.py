@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from planish.ir.errors import UnsupportedError
 from planish.ir.evaluate import bind_sizes, evaluate
 from planish.ir.graph import Graph
+from planish.ir.plots import need_plot
 from planish.passes.measure import bytes_moved, flops, kernels, live_bytes, weight_bytes
 from planish.passes.pipeline import Pipeline
 from planish.passes.pipelines import PIPELINES, pipeline
@@ -73,10 +73,9 @@ class Table:
 
     def plot(self, path: str | Path) -> None:
         """Write bars of what differs most: run time, kernels, bytes moved, memory."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise UnsupportedError("plot needs matplotlib: pip install 'planish[plot]'") from None
+        need_plot(path)
+        from matplotlib.figure import Figure
+
         wanted = [c for c in COLUMNS if c[2] in PLOTTED and self.has(c[2])]
         figure = Figure(figsize=(3 * len(wanted), 0.5 * len(self.rows) + 1), layout="constrained")
         for axes, (title, show, name) in zip(

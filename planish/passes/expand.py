@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from planish.ir.graph import Graph
 from planish.ir.groups import KERNEL_COMPOSITES
 from planish.ir.node import Node
-from planish.passes.rewrite import rewritten
+from planish.passes.rewrite import rewritten, walk
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ def expand_where(graph: Graph, wanted: Callable[[Node], bool]) -> Graph:
     def step(node: Node) -> Node:
         if node.op.kind != "composite" or not wanted(node):
             return node
-        return node.op.expand(*node.inputs, **node.attrs)  # type: ignore[attr-defined]
+        found = node.op.expand(*node.inputs, **node.attrs)  # type: ignore[attr-defined]
+        new = {x: x for x in node.inputs}
+        for x in walk([found], node.inputs):
+            new[x] = step(x.with_inputs(tuple([new[y] for y in x.inputs])))
+        return new[found]
 
-    while True:  # one round for each level at which definitions nest
-        after = rewritten(graph, step)
-        if after is graph:
-            return graph
-        graph = after
+    return rewritten(graph, step)

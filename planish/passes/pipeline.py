@@ -22,8 +22,7 @@ from typing import Any, TypeAlias
 
 from planish.ir.errors import DataError, ParseError, PlanishError
 from planish.ir.graph import Graph
-from planish.ir.node import Node
-from planish.ir.verify import verify
+from planish.ir.verify import Verifier
 from planish.passes.calibrate import Samples
 from planish.passes.registry import PASSES, Pass
 
@@ -102,7 +101,7 @@ class Pipeline:
         self, graph: Graph, observe: tuple[Observer, ...] = ()
     ) -> Iterator[tuple[str, Graph]]:
         """The text of each pass with the graph after it."""
-        known: set[Node] = set()
+        verifier = Verifier()
         for position, step in enumerate(self.passes, 1):
             name = pass_text(step)
             where = f"{name} ({position} of {len(self.passes)})"
@@ -113,8 +112,7 @@ class Pipeline:
                 error.add_note(f"  in pass {where}")
                 raise
             seconds = time.perf_counter() - started
-            verify(after, where, known=known)
-            known = set(after.nodes)
+            verifier.verify(after, where)
             for observer in observe:
                 observer(Step(name, position, len(self.passes), graph, after, seconds, step))
             yield name, after

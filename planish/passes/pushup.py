@@ -26,7 +26,7 @@ from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
 from planish.ir.ops.base import as_node, const, make
 from planish.ir.ops.view import segments
-from planish.passes.rewrite import placed, walk
+from planish.passes.rewrite import placed
 
 Cut: TypeAlias = tuple[tuple[AnySize, AnySize] | None, ...]  # start and stop per axis; None: all
 Demand: TypeAlias = Cut | None  # None: all of it
@@ -57,7 +57,6 @@ def pushup(graph: Graph) -> Graph:
         else:
             new = rebuilt(node, demand, inputs)
         (built[node],) = placed((new,), known, node.loc)
-        known.update(walk([built[node]], known))
     return graph.with_outputs(tuple(built[x] for x in graph.outputs))
 
 

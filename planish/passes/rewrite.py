@@ -12,29 +12,27 @@ from planish.ir.ops.base import const
 def walk(roots: Iterable[Node], stop: Collection[Node] = ()) -> Iterator[Node]:
     """Nodes above `roots`, operands before users, not entering `stop`."""
     seen: set[Node] = set()
-    for root in roots:
-        stack = [] if root in seen or root in stop else [(root, iter(root.inputs))]
-        while stack:
-            node, rest = stack[-1]
-            child = next((x for x in rest if x not in seen and x not in stop), None)
-            if child is not None:
-                stack.append((child, iter(child.inputs)))
-                continue
-            stack.pop()
+    stack = [root for root in roots if root not in stop][::-1]
+    while stack:
+        node = stack[-1]
+        before = [x for x in node.inputs if x not in seen and x not in stop]
+        if before:
+            stack += before[::-1]
+        elif stack.pop() not in seen:
             seen.add(node)
             yield node
 
 
-def placed(roots: tuple[Node, ...], known: Collection[Node], loc: Loc | None) -> tuple[Node, ...]:
-    """`roots` again, their new nodes (those not in `known`) said to come from `loc`."""
-    if loc is None:
-        return roots
+def placed(roots: tuple[Node, ...], known: set[Node], loc: Loc | None) -> tuple[Node, ...]:
+    """`roots` again, their new nodes said to come from `loc`: those not in `known`, which they join
+    thereby."""
     new: dict[Node, Node] = {}
     for node in walk(roots, known):
-        inputs = tuple(new.get(x, x) for x in node.inputs)
+        inputs = tuple([new.get(x, x) for x in node.inputs])
         # not `with_inputs`: the types are the same, and inferring them again takes time
-        new[node] = Node(node.op, inputs, node.attrs, node.type, node.loc or loc)
-    return tuple(new.get(x, x) for x in roots)
+        new[node] = Node(node.op, inputs, node.attrs, node.type, node.loc or loc) if loc else node
+    known.update(new.values())
+    return tuple([new.get(x, x) for x in roots])
 
 
 def rewritten(graph: Graph, step: Callable[[Node], Node]) -> Graph:
@@ -43,12 +41,10 @@ def rewritten(graph: Graph, step: Callable[[Node], Node]) -> Graph:
 
     def placing(node: Node) -> Node:
         found = step(node)
-        if found is node:
-            known.add(node)
-            return node
-        (found,) = placed((found,), known, node.loc)
-        known.update(walk([found], known))
-        return found
+        if found is not node:
+            return placed((found,), known, node.loc)[0]
+        known.add(node)
+        return node
 
     return graph.map(placing)
 

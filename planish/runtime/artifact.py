@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from planish.ir.errors import ArtifactError, TargetError
-from planish.ir.files import need_place
+from planish.ir.files import naming, need_place
 from planish.ir.later import later
 from planish.ir.mapped import mapped
 from planish.ir.types import DTYPES
@@ -146,7 +146,7 @@ def save_shared(program: Program, path: Path, pool: bytes, more: Mapping[str, An
 def beside(path: Path) -> Iterator[Path]:
     """A temporary folder on the file system of `path`."""
     need_place(path)
-    with tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as name:
+    with naming(path), tempfile.TemporaryDirectory(prefix=".planish-", dir=path.parent) as name:
         yield Path(name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from planish.ir.errors import CompileError
@@ -74,27 +74,27 @@ def _built(plan: Plan, functions: Functions, compiling: Compiling) -> Image:
     check_aliases(plan)
     modules = modules_of(plan, target, functions)
     compiling.add(modules.main())
-    large = {id(k): _locals(k) for k in (step.kernel for step in plan.steps)}
+    large = {(id(x.kernel), x.sizes): _locals(x.kernel, dict(x.sizes)) for x in plan.steps}
     scratch = tuple(dict.fromkeys(x for x in large.values() if x))
     private = modules.schedule.bytes
     return Image.of(plan, target, modules.dims, scratch, private, compiling.codes())
 
 
-def _locals(kernel: Kernel) -> tuple[Local, ...]:
-    """The locals of a kernel that live in scratch memory."""
+def _locals(kernel: Kernel, sizes: Mapping[str, int]) -> tuple[Local, ...]:
+    """The locals of a kernel that live in scratch memory, where some dimensions are `sizes`."""
     large = scratch_buffers(kernel)
-    return tuple(Local(x.name, x.dtype, tuple(map(_extent, x.shape))) for x in large)
+    return tuple(Local(x.name, x.dtype, tuple(_extent(n, sizes) for n in x.shape)) for x in large)
 
 
-def _extent(expr: Expr) -> Extent:
+def _extent(expr: Expr, sizes: Mapping[str, int]) -> Extent:
     """An extent over dimensions: a number, a name, or an operation."""
     match expr:
         case Const(value):
             return int(value)
         case Var(name):
-            return name
+            return sizes.get(name, name)
         case Scalar(op, (a, b)):
-            return op, _extent(a), _extent(b)
+            return op, _extent(a, sizes), _extent(b, sizes)
     raise CompileError(f"an extent that is no arithmetic of sizes: {expr}")
 
 

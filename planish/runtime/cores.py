@@ -90,6 +90,9 @@ CORES = {
 }
 
 
+OTHER = Core()
+
+
 def core(cpu: str) -> Core:
     """What a core of the processor that LLVM calls so does."""
-    return CORES.get(cpu, Core())
+    return CORES.get(cpu, OTHER)

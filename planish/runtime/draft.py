@@ -104,7 +104,8 @@ class Draft:
             numbered = made.kernel, number_sites(made.kernel, self.sites)
             self.numbered[id(made.kernel)] = numbered
         kernel = self.numbered[id(made.kernel)][1]
-        self.steps.append(Step(kernel, tuple(args), text, flops))  # type: ignore[arg-type]
+        given = tuple(args)
+        self.steps.append(Step(kernel, given, text, made.sizes, flops))  # type: ignore[arg-type]
         if self.begun is not None:
             self.begun(self.steps[-1])
 

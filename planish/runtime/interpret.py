@@ -30,7 +30,8 @@ def run_plan(plan: Plan, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         memory["output", j] = memory["input", i]
     for step in plan.steps:
         status: Status = []
-        dims = {name: arguments.binding[name] for name in step.kernel.dims}
+        known = step.known(arguments.binding)
+        dims = {name: known[name] for name in step.kernel.dims}
         given = [
             seen_as(memory[slot.kind, slot.index], buffer, dims)
             for slot, buffer in zip(step.args, step.kernel.params, strict=True)

@@ -18,13 +18,13 @@ from planish.ir import types as t
 from planish.ir.dims import AnySize, Shape, Size, product, upper
 from planish.ir.errors import UnsupportedError
 from planish.ir.graph import Graph
-from planish.ir.groups import UPDATES, Group, body_of, classify
+from planish.ir.groups import UPDATES, Group, body_of, classify, content_of
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
 from planish.ir.order import run_order
-from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.draft import Packed, is_inline, label, source
+from planish.runtime.kernels.any_size import of_maps, of_sums
 from planish.runtime.kernels.attention import attention_kernel
 from planish.runtime.kernels.attention_grad import attention_grad_kernel
 from planish.runtime.kernels.attention_parts import (
@@ -39,6 +39,7 @@ from planish.runtime.kernels.gemm import Roles
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.reduce import (
+    ROWS,
     parts_kernel,
     parts_of,
     reduce_kernel,
@@ -199,7 +200,7 @@ class Lowering(Operands):
         options = in_place, form, tuple(x.type for x in packed[1:] if x is not None), heads
         chosen = roles and (roles.swapped, roles.dot, roles.strips, roles.own)
         write = partial(self.kernel, body, group, roles, *options, before)
-        made = self.once(body, write, *options, chosen, before and graph_text(before))
+        made = self.once(body, write, *options, chosen, before and content_of(before))
         text = label(node, body.name) + (form.note if form is not None else "")
         self.enter(made, operands, outs, text, packed, flops)
 
@@ -236,22 +237,20 @@ class Lowering(Operands):
         for x in parts:
             self.slots[x, 0] = self.temp(x.type, f"{text} parts")
         slots = tuple(self.slots[x, 0] for x in parts)
-        made = self.once(body, lambda: parts_kernel(body, group, name, self.target), "parts")
+        made = self.once(body, lambda: self.parts_kernel(body, group, name), "parts")
         self.enter(made, operands, slots, f"{text} parts")
         total = total_of(body, group, parts)
         self.step(node, total, (*operands, *parts), classify(total), outs)
 
+    def parts_kernel(self, body: Graph, group: Group, name: str) -> Lowered:
+        """The kernel of the first step of a sum over many rows."""
+        write = partial(parts_kernel, name=name, target=self.target)
+        return self.general(body, of_sums(body, group, self.target, ROWS), write, "parts")
+
     def kernel(
-        self,
-        body: Graph,
-        group: Group,
-        roles: Roles | None,
-        in_place: bool,
-        form: Form | None,
-        panels: tuple[TensorType, ...],
-        heads: tuple[int, int] | None,
-        before: Graph | None,
-    ) -> Lowered:
+        self, body: Graph, group: Group, roles: Roles | None, in_place: bool, form: Form | None,
+        panels: tuple[TensorType, ...], heads: tuple[int, int] | None, before: Graph | None,
+    ) -> Lowered:  # fmt: skip
         """The kernel of a body, by its kind."""
         name, anchor = kernel_name(body.name), group.anchor
         if roles is not None and form is not None and anchor is not None:
@@ -262,10 +261,12 @@ class Lowering(Operands):
         if group.kind == "row":
             return row_kernel(body, group, name, self.target)
         if group.kind == "reduce":
-            return reduce_kernel(body, group, name, self.target)
+            sums = of_sums(body, group, self.target)
+            return self.general(body, sums, partial(reduce_kernel, name=name, target=self.target))
         if in_place and len(body.outputs) == 1:
             return write_kernel(body, body.outputs[0], name, self.target)
-        return map_kernel(body, name, self.target)
+        rows = of_maps(body, self.target)
+        return self.general(body, rows, partial(map_kernel, name=name, target=self.target))
 
     def overwritten(
         self, node: Node, body: Graph, operands: tuple[Node, ...], group: Group
@@ -361,12 +362,6 @@ def own_columns(graph: Graph, node: Node, anchor: Node, ready: bool) -> int:
 def is_alias(node: Node) -> bool:
     """Whether a node is the same memory as its operand."""
     return node.op.name == "reshape" and not is_inline(source(node)[0])
-
-
-def copy_of(node: Node) -> tuple[Graph, tuple[Node, ...]]:
-    """A body that copies a stored value."""
-    body, operands = body_of((), (node,), "copy")
-    return body, operands
 
 
 def kernel_name(text: str) -> str:

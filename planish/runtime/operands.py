@@ -13,7 +13,7 @@ from functools import partial
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.groups import classify, recomputed
+from planish.ir.groups import classify, content_of, recomputed
 from planish.ir.loop_matrix import SIDE
 from planish.ir.node import Node
 from planish.ir.ops.leaf import input_
@@ -22,6 +22,7 @@ from planish.ir.text import graph_text
 from planish.ir.types import TensorType
 from planish.runtime.bitmaps import kept_rows
 from planish.runtime.draft import Draft, Packed, label, source
+from planish.runtime.kernels.any_size import General, of_matrix
 from planish.runtime.kernels.blocks import may_skip, quickest_width
 from planish.runtime.kernels.gemm import (
     Roles,
@@ -29,12 +30,12 @@ from planish.runtime.kernels.gemm import (
     takes_matrix,
 )
 from planish.runtime.kernels.nest import Lowered
-from planish.runtime.kernels.pack import is_direct, pack_kernel
+from planish.runtime.kernels.pack import PACK, is_direct, pack_kernel
 from planish.runtime.kernels.pointwise import map_kernel
 from planish.runtime.kernels.rows import row_kernel
 from planish.runtime.kernels.scaled import is_nibbles, tile_of
 from planish.runtime.kernels.sparse import COLUMNS, bitmap_of, why_zeros
-from planish.runtime.kernels.strides import is_turned, whole
+from planish.runtime.kernels.strides import is_turned, strides, whole
 from planish.runtime.kernels.tiles import WIDTHS
 from planish.runtime.kernels.words import (
     STARTS,
@@ -67,7 +68,7 @@ class Operands(Draft):
     packed: dict[tuple, Slot] = field(default_factory=dict)
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
-    texts: dict[tuple, str] = field(default_factory=dict)  # of bodies, by inputs and outputs
+    contents: dict[tuple, tuple] = field(default_factory=dict)  # by inputs and outputs of bodies
     apart: dict[Graph, tuple[Graph, Node, tuple[Graph, ...]]] = field(default_factory=dict)
     # what products recompute -> how, and of what; until a step has made it
     waits: dict[Node, tuple[Graph, tuple[Node, ...]]] = field(default_factory=dict)
@@ -75,12 +76,20 @@ class Operands(Draft):
     def once(self, body: Graph, make: Callable[[], Lowered], *rest: object) -> Lowered:
         """The kernel of a body; that of an equal one, where there was one."""
         same = (body.inputs, body.outputs)
-        if same not in self.texts:
-            self.texts[same] = graph_text(replace(body, name="body"))
-        key = (self.target, self.texts[same], *rest)
+        if same not in self.contents:
+            self.contents[same] = content_of(body)
+        key = (self.target, self.contents[same], *rest)
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]
+
+    def general(
+        self, body: Graph, found: General | None, write: Callable[[Graph], Lowered], *rest: object
+    ) -> Lowered:
+        """The kernel of a body, or of all that are like it but for sizes, where that was found."""
+        if found is None:
+            return write(body)
+        return found.lowered(self.once(found.body, lambda: write(found.body), *rest))
 
     def slot(self, node: Node) -> Slot:
         """Where the value of `node` lies; one that waits is computed now."""
@@ -280,6 +289,13 @@ class Operands(Draft):
             return {}
         return {x: y.attrs["name"] for x, y in zip(reads, given, strict=True)}
 
+    def pack_kernel(self, body: Graph, seen: Graph, nr: int, flat: bool) -> Lowered:
+        """The kernel that packs what a body makes: views of what is `seen`, if it is stored."""
+        rows = strides(seen, *seen.outputs)[-1] == {(): 1}
+        found = of_matrix(body, body.outputs[0], (PACK, nr))
+        write = partial(pack_kernel, rows=rows, nr=nr, name="pack", flat=flat)
+        return self.general(body, found, write, "pack", nr, flat, rows)
+
     def packed_now(
         self, node: Node, body: Graph, operands: tuple[Node, ...], b: Node, nr: int,
         flat: bool = False,
@@ -288,7 +304,7 @@ class Operands(Draft):
         key = (*origin(body, operands, b), nr, flat)
         if key not in self.packed:
             pack, reads = self.composed("pack", body, operands, b)
-            write = partial(pack_kernel, pack, replace(body, outputs=(b,)), nr, "pack", flat)
+            write = partial(self.pack_kernel, pack, replace(body, outputs=(b,)), nr, flat)
             made = self.once(pack, write, "pack", nr, flat)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))

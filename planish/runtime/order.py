@@ -40,7 +40,7 @@ def order_writes(
         if ("output", j) in first:
             write = first["output", j]
             before[write].update(k for k in readers.get(("input", i), ()) if k != write)
-    late = {k for k, step in enumerate(steps) if nests.of(step.kernel).small}
+    late = {k for k, step in enumerate(steps) if nests.of(step.kernel, step.sizes).small}
     return tuple(steps[k] for k in _late(_topological(steps, before), before, late))
 
 

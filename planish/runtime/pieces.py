@@ -8,13 +8,12 @@ those with the numbers p, count + p, 2 * count + p ... So of [count, n] an itera
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from planish.ir import types as t
 from planish.ir.index import Ranges, largest, to_poly
 from planish.ir.loops import (
     Accumulate,
-    Buffer,
     Const,
     Expr,
     For,
@@ -26,30 +25,34 @@ from planish.ir.loops import (
     Store,
     Var,
     as_index,
+    fold_index,
     walk,
 )
 
 
-def in_pieces(kernel: Kernel, loop: For) -> dict[str, int]:
-    """The params of which an iteration of `loop` touches its own pieces alone, and their rounds."""
+def in_pieces(kernel: Kernel, loop: For, sizes: Mapping[str, Expr] | None = None) -> dict[str, int]:
+    """The params of which an iteration of `loop` touches its own pieces alone, and their rounds.
+
+    `sizes` are those of dimensions that are known.
+    """
     lets = {s.var.name: s.value for s in walk(kernel.body) if isinstance(s, Let)}
-    ranges = _ranges(loop)
+    lets.update(sizes or {})
+    ranges = _ranges(loop, lets)
     inside = set(map(id, _accesses((loop,))))
     found: dict[str, int] = {}
     for access in _accesses(kernel.body):
         name = access.buffer.name
         if found.get(name) != 0:  # else no other access changes that
-            index = tuple(_inlined(i, lets) for i in access.index)
-            rounds = _rounds(access.buffer, index, loop, ranges) if id(access) in inside else 0
+            rounds = _rounds(access, lets, loop, ranges) if id(access) in inside else 0
             found[name] = rounds if found.setdefault(name, rounds) == rounds else 0
     return {name: rounds for name, rounds in found.items() if rounds}
 
 
-def _ranges(loop: For) -> Ranges:
+def _ranges(loop: For, lets: Mapping[str, Expr]) -> Ranges:
     """The largest extent of each name of loop variables, where all are numbers."""
     found: dict[str, list[Expr]] = {}
     for inner in (s for s in walk((loop,)) if isinstance(s, For)):
-        found.setdefault(inner.var.name, []).append(inner.extent)
+        found.setdefault(inner.var.name, []).append(in_full(inner.extent, lets))
     numbers = {
         name: [int(x.value) for x in extents if isinstance(x, Const)]
         for name, extents in found.items()
@@ -64,26 +67,31 @@ def _accesses(body: tuple[Stmt, ...]) -> Iterable[Load | Store | Accumulate]:
             yield item
 
 
-def _inlined(expr: Expr, lets: dict[str, Expr]) -> Expr:
-    """An integer expression without the names of other integers."""
+def in_full(expr: Expr, known: Mapping[str, Expr]) -> Expr:
+    """An integer expression without the names of integers that are known."""
     match expr:
-        case Var(name) if name in lets and expr.type == t.i64:
-            return _inlined(lets[name], lets)
+        case Var(name) if name in known and expr.type == t.i64:
+            return in_full(known[name], known)
         case Scalar(op, args, dtype) if dtype == t.i64:
-            return Scalar(op, tuple(_inlined(x, lets) for x in args), dtype)
+            full = tuple(in_full(x, known) for x in args)
+            return fold_index(op, full) or Scalar(op, full, dtype)
     return expr
 
 
-def _rounds(buffer: Buffer, index: tuple[Expr, ...], loop: For, ranges: Ranges) -> int:
+def _rounds(
+    access: Load | Store | Accumulate, known: Mapping[str, Expr], loop: For, ranges: Ranges
+) -> int:
     """In how many rounds pieces are dealt out, if iteration p has the element; 0 if not.
 
     Some leading indexes, taken together, tell whose an element is.
     """
-    if not isinstance(loop.extent, Const):
+    index, shape = ([in_full(x, known) for x in xs] for xs in (access.index, access.buffer.shape))
+    trips = in_full(loop.extent, known)
+    if not isinstance(trips, Const):
         return 0
-    count, size = int(loop.extent.value), 1
+    count, size = int(trips.value), 1
     whose: Expr = Const(0, t.i64)
-    for i, extent in zip(index, buffer.shape, strict=True):
+    for i, extent in zip(index, shape, strict=True):
         if not isinstance(extent, Const):
             return 0
         size *= int(extent.value)

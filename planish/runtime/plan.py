@@ -7,12 +7,14 @@ one arena; `runtime/codegen` makes native code of it. A plan prints, and `run_pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from planish.ir.dims import AnySize
 from planish.ir.loops import Kernel
+from planish.runtime.sizes import Sizes
 from planish.runtime.slots import Limit, Made, Slot
 
 
@@ -22,13 +24,19 @@ class Step:
 
     A kernel sees its argument as a contiguous row-major buffer of the kernel's own shape, which may
     differ from the slot's (a reshape costs nothing), as may the dtype (pairs of bf16 are words);
-    the number of bytes is the same.
+    the number of bytes is the same. `sizes` are what dimensions of the kernel are in this call, and
+    may be others in another one; all else is known when the program runs.
     """
 
     kernel: Kernel
     args: tuple[Slot, ...]
     label: str  # a name a person knows: "h.3.mlp.fc1+gelu"
+    sizes: Sizes = ()
     flops: AnySize | None = None  # of a matrix product; None: as many as the loop nest has
+
+    def known(self, binding: Mapping[str, int]) -> dict[str, int]:
+        """What names of sizes mean in this call, where the program's are these."""
+        return {**binding, **dict(self.sizes)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,12 +100,15 @@ class Profile:
         return row.seconds / self.seconds if self.seconds else 0.0
 
     def by_kernel(self) -> Profile:
-        """One row for each kernel, the slowest first: layers h.0, h.1 ... become h.*."""
+        """One row for each kernel, the slowest first: h.0, h.1 ... that share it become h.*."""
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.rows:
             label = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.label)
             groups.setdefault((label, row.kernel), []).append(row)
-        rows = [_sum(*key, group) for key, group in groups.items()]
+        rows = [
+            _sum(label if len({r.label for r in group}) > 1 else group[0].label, kernel, group)
+            for (label, kernel), group in groups.items()
+        ]
         return replace(self, rows=tuple(sorted(rows, key=lambda row: -row.seconds)))
 
     def cells(self) -> list[tuple[str, ...]]:
@@ -216,9 +219,9 @@ def plan_work(
     counted = []
     for step in plan.steps:
         numbers = tuple(s for s in step.args if s.kind == "input" and not s.type.dtype.is_float)
-        key = (id(step.kernel), numbers)
+        key = (id(step.kernel), step.sizes, numbers)
         if key not in costs:
-            costs[key] = kernel_cost(step.kernel, binding, _reader(plan, step, arrays))
+            costs[key] = kernel_cost(step.kernel, step.known(binding), _reader(plan, step, arrays))
         counted.append(costs[key])
     touched = [step_bytes(s, c, binding) for s, c in zip(plan.steps, counted, strict=True)]
     places = [{s: _place(plan, memory, s) for s in sizes} for sizes in touched]

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from planish.ir.errors import UnsupportedError
+from planish.ir.plots import need_plot
 from planish.runtime.roof import Roof
 
 LABELLED = 14  # kernels with a name: the slowest
 _SPAN = 1e-2, 1e3  # operations for each byte, at least
 
 
-def need_matplotlib() -> None:
-    """UnsupportedError where there is none, before work is put into a picture."""
-    if find_spec("matplotlib") is None:
-        raise UnsupportedError("a roofline needs matplotlib: pip install 'planish[plot]'")
-
-
 def draw(path: str | Path, title: str, rows: Sequence[Any], roof: Roof | None) -> None:
     """Write the picture; a point for each kernel that computes, as large as its share of time."""
-    need_matplotlib()
+    need_plot(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 7.5), layout="constrained")

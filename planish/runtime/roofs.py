@@ -188,7 +188,7 @@ def measured(
 
 def _amount(step: Step) -> int:
     """What a step is measured by: operations, dot products, or bytes that it reads."""
-    cost = kernel_cost(step.kernel, {})
+    cost = kernel_cost(step.kernel, step.known({}))
     if step.label == "barrier":
         return 0
     if step.label in LEVELS:

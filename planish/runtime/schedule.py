@@ -54,7 +54,8 @@ class Job:
 
     def __init__(self, step: Step, nest: Nest):
         self.step, self.nest = step, nest
-        self.kernel, self.work, self.loop = nest.kernel, nest.work, nest.loop
+        self.kernel, self.work, self.trips = nest.kernel, nest.work, nest.trips
+        self.loop = nest.loop
 
     @property
     def small(self) -> bool:
@@ -71,7 +72,7 @@ class Job:
     @property
     def fixed(self) -> bool:
         """Whether threads always share it out in the same way."""
-        return self.loop is not None and isinstance(self.loop.extent, Const) and not self.open
+        return self.loop is not None and isinstance(self.trips, Const) and not self.open
 
     @property
     def open(self) -> bool:
@@ -105,9 +106,9 @@ class Job:
 
     def splits_like(self, other: Job, mine: Slot, theirs: Slot) -> bool:
         """Whether a thread that runs its share of both meets only its own pieces of a slot."""
-        if not (self.fixed and other.fixed and self.loop and other.loop):
+        if not (self.fixed and other.fixed):
             return False
-        if self.loop.extent != other.loop.extent or size_of(mine) != size_of(theirs):
+        if self.trips != other.trips or size_of(mine) != size_of(theirs):
             return False  # of bytes: the other may read words of several elements
         rounds = self.pieces.get(mine)
         return rounds is not None and rounds == other.pieces.get(theirs)
@@ -121,7 +122,7 @@ def size_of(slot: Slot) -> AnySize:
 def schedule(plan: Plan, storage: Storage, fixed: bool, nests: Nests) -> Schedule:
     """The schedule of a plan. `storage` gives a slot's memory as (space, begin, end), which are
     right for all sizes where `fixed`."""
-    jobs = [Job(step, nests.of(step.kernel)) for step in plan.steps]
+    jobs = [Job(step, nests.of(step.kernel, step.sizes)) for step in plan.steps]
     storage = _remembered(storage)
     runs = ["one" if job.loop is None or job.small else "shared" for job in jobs]
     readers = _readers(jobs, storage)

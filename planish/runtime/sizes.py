@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from planish.ir import types as t
 from planish.ir.errors import IRError
@@ -20,6 +20,8 @@ from planish.ir.loops import (
     children,
     scalar,
 )
+
+Sizes = tuple[tuple[str, int], ...]  # what names mean that a kernel has instead of numbers
 
 # Scalar operations below which a step stays on one thread: about 1 us, where a meeting of two
 # threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.
@@ -49,9 +51,9 @@ def element_count(buffer: Buffer, binding: Mapping[str, int]) -> int:
     return count
 
 
-def work(kernel: Kernel, dims: Iterable[str]) -> Expr:
-    """About how many scalar operations a kernel makes: an expression over its dimensions."""
-    return _block_work(kernel.body, {name: Var(name) for name in dims})
+def work(kernel: Kernel, env: Mapping[str, Expr]) -> Expr:
+    """About how many scalar operations a kernel makes, whose dimensions are `env`."""
+    return _block_work(kernel.body, dict(env))
 
 
 def is_small(amount: Expr) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,13 @@ def test_losses_that_are_not_finite_change_nothing() -> None:
     before["wte.weight"] = broken
     for name, array in before.items():
         np.testing.assert_array_equal(trainer.arrays[name], array)
+
+
+def test_the_time_of_steps_is_told_without_what_stands_between() -> None:
+    trainer, seen = small_trainer(batch=2, accumulate=2), []
+    wait = {"on_step": lambda t: time.sleep(0.4), "on_evaluate": lambda t: seen.append(t.steps)}
+    trainer.fit(TEXT, 3, validation=TEXT, evaluate_every=2, **wait)
+    assert seen == [2, 3] and 0 < trainer.seconds < 1.2
 
 
 def test_ctrl_c_between_parts_leaves_all_whole(monkeypatch: pytest.MonkeyPatch) -> None:

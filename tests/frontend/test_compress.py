@@ -84,6 +84,12 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert out.stat().st_size == rows[1]["disk"] and plot.stat().st_size > 1000
     logits = pl.compile(pl.load_graph(out))(np.zeros((1, 16), np.int32))
     assert logits.shape == (1, 16, 19)
+    assert run(["graph", str(out), "--out", "-"]) == 0
+    assert capsys.readouterr().out == f"{pl.load_graph(out)}\n"
+    assert run(["graph", str(out), "--out", "-", "--pipeline", "O2"]) == 0
+    assert capsys.readouterr().out == f"{pl.PIPELINES['O2'].run(pl.load_graph(out))}\n"
+    assert run(["graph", str(out), "--out", "-", "--of", "decode"]) == 2
+    assert "is a graph: --of and --calibrate are for models" in capsys.readouterr().err
     assert run(["info", str(out), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["bytes"] == out.stat().st_size and info["weights"]["i8"] == 6
@@ -124,6 +130,20 @@ def test_layers_with_times(file: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert min(*x["speed"]["decode"], *x["speed"]["prefill"]) > 0
     assert run([*words, "--sensitivity"]) == 2
     assert "goes without --out, --plot, --layers, --faster" in capsys.readouterr().err
+
+
+def test_one_recipe_may_stand_alone(model: pl.TinyGPT) -> None:
+    for one in ("O2", pl.PIPELINES["O2"]):
+        assert len(pl.compress(model, one, np.zeros(64, np.int32), seconds=0).rows) == 1
+        assert len(pl.compare(model, one, np.zeros((1, 4), np.int32), seconds=0).rows) == 1
+
+
+def test_options_that_say_nothing_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", "none", "--text", "none", "--recipe"]
+    assert run([*words, "O2,int8", "--budget", "1.1"]) == 2
+    assert "--budget is for the recipe auto" in capsys.readouterr().err
+    assert run([*words, "int8", "--out", "x.bin"]) == 2
+    assert "--out is a .safetensors file, not 'x.bin'" in capsys.readouterr().err
 
 
 def test_wanda_is_a_recipe(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

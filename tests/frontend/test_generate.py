@@ -196,6 +196,8 @@ def test_a_model_keeps_few_generators() -> None:
         ([[]], ValueError, "the prompt is empty"),
         ([0.0, 1.0], TypeError, "token ids are integers, got float64"),
         ([True], TypeError, "token ids are integers, got bool"),
+        ("To", TypeError, r"integers, got a text: tokenizer.encode\(text\) has them"),
+        (["To", "be"], TypeError, "prompt 0: token ids are integers, got a text"),
         ([1, VOCAB], IndexError, "token id 11 at position 1 is outside 0 <= id < 11"),
         ([-1], IndexError, "token id -1 at position 0"),
         ([2**31], IndexError, "token id 2147483648 at position 0"),

@@ -195,6 +195,20 @@ def test_a_stored_graph_becomes_a_library(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "plain.h").exists()
 
 
+def test_c_limits_what_a_stored_graph_leaves_open(tmp_path: Path) -> None:
+    graph = pl.trace(dense, pl.spec(("B", 8)), pl.spec((3,)))
+    pl.save_graph(pl.PIPELINES["O2"].run(graph), tmp_path / "g.safetensors")  # and so is a body
+    x, y = np.ones((3, 8), np.float32), np.ones(3, np.float32)
+    for more, most in ((["--batch", "3"], 3), ([], 1)):
+        name = f"most{most}.so"
+        assert run(given_to(tmp_path, "g.safetensors", name, "--prefix", "f_", *more)) == 0
+        out = [np.empty((most, 3), np.float32), np.empty(most, np.float32)]
+        found = Function(tmp_path / name)
+        assert found([x[:most], y], out, most) == (0, "")
+        assert np.array_equal(out[0], pl.compile(graph)(x[:most], y)["sum"])
+        assert found([x, y], out, most + 1)[0] != 0
+
+
 def test_logits_become_a_function_of_c(tmp_path: Path) -> None:
     pl.save(small_model(), tmp_path / "m.safetensors")
     more = ("--of", "all", "--prefix", "f_", "--batch", "2")
@@ -209,12 +223,12 @@ def test_logits_become_a_function_of_c(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "out", "more", "why"), [
     ("g.safetensors", "f.so", ["--of", "last"], "is a graph: --of is for models"),
-    ("g.safetensors", "f.so", ["--batch", "2"], "is a graph: --batch is for models"),
     ("g.safetensors", "f.so", ["--tokenizer", "none"], "is a graph: --tokenizer is for models"),
     ("g.safetensors", "f.so", ["--weights", "file"], "give it a prefix, such as 'f_'"),
     ("g.safetensors", "f.so", ["--target", "multi"], "for one processor; a bundle is for several"),
     ("g.safetensors", "f", ["--emit", "exe"], "no program for the shell"),
     ("g.safetensors", "f.bundle", ["--prefix", "f_"], "are for C, not for a bundle"),
+    ("g.safetensors", "f.so", ["--batch", "2"], "--batch is for C: give --prefix, too"),
     ("m.safetensors", "f.so", ["--of", "last", "--batch", "2"], "and for --of last and all in C"),
     ("m.safetensors", "f.so", ["--of", "all", "--tokenizer", "none"], "--tokenizer is for what wr"),
 ])  # fmt: skip

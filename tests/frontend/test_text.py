@@ -171,6 +171,8 @@ def test_tokens_are_checked() -> None:
             data.as_tokens([bad])
     with pytest.raises(DTypeError, match="integers, got float64"):
         data.as_tokens([0.5])
+    with pytest.raises(DTypeError, match=r"got a text: tokenizer.encode\(text\) has them"):
+        data.as_tokens("To be")
     with pytest.raises(DTypeError, match="integers, got bool"):
         data.as_tokens([True])
     with pytest.raises(DataError, match="one sequence"):

@@ -281,6 +281,14 @@ def test_compiled_functions_keep_the_form_of_results() -> None:
         pl.compile(pl.trace(lambda x: x + 1, X), X)
 
 
+def test_arguments_that_are_missing_are_named() -> None:
+    with pytest.raises(pl.TraceError, match=r"TinyGPT takes tokens, too: give a pl.spec\(shape"):
+        pl.compile(pl.TinyGPT(9, 8, 1, 2, 8))
+    with pytest.raises(pl.TraceError, match=r"fn takes y, too"):
+        pl.grad(lambda x, y: (x * y).sum())(np.ones(3, np.float32))
+    assert len(pl.trace(lambda x, y=2: x * y, pl.spec((3,))).inputs) == 1
+
+
 def test_import_is_light() -> None:
     heavy = ("numpy", "llvmlite", "networkx")
     code = f"import planish, sys; print([m for m in {heavy} if m in sys.modules])"

@@ -26,7 +26,7 @@ def costs(plan: Plan, **dims: int) -> list[tuple[int, int]]:
     """(operations, bytes) of each step."""
     found = []
     for step in plan.steps:
-        cost = kernel_cost(step.kernel, dims)
+        cost = kernel_cost(step.kernel, step.known(dims))
         found.append((step_flops(step, cost, dims), sum(step_bytes(step, cost, dims).values())))
     return found
 

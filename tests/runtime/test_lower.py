@@ -47,8 +47,9 @@ def run_plan(graph: Graph, arrays: list[np.ndarray], target: Target) -> list[np.
     for step in plan.steps:
         given = [plan.params[s.index] if s.kind == "param" else memory[s] for s in step.args]
         pairs = zip(given, step.kernel.params, strict=True)
-        flat = [seen_as(array, buffer, dims) for array, buffer in pairs]
-        run_kernel(step.kernel, flat, dims, status)
+        known = step.known(dims)
+        flat = [seen_as(array, buffer, known) for array, buffer in pairs]
+        run_kernel(step.kernel, flat, known, status)
     assert status == []
     return [memory[s] for s in plan.outputs]
 

@@ -62,5 +62,3 @@ def need_folder_of(path: Path) -> None:
         need_place(path)
     except OSError as error:
         raise click.UsageError(str(error)) from error
-    if not path.parent.is_dir():
-        raise click.UsageError(f"there is no folder {path.parent}")

@@ -27,6 +27,7 @@ from planish.frontend.pretrained import load_model
 from planish.frontend.text import read_text
 from planish.frontend.trace import trace
 from planish.ir.errors import DataError
+from planish.ir.plots import need_plot
 from planish.passes.pipelines import pipeline
 from planish.passes.reports import KINDS, Reports, reports
 from planish.runtime.target import Target, thread_count
@@ -63,7 +64,7 @@ def command(model: Path, pipelines: str, text: Path | None, calibrate: Path | No
     relative to the interpreter in float64.
     """
     if plot is not None:
-        need_folder_of(plot)
+        need_folder_of(need_plot(plot))
     made, tokenizer = load_model(model)
     names = bound(made, named(pipelines), calibrate, tokenizer, threads, "--pipelines")
     context, vocab = made.config["max_seq_len"], made.config["vocab_size"]

@@ -16,6 +16,7 @@ from planish.frontend.cli.common import (
 )
 from planish.frontend.cli.functions import (
     for_c,
+    limited,
     logits_graph,
     save_code,
     stored_graph,
@@ -36,9 +37,7 @@ from planish.runtime.artifact import level_name
 ENDS = {**EMITS, "bundle": BUNDLE}
 PREFIX = "planish_"
 BATCH = 12
-OPTIONS_OF = {
-    "what": "--of", "batch": "--batch", "tokenizer": "--tokenizer", "calibrate": "--calibrate"
-}  # fmt: skip
+OPTIONS_OF = {"what": "--of", "tokenizer": "--tokenizer", "calibrate": "--calibrate"}
 NO_TOKENIZER = Path("none")
 
 
@@ -52,7 +51,7 @@ NO_TOKENIZER = Path("none")
         "planish compile book.safetensors -o book.so --weights file",
         "planish compile book.safetensors -o logits.so --of last",
         "planish compile book.safetensors -o logits.so --of last --prefix logits_ --batch 4",
-        "planish compile graph.safetensors -o f.so --prefix f_",
+        "planish compile small.safetensors -o f.so --prefix f_ --batch 4",
         "planish compile book.safetensors -o logits.bundle --target x86-64-v3,x86-64-v4",
         "planish compile book.safetensors -o step.so --of step --batch 16",
         "planish inspect book.so",
@@ -79,8 +78,8 @@ NO_TOKENIZER = Path("none")
               help="Tokens, or the logits of the last token, or of all, or a step of training.  "
               "[default: tokens; last for a bundle]")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N",
-              help=f"Rows of a step of training, or the most of logits in C.  [default: {BATCH} or "
-              "1]")  # fmt: skip
+              help="Rows of a step of training, or the most of a program in C.  "
+              f"[default: {BATCH} or 1]")  # fmt: skip
 def command(
     model: Path, out: Path, emit: str | None, pipeline: str, calibrate: Path | None,
     target: str | None, tokenizer: Path | None, weights: str, prefix: str, what: str | None,
@@ -90,9 +89,9 @@ def command(
 
     The C header beside it says how to call it; Python runs a library with pl.load(FILE), without
     LLVM. With --of last or all, and in a bundle, the program is for Python, with --prefix for C:
-    tokens i32 [B, T] to logits. So it is where MODEL is a graph of pl.save_graph or compress --out.
-    With --of step it is a library that trains, by AdamW, from the weights in MODEL on; the pipeline
-    is then "train" unless said.
+    tokens i32 [B, T] to logits. So it is where MODEL is a graph of pl.save_graph or compress --out;
+    --batch is then the most of what has no maximum. With --of step it is a library that trains, by
+    AdamW, from the weights in MODEL on; the pipeline is then "train" unless said.
     """
     path = named(out, emit)
     need_folder_of(path)
@@ -100,6 +99,10 @@ def command(
         for option in OPTIONS_OF:
             if was_said(option):
                 raise click.UsageError(f"{model} is a graph: {OPTIONS_OF[option]} is for models")
+        if path.suffix != BUNDLE and for_c(path):
+            graph = limited(graph, batch or 1)
+        elif batch is not None:
+            raise click.UsageError("--batch is for C: give --prefix, too")
         save_code(graph, path, pipeline, target, weights, prefix)
         return
     what = what or ("last" if path.suffix == BUNDLE else "tokens")

@@ -15,6 +15,7 @@ from planish.frontend.cli.common import (
     need_folder_of,
     threads_option,
 )
+from planish.frontend.cli.functions import was_said
 from planish.frontend.cli.recipes import AUTO, named
 from planish.frontend.compress import compress
 from planish.frontend.judge import halves
@@ -23,6 +24,7 @@ from planish.frontend.quantize import stored, weight_reports
 from planish.frontend.sensitivity import sensitivity
 from planish.frontend.text import read_text
 from planish.ir.errors import DataError
+from planish.ir.plots import need_plot
 from planish.ir.store import save_graph
 from planish.passes.layers import SLOWER
 from planish.passes.pipelines import pipeline
@@ -70,10 +72,15 @@ def command(model: Path, recipe: str, text: Path, out: Path | None, plot: Path |
     chosen by it or by times, is printed below as a pipeline of its own: to be given to --pipeline
     of other commands, with the same text as --calibrate.
     """
-    for path in (out, plot):
-        if path is not None:
-            need_folder_of(path)
+    if out is not None:
+        need_folder_of(out)
+        if out.suffix != ".safetensors":
+            raise click.UsageError(f"--out is a .safetensors file, not {out.name!r}")
+    if plot is not None:
+        need_folder_of(need_plot(plot))
     recipes = named(recipe, "--recipe")
+    if AUTO not in recipes and was_said("budget"):
+        raise click.UsageError("--budget is for the recipe auto")
     if by_layer and (len(recipes) > 1 or out or plot or layers or faster):
         raise click.UsageError(
             "--sensitivity is of one --recipe, and goes without --out, --plot, --layers, --faster"

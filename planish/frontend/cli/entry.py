@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; the exit code."""
+    if sys.stdout is None:  # closed by whoever started us: what is printed goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
     try:
@@ -113,7 +115,8 @@ def run(arguments: Sequence[str]) -> int:
     except PlanishError as error:
         return complain("planish", str(error), MISTAKE)
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        told = error.strerror or str(error)
+        told = f"{error.filename}: {told}" if error.filename else told
         return complain("planish", told, MISTAKE if isinstance(error, _MISTAKES) else FAILED)
     except MemoryError:
         return complain("planish", "out of memory", FAILED)

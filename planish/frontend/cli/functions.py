@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +18,26 @@ from planish.frontend.ship import EMITS, MULTI
 from planish.frontend.trace import spec, trace
 from planish.ir.dims import Dim
 from planish.ir.graph import Graph
+from planish.ir.parse import parse
 from planish.ir.store import holds_graph, load_graph
+from planish.ir.text import graph_text
 from planish.runtime.artifact import level_name
 
 
 def stored_graph(path: Path) -> Graph | None:
     """The graph that pl.save_graph wrote; None for a model."""
     return load_graph(path) if holds_graph(path) else None
+
+
+def limited(graph: Graph, most: int) -> Graph:
+    """A graph whose sizes are at most this where nothing else limits them, as C wants it."""
+
+    def closed(head: re.Match[str]) -> str:
+        sizes = [x if "<=" in x else f"{x}<={most}" for x in head[2].split(", ")]
+        return f"{head[1]}[{', '.join(sizes)}]("
+
+    heads = re.compile(r"^(graph [^\[\n]+)\[([^\]\n]+)\]\(", re.MULTILINE)
+    return parse(heads.sub(closed, graph_text(graph)), graph.params)
 
 
 def save_code(

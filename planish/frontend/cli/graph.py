@@ -8,6 +8,7 @@ import click
 
 from planish.frontend.cli.bound import bound, calibrate_option
 from planish.frontend.cli.common import examples, model_argument, need_folder_of, note
+from planish.frontend.cli.functions import stored_graph, was_said
 from planish.frontend.models.tinygpt import TinyGPT
 from planish.frontend.next_token import graphs
 from planish.frontend.pretrained import load_model
@@ -28,6 +29,7 @@ DEFAULT = "O2"  # the pipeline that --after looks into
         "planish graph book.safetensors --out book.svg",
         "planish graph book.safetensors --after expand --out -",
         "planish graph book.safetensors --pipeline O2 --of decode --out decode.txt",
+        "planish graph small.safetensors --out small.dot",
     )
 )
 @model_argument
@@ -41,7 +43,10 @@ DEFAULT = "O2"  # the pipeline that --after looks into
               metavar="FILE.(txt|dot|svg|png)", help="The file; - prints text.")  # fmt: skip
 def command(model: Path, after: str | None, pipeline: str | None, calibrate: Path | None,
             what: str, out: Path) -> None:  # fmt: skip
-    """Write the graph of MODEL as text (.txt) or as a picture (.dot, .svg, .png)."""
+    """Write the graph of MODEL as text (.txt) or as a picture (.dot, .svg, .png).
+
+    MODEL may also be a graph of compress --out.
+    """
     if after is not None and pipeline is not None:
         raise click.UsageError("--after and --pipeline exclude each other")
     if calibrate is not None and pipeline is None:
@@ -51,13 +56,22 @@ def command(model: Path, after: str | None, pipeline: str | None, calibrate: Pat
         need_folder_of(out)
         if out.suffix.lower() not in KINDS:
             raise click.UsageError(f"--out is a {', '.join(KINDS)} file, or -, not {out.name!r}")
-    loaded, tokenizer = TinyGPT.from_pretrained(model), None
-    if calibrate is not None:
-        loaded, tokenizer = load_model(model)
     passes = Pipeline() if after is None else up_to(after)
-    if pipeline is not None:
-        passes = pipeline_named(*bound(loaded, [pipeline], calibrate, tokenizer))
-    graph = passes.run(graph_of(loaded, what))
+    stored = stored_graph(model)
+    if stored is not None:
+        if was_said("what") or calibrate is not None:
+            raise click.UsageError(f"{model} is a graph: --of and --calibrate are for models")
+        graph, recipes = stored, [passes if pipeline is None else pipeline]
+    else:
+        loaded, tokenizer = TinyGPT.from_pretrained(model), None
+        if calibrate is not None:
+            loaded, tokenizer = load_model(model)
+        graph = graph_of(loaded, what)
+        recipes = [passes]
+        if pipeline is not None:
+            recipes = bound(loaded, [pipeline], calibrate, tokenizer)
+    passes = pipeline_named(*recipes)
+    graph = passes.run(graph)
     if to_stdout:
         print(graph)
     elif out.suffix.lower() == ".txt":

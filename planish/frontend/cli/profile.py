@@ -20,12 +20,11 @@ from planish.frontend.cli.common import (
 from planish.frontend.cli.table import show_table
 from planish.frontend.pretrained import load_model
 from planish.frontend.workloads import PIPELINE, WORKLOADS, Workload, workload
+from planish.ir.plots import need_plot
 from planish.runtime.profile import COLUMNS, Profile
-from planish.runtime.roofline import need_matplotlib
 from planish.runtime.roofs import machine_roof
 from planish.runtime.target import Target
 
-PICTURES = (".svg", ".png", ".pdf")
 SECONDS = 2.0  # to spend on runs, about
 RUNS = 3, 100  # at least, at most
 
@@ -67,9 +66,7 @@ def command(model: Path, what: str, length: int | None, batch: int | None, steps
         if path is not None:
             need_folder_of(path)
     if roofline is not None:
-        need_matplotlib()
-        if roofline.suffix.lower() not in PICTURES:
-            raise click.UsageError(f"--roofline is a {', '.join(PICTURES)} file")
+        need_plot(roofline)
     made, tokenizer = load_model(model)
     passes: Recipe | None = pipeline
     if pipeline is not None or calibrate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from planish.frontend.tokenizers.base import Tokenizer
 from planish.frontend.tokenizers.bpe import BytePairTokenizer
 from planish.frontend.training import Trainer
 from planish.ir.errors import DataError
+from planish.ir.plots import need_plot
 
 VOCAB = 512  # byte pairs where nobody says how many
 WARMUP = 100  # steps, or a tenth of them where there are few
@@ -69,7 +71,7 @@ def preset_options(function: Any) -> Any:
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides weights and batches.")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out.")
 @click.option("--evaluate-every", type=click.IntRange(0), default=0, metavar="N",
-              help="Also measure the validation loss every N steps.")  # fmt: skip
+              help="Also measure and tell the validation loss every N steps.")  # fmt: skip
 @click.option("--checkpoint-every", type=click.IntRange(0), default=500, show_default=True,
               metavar="N", help="Write --out every N steps.")  # fmt: skip
 @click.option("--errors", type=click.Choice(["strict", "replace", "ignore"]), default="strict",
@@ -87,6 +89,8 @@ def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, re
     The last tenth of the text is kept apart for validation. Ctrl-C saves what has been learnt.
     """
     need_folder_of(out)
+    if plot is not None:
+        need_folder_of(need_plot(plot))
     if vocab is not None and kind != "bpe":
         raise click.UsageError("--vocab goes with --tokenizer bpe")
     words = default_corpus() if text is None else read_text(text, errors)
@@ -104,8 +108,14 @@ def command(text: Path | None, steps: int, out: Path, preset: str, seed: int, re
         raise DataError(f"{out} has had {before} steps already, --steps is {steps}")
     note(f"{trainer.model!r}\n{len(words):,} characters, {tokenizer!r}")
     started = time.perf_counter()
-    trainer.fit(learnt, left, validation=held, evaluate_every=evaluate_every, checkpoint=out,
-                checkpoint_every=checkpoint_every)  # fmt: skip
+    try:
+        trainer.fit(learnt, left, validation=held, evaluate_every=evaluate_every, checkpoint=out,
+                    checkpoint_every=checkpoint_every,
+                    on_evaluate=told if evaluate_every else None)  # fmt: skip
+    except KeyboardInterrupt:
+        if trainer.steps > before:
+            note(f"{out} has had {trainer.steps} steps; --resume goes on")
+        raise
     spent = time.perf_counter() - started
     if left == 0:
         trainer.save(out)
@@ -150,9 +160,16 @@ def refuse_other_tokens(out: Path, tokenizer: Tokenizer) -> None:
         raise DataError(f"{out} was trained with other tokens")
 
 
+def told(trainer: Trainer) -> None:
+    """Tell how far the training is, on standard error."""
+    step, held = trainer.evaluations[-1]
+    loss = np.mean(trainer.losses[-50:])
+    print(f"step {step:,}: loss {loss:.4f}, validation {held:.4f}", file=sys.stderr, flush=True)
+
+
 def summary(trainer: Trainer, steps: int, seconds: float, out: Path) -> str:
     """What has been done, in two lines."""
-    speed = f", {steps / seconds:.1f} steps/s" if steps else ""
+    speed = f", {steps / trainer.seconds:.1f} steps/s" if steps else ""
     told = f"{steps} steps in {seconds:.1f} s{speed}"
     if trainer.losses:
         told += f"; loss {np.mean(trainer.losses[-50:]):.4f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planish.ir.graph import Graph
-from planish.ir.groups import body_of
+from planish.ir.groups import body_of, content_of
 from planish.ir.node import OPS, Loc, Node
 from planish.passes.fuse.partition import Part, Partition
 
@@ -47,7 +47,7 @@ def rebuild(partition: Partition) -> Graph:
             continue
         outputs = [nodes[v] for v in sorted(part.outs)]
         made, operands = body_of(body, outputs, _name(partition, part))
-        made = bodies.setdefault(_content(made), made)
+        made = bodies.setdefault((made.name, content_of(made)), made)
         read = tuple(_value(x, new) for x in operands)
         kernel = OPS["fused"](*read, body=made).at(_loc(partition, part))
         if len(outputs) == 1:
@@ -56,13 +56,6 @@ def rebuild(partition: Partition) -> Graph:
             for index, x in enumerate(outputs):
                 new[x] = OPS["get"](kernel, index=index).at(kernel.loc)
     return graph.with_outputs(tuple(_value(x, new) for x in graph.outputs))
-
-
-def _content(body: Graph) -> tuple:
-    """What equal bodies have in common: all but where they come from."""
-    place = {x: i for i, x in enumerate(body.nodes)}
-    lines = ((x.op.name, x.attrs, tuple([place[y] for y in x.inputs])) for x in body.nodes)
-    return body.name, tuple(lines), tuple([place[x] for x in body.outputs])
 
 
 def _value(x: Node, new: dict[Node, Node]) -> Node:

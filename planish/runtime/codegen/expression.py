@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planish.ir import types as t
 from planish.ir.errors import IRError
-from planish.ir.loop_expand import LANES, expansion_parts
+from planish.ir.loop_expand import EXPANSIONS, LANES, expansion_parts
 from planish.ir.loop_scalars import integer_range
 from planish.ir.loops import Const, Expr, For, Load, Scalar, Var, children
 from planish.ir.math import definition
@@ -56,18 +56,20 @@ class Expressions:
         """The value of an expression, shared parts once, without recursion on depth."""
         done = self._done
         self._roots.append(root)
-        stack: list[tuple[Expr, bool]] = [(root, False)]
+        stack = [root]
         while stack:
-            expr, ready = stack.pop()
+            expr = stack.pop()
             if id(expr) in done:
                 continue
-            if not ready and (found := self._expanded(expr)) is not None:
+            if (found := self._whole(expr)) is not None:
                 done[id(expr)] = found
-            elif ready:
-                done[id(expr)] = self._combine(expr, [done[id(x)] for x in children(expr)])
+                continue
+            inside = children(expr)
+            missing = [x for x in inside if id(x) not in done]
+            if missing:
+                stack += (expr, *reversed(missing))
             else:
-                stack.append((expr, True))
-                stack.extend((x, False) for x in reversed(children(expr)))
+                done[id(expr)] = self._combine(expr, [done[id(x)] for x in inside])
         return done[id(root)]
 
     def register(self, x: Operand, lanes: int = 0) -> Value:
@@ -95,26 +97,38 @@ class Expressions:
             raise IRError("a size depends on the variable of a vector loop")
         return found
 
+    def _whole(self, expr: Expr) -> Operand | None:
+        """The value of what has no parts, or needs none of them; None for another expression."""
+        if type(expr) is Var:
+            return self._named(expr.name)
+        if type(expr) is Const:
+            return self.registers.constant(expr.value, expr.dtype)
+        if type(expr) is Scalar and expr.op in EXPANSIONS:
+            return self._expanded(expr)
+        return None
+
     def _combine(self, expr: Expr, args: list[Operand]) -> Operand:
         match expr:
-            case Const(value, dtype):
-                return self.registers.constant(value, dtype)
-            case Var(name):
-                return self._named(name)
             case Load(buffer):
                 place = self.places[buffer.name]
                 at = self.memory.offset(place, tuple(args), self.lanes)
                 return self.memory.load(place, at, self.lanes, self.mask)
-            case Scalar("cast", (x,), dtype) if fits(x, dtype):
-                return self.scalars.to_integer(self.register(args[0]), dtype, fits=True)
-            case Scalar("xor", (Load(), Const(dtype=t.u32))) if self.lanes:
-                # one word for all lanes goes straight to a vector, not through integer registers
-                return self._scalar("xor", [self.register(args[0], self.lanes), args[1]], t.u32)
-            case Scalar("guard", (_, _, Const(site))):
-                return self._guard(args[0], args[1], int(site))
-            case Scalar(op, _, dtype):
-                return self._scalar(op, args, dtype)
+            case Scalar(op, inside, dtype):
+                return self._operation(op, inside, args, dtype)
         raise IRError(f"no code for {expr!r}")
+
+    def _operation(
+        self, op: str, inside: tuple[Expr, ...], args: list[Operand], dtype: DType
+    ) -> Operand:
+        if op == "cast" and fits(inside[0], dtype):
+            return self.scalars.to_integer(self.register(args[0]), dtype, fits=True)
+        loaded = type(inside[0]) is Load and type(inside[-1]) is Const
+        if op == "xor" and dtype == t.u32 and self.lanes and loaded:
+            # one word for all lanes goes straight to a vector, not through integer registers
+            return self._scalar(op, [self.register(args[0], self.lanes), args[1]], dtype)
+        if op == "guard":
+            return self._guard(args[0], args[1], int(inside[2].value))  # type: ignore[attr-defined]
+        return self._scalar(op, args, dtype)
 
     def _expanded(self, expr: Expr) -> Value | None:
         """A whole vector of a bitmap at once; None for any other expression."""

@@ -121,8 +121,8 @@ class Ahead:
 
     def add(self, step: Step) -> None:
         """Make the function of a step: all memory lies apart but for what is updated in place."""
-        nest = self._functions.nests.of(step.kernel)
-        alone = nest.loop is None or nest.small
+        nest = self._functions.nests.of(step.kernel, step.sizes)
+        alone = not step.sizes and (nest.loop is None or nest.small)
         self._functions.symbol(step.kernel, aliased(step, self._place), alone)
 
     def _place(self, slot: Slot) -> tuple[str, int, int]:

@@ -301,19 +301,20 @@ class _Kernel(Expressions):
             lanes //= 2  # the upper half would be masked, and adds nothing to a reduction
         self.lanes, self.owner = lanes, loop
         self.partials = Partials(self, loop)
-        if size is None:
+        if size is None and extent.is_multiple(lanes):
+            self._counted(loop, Linear(), extent, lanes)
+        elif size is None:
             self._open_vector(loop, extent)
         else:
-            whole = size - size % lanes
+            rest = size % lanes
+            whole = size - rest
             if whole == lanes:
                 self.bind(loop, Linear())
                 self.block(loop.body)
             elif whole:
                 self._counted(loop, Linear(), Linear(whole), lanes)
-            if size > whole:
-                flags = ", ".join(
-                    f"i1 {'true' if i < size - whole else 'false'}" for i in range(lanes)
-                )
+            if rest:
+                flags = ", ".join(["i1 true"] * rest + ["i1 false"] * (lanes - rest))
                 self._tail(loop, Linear(whole), f"<{flags}>")
         self.lanes, self.owner = 0, None
         self.partials.close()

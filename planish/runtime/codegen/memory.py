@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from planish.ir import types as t
 from planish.ir.types import DType
@@ -103,15 +104,9 @@ class Memory:
         r = self.registers
         if isinstance(at, Value):
             at = r.atom(at.ref)
-        pointer, start = place.base, 0
-        element = memory_type(place.dtype)
-        while start < len(at.terms):
-            level = r.level_of(Linear(0, at.terms[start : start + 1]))
-            end = start + 1
-            while end < len(at.terms) and r.level_of(Linear(0, at.terms[end : end + 1])) == level:
-                end += 1
-            pointer = self._step(pointer, element, Linear(0, at.terms[start:end]))
-            start = end
+        pointer, element = place.base, memory_type(place.dtype)
+        for _, terms in groupby(at.terms, lambda term: r.made(term[0])):
+            pointer = self._step(pointer, element, Linear(0, tuple(terms)))
         return self._step(pointer, element, Linear(at.const)) if at.const else pointer
 
     def _step(self, pointer: str, element: str, by: Linear) -> str:

@@ -7,7 +7,7 @@ mean what they mean: no `nnan`, no `ninf`. Integer division never traps: x // 0 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -202,8 +202,7 @@ class Scalars:
         """`count` lanes of `x` from `start` on."""
         if count == x.lanes:
             return x
-        numbers = ", ".join(f"i32 {start + i}" for i in range(count))
-        text = f"shufflevector {x.typed}, {x.type} poison, <{count} x i32> <{numbers}>"
+        text = f"shufflevector {x.typed}, {x.type} poison, {_numbers(start, count)}"
         return Value(self.writer.op(text), x.dtype, count)
 
     def _high_product(self, a: Value, b: Value) -> Value:
@@ -352,6 +351,12 @@ class Scalars:
         wide = self._new(f"zext {x.typed} to", x, t.i32, suffix=True)
         bits = self.binary("shl", wide, self.const(16, wide))
         return self._new(f"bitcast {bits.typed} to", x, t.f32, suffix=True)
+
+
+@cache
+def _numbers(start: int, count: int) -> str:
+    """The vector of `count` numbers from `start` on."""
+    return f"<{count} x i32> <{', '.join(f'i32 {start + i}' for i in range(count))}>"
 
 
 _SPECIAL: dict[str, Callable[..., Value]] = {

@@ -46,13 +46,15 @@ class Modules:
     ) -> None:
         self.plan, self.target = plan, target
         self.schedule = schedule(plan, storage, fixed, functions.nests)
-        self._nests = [functions.nests.of(step.kernel) for step in plan.steps]
+        self._nests = [functions.nests.of(step.kernel, step.sizes) for step in plan.steps]
         self.symbols = tuple(
-            functions.symbol(step.kernel, aliased(step, storage), run != "shared")
+            functions.symbol(
+                step.kernel, aliased(step, storage), run != "shared" and not step.sizes
+            )
             for step, run in zip(plan.steps, self.schedule.runs, strict=True)
         )
         functions.flush()
-        self.dims = tuple(sorted({d for nest in self._nests for d in nest.dims}))
+        self.dims = tuple(sorted({d for x in self._nests for d in x.dims if d not in x.sizes}))
 
     def main(self) -> str:
         """The module of the main function, which needs that of `sync_text`."""
@@ -163,7 +165,9 @@ class _Main(Expressions):
     def _call(self, symbol: str, args: list[str], nest: Nest, thread: str, threads: str) -> None:
         w = self.writer
         given = [("ptr", at) for at in args]
-        given += [("i64", self.registers.scalar(self.uniform(Var(d)))) for d in nest.dims]
+        known = {name: str(size.value) for name, size in nest.sizes.items()}
+        read = (known.get(d) or self.registers.scalar(self.uniform(Var(d))) for d in nest.dims)
+        given += [("i64", size) for size in read]
         given += [("i64", thread), ("i64", threads), ("ptr", "%my_scratch"), ("ptr", "%status")]
         w.call(symbol, "void", *given)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from ctypes import c_float
 from functools import cache
 
 import numpy as np
@@ -71,8 +72,7 @@ def literal(value: bool | int | float, dtype: DType) -> str:
         return f"0xH{bits:04X}" if dtype == t.f16 else str(bits)
     number = float(value)
     if dtype == t.f32:
-        with np.errstate(over="ignore"):
-            number = float(np.float32(number))
+        number = c_float(number).value
     if math.isnan(number):
         return "0x7FF8000000000000"
     return f"0x{struct.unpack('>Q', struct.pack('>d', number))[0]:016X}"

@@ -12,8 +12,7 @@ of the loops that do not change it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import NamedTuple, TypeAlias, Union
 
 from planish.ir import types as t
 from planish.ir.types import DType
@@ -24,8 +23,7 @@ Terms: TypeAlias = tuple[
 ]  # (scalar i64 register, coefficient), outermost first
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A register or a literal; `lanes` is 0 for a scalar."""
 
     ref: str
@@ -43,8 +41,7 @@ class Value:
         return f"{llvm_type(self.dtype, self.lanes)} {self.ref}"
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(NamedTuple):
     """const + terms + step * lane; varies over `lanes` lanes where `step` is not 0."""
 
     const: int = 0
@@ -58,11 +55,17 @@ class Linear:
         """Its value where it is a number, else None."""
         return None if self.terms or self.step else self.const
 
+    def is_multiple(self, of: int) -> bool:
+        """Whether `of` divides it, whatever the registers hold."""
+        return not self.step and all(n % of == 0 for n in (self.const, *dict(self.terms).values()))
+
     @property
     def uniform(self) -> Linear:
         """The part that is the same for all lanes."""
         return Linear(self.const, self.terms) if self.step else self
 
+
+ZERO = Linear()
 
 Operand: TypeAlias = Union[Value, Linear]
 
@@ -73,52 +76,48 @@ class Registers:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.depth: dict[str, int] = {}  # register -> number of open blocks where it was made
-        self._known: list[dict[object, str]] = [{}]  # what was made, for each open block
+        self._found: dict[object, str] = {}  # what was made in blocks that are open
+        self._keys: list[list[object]] = [[]]  # of that, for each of them
         self._outside: list[list[str]] = []  # for each open block but the first, what precedes it
 
     @property
     def level(self) -> int:
         """How many blocks are open."""
-        return len(self._known)
+        return len(self._keys)
 
     def enter(self) -> None:
         """Begin a block whose registers cannot be used after it. Call before branching to it."""
-        self._known.append({})
+        self._keys.append([])
         self._outside.append(self.writer.earlier())
 
     def leave(self) -> None:
         """End the innermost block."""
-        self._known.pop()
+        for key in self._keys.pop():
+            del self._found[key]
         self._outside.pop()
-
-    def find(self, key: object) -> str | None:
-        """The register made for `key` in a block that is still open."""
-        for block in reversed(self._known):
-            if key in block:
-                return block[key]
-        return None
 
     def make(self, key: object, text: str, *operands: str) -> str:
         """A register for `key`, made by `text` as soon as all its operands are there."""
-        known = self.find(key)
+        known = self._found.get(key)
         if known is not None:
             return known
-        level = max((self._made(x) for x in operands), default=1)
+        level = max(map(self.made, operands), default=1)
         if level == self.level:
             ref = self.writer.op(text)
         else:
             ref = self.writer.op_in(self._outside[level - 1], text)
-        self._known[level - 1][key] = ref
+        self._found[key] = ref
+        self._keys[level - 1].append(key)
         self.depth[ref] = level
         return ref
 
-    def _made(self, ref: str) -> int:
+    def made(self, ref: str) -> int:
         """The block where a register was made: literals and arguments are there from the start."""
         return self.depth.get(ref, self.level) if ref.startswith("%r") else 1
 
     def level_of(self, x: Linear) -> int:
         """The block from which on all registers of `x` are there."""
-        return max((self._made(ref) for ref, _ in x.terms), default=1)
+        return max((self.made(ref) for ref, _ in x.terms), default=1)
 
     # linear arithmetic
 
@@ -136,18 +135,17 @@ class Registers:
 
     def add(self, a: Linear, b: Linear, sign: int = 1) -> Linear:
         """a + sign * b."""
-        terms = dict(a.terms)
-        for ref, coefficient in b.terms:
-            terms[ref] = terms.get(ref, 0) + sign * coefficient
+        if sign == 1 and (a == ZERO or b == ZERO):
+            return a if b == ZERO else b
         step = a.step + sign * b.step
         lanes = max(a.lanes, b.lanes) if step else 0
-        return Linear(a.const + sign * b.const, self._sorted(terms), step, lanes)
+        return Linear(a.const + sign * b.const, self._sum(a.terms, b.terms, sign), step, lanes)
 
     def scale(self, a: Linear, factor: int) -> Linear:
         """a * factor."""
-        if factor == 0:
-            return Linear()
-        terms = tuple((ref, c * factor) for ref, c in a.terms)
+        if factor in (0, 1):
+            return a if factor else ZERO
+        terms = tuple([(ref, c * factor) for ref, c in a.terms])
         return Linear(a.const * factor, terms, a.step * factor, a.lanes)
 
     def mul(self, a: Linear, b: Linear) -> Linear | None:
@@ -173,9 +171,14 @@ class Registers:
         x, y = sorted((x, y))
         return Linear(0, ((self.make(("mul", x, y), f"mul i64 {x}, {y}", x, y), coefficient),))
 
-    def _sorted(self, terms: dict[str, int]) -> Terms:
-        kept = [(ref, c) for ref, c in terms.items() if c]
-        return tuple(sorted(kept, key=lambda term: self._made(term[0])))
+    def _sum(self, a: Terms, b: Terms, sign: int) -> Terms:
+        if not b or (not a and sign == 1):
+            return a or b
+        total = dict(a)
+        for ref, c in b:
+            total[ref] = total.get(ref, 0) + sign * c
+        kept = [(ref, c) for ref, c in total.items() if c]
+        return tuple(sorted(kept, key=lambda term: self.made(term[0])))
 
     # registers
 

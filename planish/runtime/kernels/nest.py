@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Shape
+from planish.ir.dims import AnySize, Shape, is_multiple
 from planish.ir.graph import Graph
 from planish.ir.index import divided_by, has_division, linear_index, simplify_index
 from planish.ir.loops import (
@@ -37,6 +37,7 @@ from planish.ir.loops import (
 from planish.ir.node import Node
 from planish.ir.types import DType, TensorType
 from planish.runtime.kernels.tidy import tidy
+from planish.runtime.sizes import Sizes
 
 Index = tuple[Expr, ...]
 
@@ -263,10 +264,12 @@ def _broadcasts(shape: Shape, to: Shape) -> bool:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A kernel and what its params are: ("in", i) for an operand, ("out", j) for a result."""
+    """A kernel, what its params are, ("in", i) for an operand, ("out", j) for a result, and what
+    names of sizes mean where it serves several."""
 
     kernel: Kernel
     args: tuple[tuple[str, int], ...]
+    sizes: Sizes = ()
 
 
 def lowered(nest: Nest, pull: Pull, name: str) -> Lowered:
@@ -284,3 +287,10 @@ def lowered(nest: Nest, pull: Pull, name: str) -> Lowered:
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller of two sizes."""
     return scalar("min", a, b)
+
+
+def blocks(size: AnySize, of: int) -> Expr:
+    """How many blocks `of` so many elements there are, the last of which may have fewer."""
+    if is_multiple(size, of):
+        return size_expr(size // of)
+    return (size_expr(size) + (of - 1)) // of

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from planish.ir import types as t
-from planish.ir.dims import product
+from planish.ir.dims import is_multiple, product
 from planish.ir.graph import Graph
 from planish.ir.loops import Buffer, Const, as_index, scalar, size_expr
 from planish.runtime.kernels.gemm import Roles
-from planish.runtime.kernels.nest import Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.nest import Lowered, Nest, Pull, blocks, lowered, minimum, unflatten
 from planish.runtime.kernels.strides import strides
 
 PACK = 64  # rows of B that one parallel iteration packs
@@ -36,8 +36,8 @@ def is_direct(body: Graph, roles: Roles, nr: int) -> bool:
     return down[()] * b.dtype.itemsize % ALIASED != 0 and not pays
 
 
-def pack_kernel(body: Graph, seen: Graph, nr: int, name: str, flat: bool = False) -> Lowered:
-    """B, the result of `body`, into panels [..., N / NR, K, NR]; as views of what is `seen`.
+def pack_kernel(body: Graph, rows: bool, nr: int, name: str, flat: bool = False) -> Lowered:
+    """B, the result of `body`, into panels [..., N / NR, K, NR]; its `rows` may be contiguous.
 
     A `flat` result is [..., K, N / NR * NR] instead.
 
@@ -45,25 +45,23 @@ def pack_kernel(body: Graph, seen: Graph, nr: int, name: str, flat: bool = False
     of all panels do, so that a cache line is read once that has elements of several.
     """
     (b,) = body.outputs
-    rows = strides(seen, *seen.outputs)[-1] == {(): 1}
     nest = Nest()
     pull = Pull(nest, body)
     pull.declare()
     *batch, k, n = b.shape
-    count = (size_expr(n) + (nr - 1)) // nr
+    count, steps = blocks(n, nr), blocks(k, PACK)
     sizes = (size_expr(k), count * nr) if flat else (count, size_expr(k), Const(nr, t.i64))
     buffer = Buffer("out0", b.dtype, (*map(size_expr, batch), *sizes))
     nest.params.append(buffer)
     nest.writes.append("out0")
-    steps = (size_expr(k) + (PACK - 1)) // PACK
-    whole = isinstance(n, int) and n % nr == 0
+    whole = is_multiple(n, nr)
     with nest.loop("p", size_expr(product(batch)) * count * steps, "parallel") as p:
         at = unflatten(p // (count * steps), tuple(batch))
-        inside = p % (count * steps)
+        inside = p % (count * steps) if batch else p
         panel = nest.let(inside % count if rows else inside // steps)
         first = nest.let((inside // count if rows else inside % steps) * PACK)
         height = minimum(size_expr(k) - first, as_index(PACK))
-        even = isinstance(k, int) and k % PACK == 0
+        even = is_multiple(k, PACK)
         with nest.loop("k", PACK if even else nest.let(height), "turn") as r:
             with nest.loop("j", nr, "vector", nr) as j:
                 column, row = panel * nr + j, first + r

@@ -12,10 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Shape, product
+from planish.ir.dims import AnySize, Shape, is_multiple, product
 from planish.ir.graph import Graph
 from planish.ir.loops import Const, Expr, as_index, size_expr
-from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.nest import (
+    Index,
+    Lowered,
+    Nest,
+    Pull,
+    blocks,
+    lowered,
+    minimum,
+    unflatten,
+)
 from planish.runtime.target import Target
 
 CHUNK = 1024  # elements of a one-axis map that one parallel iteration takes: 4 KB of float32
@@ -37,6 +46,11 @@ def map_kernel(body: Graph, name: str, target: Target) -> Lowered:
     return found
 
 
+def lanes_of(body: Graph, target: Target) -> int:
+    """The lanes of its loops: as many as a register has of its widest output."""
+    return target.lanes(max((x.dtype for x in body.outputs), key=lambda d: d.bits))
+
+
 def _map(
     body: Graph, name: str, target: Target, shape: Shape, split: Shape
 ) -> tuple[Lowered, Nest]:
@@ -46,7 +60,7 @@ def _map(
     pull.declare()
     outputs = [nest.output(f"out{k}", node.type, split) for k, node in enumerate(body.outputs)]
     axis = max((a for a, size in enumerate(split) if size != 1), default=None)
-    lanes = target.lanes(min((x.dtype for x in body.outputs), key=lambda d: -d.bits))
+    lanes = lanes_of(body, target)
     if axis is None:
         _elements(nest, pull, outputs, shape, split, (as_index(0),) * len(split))
     elif product(split[:axis]) == 1:
@@ -98,10 +112,9 @@ def _one_axis(
         with nest.loop("j", size, "vector", lanes) as j:
             _elements(nest, pull, outputs, shape, split, _at(j, axis, split))
         return
-    chunks = (size_expr(size) + (CHUNK - 1)) // CHUNK
-    with nest.loop("p", chunks, "parallel") as p:
+    with nest.loop("p", blocks(size, CHUNK), "parallel") as p:
         start = nest.let(p * CHUNK)
-        even = isinstance(size, int) and size % CHUNK == 0
+        even = is_multiple(size, CHUNK)
         extent = (
             Const(CHUNK, t.i64) if even else minimum(size_expr(size) - start, Const(CHUNK, t.i64))
         )

@@ -18,14 +18,23 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from planish.ir import types as t
-from planish.ir.dims import AnySize, Shape, product
+from planish.ir.dims import AnySize, Shape, is_multiple, product
 from planish.ir.graph import Graph
-from planish.ir.groups import Group
+from planish.ir.groups import Group, classify
 from planish.ir.loops import Buffer, Const, as_index, size_expr
 from planish.ir.node import OPS, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.types import TensorType
-from planish.runtime.kernels.nest import Index, Lowered, Nest, Pull, lowered, minimum, unflatten
+from planish.runtime.kernels.nest import (
+    Index,
+    Lowered,
+    Nest,
+    Pull,
+    blocks,
+    lowered,
+    minimum,
+    unflatten,
+)
 from planish.runtime.kernels.rows import lane_width
 from planish.runtime.target import Target
 
@@ -102,9 +111,9 @@ class _Reduce:
             self.nest.store(buffer, index, self.pull(node, index))
 
 
-def reduce_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowered:
+def reduce_kernel(body: Graph, name: str, target: Target) -> Lowered:
     """The kernel of a reduce body."""
-    r = _Reduce(body, group, target)
+    r = _Reduce(body, classify(body), target)
     r.write_to(body.output_types)
     last_kept = bool(r.kept) and r.kept[-1] == len(r.shape) - 1 and r.shape[-1] != 1
     if last_kept:
@@ -122,14 +131,14 @@ def _columns(r: _Reduce) -> None:
     most = lanes * max(1, min(BLOCK, 1 << (SUMS // len(r.group.reductions)).bit_length() >> 1))
     block = most if not isinstance(size, int) else max(lanes, min(most, _up(size, lanes)))
     outer = r.sizes(r.kept[:-1])
-    blocks = (size_expr(size) + (block - 1)) // block
+    count = blocks(size, block)
     sums = r.accumulators(block)
-    with nest.loop("p", size_expr(product(outer)) * blocks, "parallel") as p:
-        at = unflatten(p // blocks, outer)
-        start = nest.let((p % blocks) * block)
+    with nest.loop("p", size_expr(product(outer)) * count, "parallel") as p:
+        at = unflatten(p // count, outer)
+        start = nest.let((p % count if outer else p) * block)
         with nest.loop("c", block, "vector", block) as j:
             r.clear(sums, (j,))
-        even = isinstance(size, int) and size % block == 0
+        even = is_multiple(size, block)
         whole = Const(block, t.i64)
         extent = whole if even else nest.let(minimum(size_expr(size) - start, whole))
         with nest.loop("r", product(r.sizes(r.axes))) as row:
@@ -192,13 +201,13 @@ def parts_of(group: Group) -> tuple[Node, ...]:
     )
 
 
-def parts_kernel(body: Graph, group: Group, name: str, target: Target) -> Lowered:
+def parts_kernel(body: Graph, name: str, target: Target) -> Lowered:
     """The first step: the sums of each block of rows."""
-    r = _Reduce(body, group, target)
-    r.write_to(x.type for x in parts_of(group))
+    r = _Reduce(body, classify(body), target)
+    r.write_to(x.type for x in parts_of(r.group))
     nest, size, total = r.nest, r.shape[-1], product(r.shape[:-1])
-    even = isinstance(total, int) and total % ROWS == 0
-    lanes = lane_width(size, target.lanes(group.reductions[0].dtype), True)
+    even = is_multiple(total, ROWS)
+    lanes = lane_width(size, target.lanes(r.group.reductions[0].dtype), True)
     columns: AnySize = size if r.kept else 1
     sums = r.accumulators(columns)
     with nest.loop("p", r.outputs[0].shape[0], "parallel") as p:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from planish.ir.dims import AnySize, product
+from planish.ir.dims import AnySize, lower, product
 from planish.ir.graph import Graph
 from planish.ir.groups import Group, classify
 from planish.ir.loops import Buffer, Const, Expr, as_index
@@ -197,6 +197,4 @@ def lane_width(size: AnySize, lanes: int, reduces: bool) -> int:
     """Lanes of a row loop: a reduction takes up to four registers, to hide the adder's latency."""
     if not reduces:
         return lanes
-    if not isinstance(size, int):
-        return lanes
-    return lanes * max(1, min(4, size // lanes))
+    return lanes * max(1, min(4, (lower(size) or 1) // lanes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from planish.ir.graph import Graph
 from planish.ir.index import Poly, coefficient, linear_index, to_poly
 from planish.ir.loops import Load, Var, size_expr
@@ -9,6 +11,7 @@ from planish.ir.node import Node
 from planish.runtime.kernels.nest import Nest, Pull
 
 
+@lru_cache(maxsize=64)  # products ask several times for those of an operand
 def strides(body: Graph, x: Node) -> tuple[Poly | None, ...]:
     """How many elements apart neighbours of `x` along each axis lie; None where unevenly."""
     nest = Nest()

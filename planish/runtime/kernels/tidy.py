@@ -28,14 +28,8 @@ MAX_DEPTH = 8  # of an expression: deeper ones do not read well, and recursion s
 
 def tidy(kernel: Kernel) -> Kernel:
     """Drop Lets and params that nothing uses; put a Let used once, in its own block, at its use."""
-    body = kernel.body
-    while True:
-        uses, own = _uses(body)
-        changing = {*kernel.writes, *(b.name for b in kernel.locals)}
-        smaller = _block(body, uses, own, changing)
-        if smaller == body:
-            break
-        body = smaller
+    changing = {*kernel.writes, *(b.name for b in kernel.locals)}
+    body = _block(kernel.body, _uses(kernel.body), changing)
     used = {x.buffer.name for x in walk(body) if isinstance(x, (Load, Store, Accumulate))}
     return replace(
         kernel,
@@ -45,69 +39,79 @@ def tidy(kernel: Kernel) -> Kernel:
     )
 
 
-def _uses(body: tuple[Stmt, ...]) -> tuple[dict[str, int], dict[int, set[str]]]:
-    """How often each name is used; and those used by what stands in a block itself, by its id."""
-    found: dict[str, int] = {}
-    own: dict[int, set[str]] = {}
+def _uses(body: tuple[Stmt, ...]) -> dict[str, list[int]]:
+    """For each use of a name the id of the block of which a statement uses it; 0 for those in an
+    extent or a condition. What only unused Lets use is unused."""
+    found: dict[str, list[int]] = {}
+    lets: dict[str, tuple[int, list[str]]] = {}  # the block of each, and what it uses
     blocks = [body]
     while blocks:
         block = blocks.pop()
-        here = own[id(block)] = set()
         for stmt in block:
             names = [x.name for x in walk(children(stmt)) if type(x) is Var]
+            here = id(block)
             if isinstance(stmt, (For, If)):
                 blocks.append(stmt.body)
-            else:
-                here.update(names)
+                here = 0
+            elif isinstance(stmt, Let):
+                lets[stmt.var.name] = here, names
             for name in names:
-                found[name] = found.get(name, 0) + 1
-    return found, own
+                found.setdefault(name, []).append(here)
+    unused = [name for name in lets if name not in found]
+    while unused:
+        here, names = lets[unused.pop()]
+        for name in names:
+            found[name].remove(here)
+            if not found[name] and name in lets:
+                unused.append(name)
+    return found
 
 
 def _block(
-    body: tuple[Stmt, ...], uses: dict[str, int], own: dict[int, set[str]], changing: set[str]
+    body: tuple[Stmt, ...], uses: dict[str, list[int]], changing: set[str]
 ) -> tuple[Stmt, ...]:
     """One block without unused Lets, single-use ones substituted within the block."""
-    here = own[id(body)]
     values: dict[str, Expr] = {}
     result: list[Stmt] = []
     for stmt in body:
         match stmt:
-            case Let(var, value) if uses.get(var.name, 0) == 0:
-                continue
-            case Let(var, value):
+            case Let(var, value) if uses.get(var.name):
                 value = _put(value, values)
-                once = uses[var.name] == 1 and var.name in here
+                once = uses[var.name] == [id(body)]
                 if once and _depth(value) < MAX_DEPTH and not _reads(value, changing):
                     values[var.name] = value
                 else:
                     result.append(Let(var, value))
-            case For():
-                inner = _block(stmt.body, uses, own, changing)
-                result.append(replace(stmt, extent=_put(stmt.extent, values), body=inner))
-            case If():
-                inner = _block(stmt.body, uses, own, changing)
-                result.append(If(_put(stmt.cond, values), inner))
-            case Store() | Accumulate():
-                index = tuple(_put(i, values) for i in stmt.index)
-                result.append(replace(stmt, index=index, value=_put(stmt.value, values)))
+            case For(var, extent, kind, inner, width):
+                block = _block(inner, uses, changing)
+                result.append(For(var, _put(extent, values), kind, block, width))
+            case If(cond, inner):
+                result.append(If(_put(cond, values), _block(inner, uses, changing)))
+            case Store(buffer, index, value):
+                index = tuple([_put(i, values) for i in index])
+                result.append(Store(buffer, index, _put(value, values)))
+            case Accumulate(buffer, index, op, value):
+                index = tuple([_put(i, values) for i in index])
+                result.append(Accumulate(buffer, index, op, _put(value, values)))
             case Fetch(buffer, index):
-                result.append(Fetch(buffer, tuple(_put(i, values) for i in index)))
+                result.append(Fetch(buffer, tuple([_put(i, values) for i in index])))
     return tuple(result)
 
 
 def _put(value: Expr, values: dict[str, Expr]) -> Expr:
     """`value` with the variables in `values` replaced; itself where nothing changes."""
+    if not values:
+        return value
     match value:
         case Var(name):
             return values.get(name, value)
         case Const():
             return value
         case Load(buffer, index):
-            new = tuple(_put(i, values) for i in index)
+            new = tuple([_put(i, values) for i in index])
             return value if new == index else Load(buffer, new)
         case Scalar(op, args, dtype):
-            new = tuple(_put(x, values) for x in args)
+            new = tuple([_put(x, values) for x in args])
             return value if new == args else Scalar(op, new, dtype)
     return value
 

@@ -37,6 +37,7 @@ which even main memory gives.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from planish.ir.dims import AnySize
 from planish.runtime.target import Target
@@ -68,6 +69,7 @@ def cycles(target: Target, tile: tuple[int, int]) -> float:
     return max(v * h / core.fma, (v + h) / core.loads, core.latency, panel) + core.gap
 
 
+@lru_cache(maxsize=1 << 8)  # layers have products of the same sizes
 def quickest(
     target: Target, rows: AnySize | None, columns: AnySize, lanes: int, most: int | None = None,
     high: bool = False, signs: bool = False, widest: int = WIDTHS[0], depth: AnySize | None = None,
