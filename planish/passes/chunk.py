@@ -40,6 +40,7 @@ from planish.ir.dims import Shape, product
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Node
 from planish.ir.ops.linalg import swap_last
+from planish.ir.types import TensorType
 from planish.passes.measure import nbytes
 from planish.passes.rewrite import rewritten
 
@@ -135,7 +136,7 @@ class Region:
 
     def tail(self, x: Node) -> Shape | None:
         """The shape of a row of `x`; None where its first axes are not the rows."""
-        for lead in (self.lead, (self.rows,)):
+        for lead in (self.lead, (self.rows,)) if isinstance(x.type, TensorType) else ():
             if x.shape[: len(lead)] == lead:
                 return x.shape[len(lead) :]
         return None

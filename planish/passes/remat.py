@@ -21,7 +21,7 @@ own) and what the backward pass reads, weighted by bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -116,7 +116,7 @@ def without_operands(graph: Graph, loss: int, little: int) -> Graph:
     for group in (*([x] for x in operands), others):  # what packs an operand makes it by itself
         copies = copied(group, saved)
         again.update((x, copies[x]) for x in group)
-    return rereading(graph, forward, again, {x: reread(x) for x in walk(operands) if x in sources})
+    return rereading(graph, forward, again, sources)
 
 
 def followers(graph: Graph, forward: dict[Node, None]) -> dict[Node, frozenset[Node]]:
@@ -163,7 +163,7 @@ def recomputed(graph: Graph, loss: int, cheap: Cheap) -> Graph:
     """`graph` with the fewest bytes kept from forward to backward by recomputing `cheap` nodes."""
     forward = dict.fromkeys(walk([graph.outputs[loss]]))
     needed = [x for x in forward if any(user not in forward for user in graph.users[x])]
-    return rereading(graph, forward, copied(needed, kept(forward, needed, cheap)), {})
+    return rereading(graph, forward, copied(needed, kept(forward, needed, cheap)))
 
 
 def copied(needed: list[Node], saved: set[Node]) -> dict[Node, Node]:
@@ -176,15 +176,15 @@ def copied(needed: list[Node], saved: set[Node]) -> dict[Node, Node]:
 
 
 def rereading(
-    graph: Graph, forward: dict[Node, None], again: Mapping[Node, Node], late: Mapping[Node, Node]
+    graph: Graph, forward: dict[Node, None], again: Mapping[Node, Node], late: Collection[Node] = ()
 ) -> Graph:
-    """`graph` whose backward pass reads what is made `again`, and, where it goes element by
-    element, what is `late`: what it computes of that stays in the backward pass."""
+    """`graph` whose backward pass reads what is made `again`; what it computes element by element
+    of those that are `late` stays there."""
     new = dict(again)
     for node in graph.nodes:
         if node not in forward:
-            first = late if node.op.kind == "elementwise" else {}
-            read = (first.get(x) or new.get(x, x) for x in node.inputs)
+            first = late if node.op.kind == "elementwise" else ()
+            read = (reread(x) if x in first else new.get(x, x) for x in node.inputs)
             new[node] = node.with_inputs(tuple(read))
     return graph.with_outputs(tuple(x if x in forward else new.get(x, x) for x in graph.outputs))
 

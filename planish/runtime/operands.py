@@ -69,6 +69,7 @@ class Operands(Draft):
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
     contents: dict[tuple, tuple] = field(default_factory=dict)  # by inputs and outputs of bodies
+    apart: dict[Graph, tuple[Graph, Node, tuple[Graph, ...]]] = field(default_factory=dict)
     # what products recompute -> how, and of what; until a step has made it
     waits: dict[Node, tuple[Graph, tuple[Node, ...]]] = field(default_factory=dict)
 
@@ -113,22 +114,20 @@ class Operands(Draft):
     ) -> tuple[Graph, tuple[Node, ...], Node]:
         """A product that reads what it recomputes of its matrices as more inputs. Those wait: who
         packs them computes them, or a step does where they are read as they lie."""
-        for k, side in enumerate(anchor.inputs):
-            if (value := recomputed(side)) is not None:
-                leaf = input_(name="operand", type=value.type)
-                self.waits[leaf] = Graph("operand", body.inputs, (value,)), operands
-                seen = Graph("side", (), (side,)).map(partial(standing, {value: leaf})).outputs
-                sides = (*anchor.inputs[:k], *seen, *anchor.inputs[k + 1 :])
-                body, anchor = with_sides(body, anchor, sides, leaf)
-                operands = (*operands, leaf)
-        return body, operands, anchor
+        if body not in self.apart:
+            self.apart[body] = sides_of(body, anchor)
+        body, anchor, sides = self.apart[body]
+        leaves = tuple(input_(name="operand", type=x.outputs[0].type) for x in sides)
+        self.waits.update(zip(leaves, ((x, operands) for x in sides), strict=True))
+        return body, (*operands, *leaves), anchor
 
     def composed(
         self, name: str, body: Graph, operands: tuple[Node, ...], x: Node
     ) -> tuple[Graph, tuple[Node, ...]]:
         """A body that makes `x` of what a product reads, and computes what waits."""
-        kept = [(a, b) for a, b in zip(body.inputs, operands, strict=True) if b not in self.waits]
-        values = {a: self.waits[a][0].outputs[0] for a in body.inputs if a in self.waits}
+        pairs = [*zip(body.inputs, operands, strict=True)]
+        values = {a: self.waits[b][0].outputs[0] for a, b in pairs if b in self.waits}
+        kept = [(a, b) for a, b in pairs if a not in values]
         found = Graph(name, tuple(a for a, _ in kept), (x,)).map(partial(standing, values))
         return found, tuple(b for _, b in kept)
 
@@ -290,8 +289,9 @@ class Operands(Draft):
             return {}
         return {x: y.attrs["name"] for x, y in zip(reads, given, strict=True)}
 
-    def pack_kernel(self, body: Graph, rows: bool, nr: int, flat: bool) -> Lowered:
-        """The kernel that packs what a body makes."""
+    def pack_kernel(self, body: Graph, seen: Graph, nr: int, flat: bool) -> Lowered:
+        """The kernel that packs what a body makes: views of what is `seen`, if it is stored."""
+        rows = strides(seen, *seen.outputs)[-1] == {(): 1}
         found = of_matrix(body, body.outputs[0], (PACK, nr))
         write = partial(pack_kernel, rows=rows, nr=nr, name="pack", flat=flat)
         return self.general(body, found, write, "pack", nr, flat, rows)
@@ -303,16 +303,28 @@ class Operands(Draft):
         """A step that packs a computed B into panels."""
         key = (*origin(body, operands, b), nr, flat)
         if key not in self.packed:
-            rows = strides(body, b)[-1] == {(): 1}
             pack, reads = self.composed("pack", body, operands, b)
-            write = partial(self.pack_kernel, pack, rows, nr, flat)
-            made = self.once(pack, write, "pack", nr, flat, rows)
+            write = partial(self.pack_kernel, pack, replace(body, outputs=(b,)), nr, flat)
+            made = self.once(pack, write, "pack", nr, flat)
             *batch, k, n = b.shape
             type_ = TensorType(b.dtype, (product(batch) * k * (n + nr - 1),))
             slot = self.temp(type_, f"{label(node)} panels")
             self.enter(made, reads, (slot,), f"{label(node)} pack")
             self.packed[key] = slot
         return self.packed[key]
+
+
+def sides_of(body: Graph, anchor: Node) -> tuple[Graph, Node, tuple[Graph, ...]]:
+    """A product that reads what it recomputes of its matrices as more inputs; and those."""
+    found, given = [], body.inputs
+    for k, side in enumerate(anchor.inputs):
+        if (value := recomputed(side)) is not None:
+            leaf = input_(name="operand", type=value.type)
+            seen = Graph("side", (), (side,)).map(partial(standing, {value: leaf})).outputs
+            sides = (*anchor.inputs[:k], *seen, *anchor.inputs[k + 1 :])
+            body, anchor = with_sides(body, anchor, sides, leaf)
+            found.append(Graph("operand", given, (value,)))
+    return body, anchor, tuple(found)
 
 
 def standing(new: Mapping[Node, Node], x: Node) -> Node:

@@ -140,3 +140,12 @@ def test_a_model_with_many_words() -> None:
         assert logits and all(x.type.size * 4 <= 1 << 26 for x in logits)
     plan = lower(pipeline("O2").run(loss_graph(model, 1, batch)), Target.parse("znver4"))
     assert max(x.type.size for x in plan.temps) * 4 <= 1 << 26
+
+
+def test_gradients_that_an_update_reads_stay_whole() -> None:
+    """An update has several results, none of them a row of what it reads."""
+    model = pl.TinyGPT(40, embed_dim=8, num_layers=1, num_heads=1, max_seq_len=8)
+    graph = CLEAN.run(training_graph(model, AdamW(), 1, 8))
+    (size,) = {4 * x.type.size for x in graph.inputs if x.attrs["name"] == "wte.weight"}
+    assert any(not isinstance(x.type, TensorType) for x in graph.nodes)
+    assert Chunk(size // 2)(graph) is graph

@@ -79,3 +79,17 @@ def test_words_that_are_copied_are_computed() -> None:
     assert "operand" not in labels(plan)
     assert len(plan.steps) == len(lower(kept, Target.parse("x86-64-v4")).steps) - 1
     same_numbers(kept, again)
+
+
+def test_both_operands_may_be_recomputed() -> None:
+    """Of one value or of two, each of which an epilogue may read, too."""
+    x, y = arg("x", DEPTH, 70), arg("y", DEPTH, 70)
+
+    def both(keep: bool) -> Graph:
+        a, b = (z if keep else OPS["again"](z) for z in (x, y))
+        made = silu(a)
+        first = OPS["transpose"](made, perm=(1, 0)) @ (silu(b) + made)
+        second = OPS["transpose"](made, perm=(1, 0)) @ made
+        return fuse(Graph("f", (x, y), (first, second)))
+
+    same_numbers(both(keep=True), both(keep=False))

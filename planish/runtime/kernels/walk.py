@@ -103,8 +103,9 @@ def fetch_late(gemm: Gemm, batch: Index, panel: Expr, first: Expr) -> None:
         return
     read = dict.fromkeys(x for n in gemm.late for x in n.inputs if x in gemm.body.inputs)
     for x in (x for x in read if x.shape == gemm.anchor.shape):
+        step = LINE // x.dtype.itemsize
         with gemm.nest.loop("i", gemm.mr, "unroll") as i:
             row = gemm.row_index(batch, minimum(first + i, size_expr(rows) - 1))
-            for j in range(0, nr, LINE // x.dtype.itemsize):
-                if isinstance(at := gemm.pull(x, (*row, panel * nr + j)), Load):
+            with gemm.nest.loop("j", nr // step, "unroll") as j:
+                if isinstance(at := gemm.pull(x, (*row, panel * nr + j * step)), Load):
                     gemm.nest.fetch(at.buffer, *at.index)
