@@ -283,6 +283,12 @@ def test_equal_kernels_are_compiled_once() -> None:
     assert len(program.kernels) == 6 and len(set(modules(program).symbols)) == 1
 
 
+def test_pointers_are_read_once() -> None:
+    """Before the first step, however many read or write a slot, and however often they run."""
+    before, steps = modules(Program(chain(6), threads=1)).main().split("again:")
+    assert before.count("load ptr, ptr %r") == 7 and "load ptr" not in steps
+
+
 def test_kernels_that_differ_in_names_are_one_function() -> None:
     x, y = slot("input", 0, "x", 64, 40), slot("output", 0, "y", 64, 40)
     between = slot("temp", 0, "t", 64, 40)

@@ -172,10 +172,11 @@ class _Main(Expressions):
         w.call(symbol, "void", *given)
 
     def _pointer(self, slot: Slot) -> str:
-        """Where a slot lies; that of a private temporary on this thread."""
-        w = self.writer
+        """Where a slot lies, found before the first step; that of a private temporary on this
+        thread."""
+        make, key = self.registers.make, (slot.kind, slot.index)
         if slot.kind == "temp" and slot.index in self.schedule.private:
             offset = self.schedule.private[slot.index]
-            return w.op(f"getelementptr i8, ptr %my_temps, i64 {offset}")
-        at = w.op(f"getelementptr ptr, ptr %slots, i64 {self.slots[slot.kind, slot.index]}")
-        return w.op(f"load ptr, ptr {at}")
+            return make(key, f"getelementptr i8, ptr %my_temps, i64 {offset}")
+        at = make((*key, "at"), f"getelementptr ptr, ptr %slots, i64 {self.slots[key]}")
+        return make(key, f"load ptr, ptr {at}", at)
