@@ -65,9 +65,9 @@ def test_a_line_is_fetched_once(depth: int) -> None:
     assert lines <= steps * blocks < 2 * lines
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(LEAST, 128), (LEAST - 1, 128), (LEAST, 120)])
+@pytest.mark.parametrize(("rows", "columns"), [(4096, 128), (1024, 128), (4096, 120)])
 def test_what_is_added_to_a_product_is_fetched_while_it_is_made(rows: int, columns: int) -> None:
-    """Each line of it once; not where a tile is cut, nor where there are few rows."""
+    """Each line of it once; not where a tile is cut, nor what the L2 cache holds."""
     shapes = ((rows, 24), (24, columns), (rows, columns))
     program = pl.compile(
         lambda x, w, y: x @ w + y, *map(pl.spec, shapes), target="znver5", cache=False
@@ -76,14 +76,14 @@ def test_what_is_added_to_a_product_is_fetched_while_it_is_made(rows: int, colum
     high, wide = (int(size.value) for b in product.locals if b.name == "acc" for size in b.shape)
     around = [s for s in walk(product.body) if isinstance(s, For) and s.kind == "unroll"]
     found = [s for s in around if any(isinstance(x, Fetch) for x in walk(s.body))]
-    tile = [high, wide // 16] if rows == LEAST and columns == 128 else []
+    tile = [high, wide // 16] if rows == 4096 and columns == 128 else []
     assert [int(s.extent.value) for s in found] == tile
 
 
 def test_a_product_is_right_where_what_is_added_is_fetched() -> None:
     """Rows beyond the last one are not."""
-    x, w = RNG.standard_normal((LEAST + 5, 24)), RNG.standard_normal((24, 128))
-    y = RNG.standard_normal((LEAST + 5, 128))
+    x, w = RNG.standard_normal((4101, 24)), RNG.standard_normal((24, 128))
+    y = RNG.standard_normal((4101, 128))
     given = [a.astype(np.float32) for a in (x, w, y)]
     program = pl.compile(lambda x, w, y: x @ w + y, *(pl.spec(a.shape) for a in given))
     np.testing.assert_allclose(program(*given), x @ w + y, rtol=1e-4, atol=1e-4)

@@ -96,14 +96,18 @@ class Walk:
 
 
 def fetch_late(gemm: Gemm, batch: Index, panel: Expr, first: Expr) -> None:
-    """Ask for what the epilogue of a tile reads of arrays of its shape, while the sums are made."""
+    """Ask for what the epilogue of a tile reads of arrays that are larger than the L2 cache, while
+    the sums are made."""
     p, rows, nr = gemm.product, product(gemm.product.rows), gemm.nr
     whole = isinstance(p.columns, int) and p.columns % nr == 0 and not gemm.swapped
-    if not whole or (isinstance(rows, int) and rows < LEAST):
+    size = gemm.anchor.type.size
+    if not whole or not isinstance(size, int):
         return
     read = dict.fromkeys(x for n in gemm.late for x in n.inputs if x in gemm.body.inputs)
     for x in (x for x in read if x.shape == gemm.anchor.shape):
         step = LINE // x.dtype.itemsize
+        if size * x.dtype.itemsize <= gemm.target.core.l2:
+            continue
         with gemm.nest.loop("i", gemm.mr, "unroll") as i:
             row = gemm.row_index(batch, minimum(first + i, size_expr(rows) - 1))
             with gemm.nest.loop("j", nr // step, "unroll") as j:
