@@ -29,6 +29,7 @@ from planish.frontend.step import (
     updated,
 )
 from planish.ir import types as t
+from planish.ir.garbage import uncollected
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.ops.base import as_node
@@ -37,6 +38,7 @@ from planish.passes.pipeline import Pipeline
 from planish.passes.rewrite import placed
 
 
+@uncollected()
 def accumulating_graphs(
     model: Any, optimizer: Optimizer, batch: int, context: int, clip: float | None = 1.0,
     loss: Loss | None = None, forward: Pipeline = AS_IT_IS,

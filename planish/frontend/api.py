@@ -15,6 +15,7 @@ from planish.frontend.trace import trace
 from planish.frontend.tree import restore
 from planish.ir.errors import TraceError
 from planish.ir.evaluate import evaluate
+from planish.ir.garbage import uncollected
 from planish.ir.graph import Graph
 from planish.ir.later import later
 from planish.ir.text import graph_text
@@ -57,6 +58,7 @@ def compile(
     return compiled(graph_of(fn, specs), pipeline, target, threads, cache=cache)
 
 
+@uncollected()
 def compiled(
     graph: Graph, pipeline: str | Pipeline, target: str | Target | None = None,
     threads: int | None = None, panels: Panels | None = None, cache: bool = True,

@@ -25,6 +25,7 @@ from planish.frontend.trace import spec, trace
 from planish.ir import types as t
 from planish.ir.errors import GradientError
 from planish.ir.evaluate import evaluate
+from planish.ir.garbage import uncollected
 from planish.ir.graph import Graph
 from planish.ir.node import OPS, Loc, Node
 from planish.ir.types import TensorType
@@ -86,6 +87,7 @@ def drops(model: Any) -> bool:
     return any(getattr(module, "rate", 0) for _, module in model.named_modules())
 
 
+@uncollected()
 def training_graph(
     model: Any, optimizer: Optimizer, batch: int, context: int, clip: float | None = 1.0,
     loss: Loss | None = None, forward: Pipeline = AS_IT_IS,
