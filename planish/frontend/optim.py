@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,7 +75,7 @@ class Optimizer:
                 object.__setattr__(self, "betas", listed)
                 if len(listed) != 2 or not all(0 <= beta < 1 for beta in listed):
                     raise DataError(f"betas are two numbers of 0 <= beta < 1, got {value!r}")
-            elif not isinstance(value, bool) and not (value >= 0 and math.isfinite(value)):
+            elif not isinstance(value, Real) or not (value >= 0 and math.isfinite(value)):
                 raise DataError(f"{option.name} is a finite number of at least 0, got {value!r}")
 
     def init(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -239,6 +240,17 @@ def clipping(grads: Mapping[str, Any], limit: float | None) -> tuple[Any, Any]:
     if not (limit > 0 and math.isfinite(limit)):
         raise DataError(f"gradients are clipped to a positive norm, got clip={limit!r}")
     return _op("minimum", limit / (norm + NORM_EPS), 1.0), norm
+
+
+def need_optimizer(optimizer: object, schedule: object) -> Optimizer:
+    """The optimizer; DataError where it is none, or the schedule is: names are not looked up."""
+    if not isinstance(optimizer, Optimizer):
+        raise DataError(f"optimizer is one of pl.optim, such as AdamW(lr=1e-3), got {optimizer!r}")
+    if schedule is not None and not callable(schedule):
+        raise DataError(
+            f"schedule is a function of the steps done, as in pl.optim, got {schedule!r}"
+        )
+    return optimizer
 
 
 # Schedules

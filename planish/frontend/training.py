@@ -31,7 +31,7 @@ from planish.frontend.data import (
     random_batch,
     whole_number,
 )
-from planish.frontend.optim import AdamW, Optimizer
+from planish.frontend.optim import AdamW, Optimizer, need_optimizer
 from planish.frontend.perplexity import Engine, mean_loss
 from planish.frontend.progress import progress_bar, uninterrupted
 from planish.frontend.random import key
@@ -86,7 +86,7 @@ class Trainer:
                 f"backend={backend!r}, dtype={dtype!r}"
             )
         self.model = model
-        self.optimizer = optimizer if optimizer is not None else AdamW()
+        self.optimizer = need_optimizer(AdamW() if optimizer is None else optimizer, schedule)
         self.schedule = schedule
         self.loss, self.clip = loss, clip
         self.seed = need_seed(whole_number("seed", seed, -math.inf))
