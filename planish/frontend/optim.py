@@ -75,7 +75,7 @@ class Optimizer:
                 object.__setattr__(self, "betas", listed)
                 if len(listed) != 2 or not all(0 <= beta < 1 for beta in listed):
                     raise DataError(f"betas are two numbers of 0 <= beta < 1, got {value!r}")
-            elif not isinstance(value, Real) or not (value >= 0 and math.isfinite(value)):
+            elif not isinstance(value, Real) or not 0 <= float(value) < math.inf:
                 raise DataError(f"{option.name} is a finite number of at least 0, got {value!r}")
 
     def init(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

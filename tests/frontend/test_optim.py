@@ -180,7 +180,7 @@ def test_schedules() -> None:
         (lambda: AdamW(lr=float("nan")), "lr is a finite number"),
         (lambda: Adam(betas=(0.9, 1.0)), "betas are two numbers of 0 <= beta < 1"),
         (lambda: SGD(weight_decay=float("inf")), "weight_decay is a finite number"),
-        (lambda: AdamW(lr=[1e-3]), r"lr is a finite number of at least 0, got \[0.001\]"),  # type: ignore
+        (lambda: AdamW(lr=[1.0]), r"lr is a finite number .*, got \[1.0\]"),  # type: ignore
         (lambda: Trainer(None, "adamw"), r"such as AdamW\(lr=1e-3\), got 'adamw'"),
         (lambda: Trainer(None, schedule="cosine"), "a function of the steps done.* got 'cosine'"),
     ],
