@@ -48,8 +48,11 @@ def quantized(model: GPT) -> GPT:
 
 def contestant(case: Case, variant: str) -> Prepare:
     """Eager."""
+    inference = ("prefill", "first", "decode")
     if case.dtype == "int8":
-        case.need("prefill", "first", "decode", dtypes=("int8",))
+        case.need(*inference, dtypes=("int8",))
+    else:
+        case.need(*inference, "train")
     model = model_for(case)
     if case.workload == "prefill":
         return lambda: prefill(case, model.last_logits)
