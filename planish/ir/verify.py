@@ -62,7 +62,6 @@ class Verifier:
 
     def graph(self, graph: Graph) -> None:
         """The rules for graphs and bodies."""
-        self.bodies.add(graph)
         names: set[str] = set()
         for node in graph.inputs:
             name = node.attrs["name"]
@@ -107,6 +106,7 @@ class Verifier:
 
     def body(self, body: Graph) -> None:
         """A body, named in every refusal."""
+        self.bodies.add(body)
         outer, self.prefix = self.prefix, f"{self.prefix}in {value_text(body)}: "
         self.graph(body)
         if body.aliases:

@@ -1,5 +1,7 @@
 """The verifier: what it refuses, with which words."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,7 @@ from planish.ir.node import Attrs, Loc
 from planish.ir.ops.elementwise import add, tanh
 from planish.ir.ops.leaf import fused, get, input_, param, size_of
 from planish.ir.types import TensorType
-from planish.ir.verify import verify
+from planish.ir.verify import Verifier, verify
 
 
 def arg(name, dtype=t.f32, *shape):
@@ -129,3 +131,13 @@ def test_weights_may_be_absent_unless_strict():
     assert verify(g) is g
     with pytest.raises(IRError, match="param 'w' has no array"):
         verify(g, strict=True)
+
+
+def test_a_verifier_keeps_no_graph_and_so_no_weights():
+    """Of the graphs between passes, each may have weights of its own."""
+    verifier, x = Verifier(), arg("x")
+    graph = Graph("f", (x,), (tanh(x),), {"w": np.ones(2, np.float32)})
+    seen = weakref.ref(verifier.verify(graph))
+    del graph
+    gc.collect()
+    assert seen() is None

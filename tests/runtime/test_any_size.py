@@ -132,6 +132,16 @@ def test_names_of_sizes_are_a_kernel_s_own() -> None:
             np.testing.assert_allclose(found, right, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["rows", "columns", "B"])
+def test_a_size_that_is_a_value_is_the_program_s(name: str) -> None:
+    """Whatever its name: one that a kernel of all sizes has, too, would be mistaken for that."""
+    graph = pl.trace(lambda x, y: y * x.shape[0], pl.spec((name, 4)), pl.spec((16, 32)))
+    program = pl.compile(graph, threads=1)
+    x, y = np.ones((7, 4), "f4"), np.ones((16, 32), "f4")
+    for found in (program(x, y), *run_plan(program.plan, x, y)):
+        np.testing.assert_array_equal(found, 7 * y)
+
+
 def test_one_function_whoever_calls_it() -> None:
     """What is too small to share, and what threads share, is guessed and called in the same way."""
     texts: list[str] = []

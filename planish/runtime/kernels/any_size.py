@@ -23,6 +23,7 @@ from planish.ir.groups import Group
 from planish.ir.node import Attrs, Node
 from planish.ir.ops.leaf import input_
 from planish.ir.ops.linalg import swap_last
+from planish.ir.text import used_symbols
 from planish.runtime.kernels.nest import Lowered
 from planish.runtime.kernels.pointwise import lanes_of
 from planish.runtime.kernels.reduce import BLOCK
@@ -51,6 +52,8 @@ def of_rows(body: Graph, shape: Shape, units: tuple[int, int]) -> General | None
     """A body of what is elementwise in `shape`, and of sums of that, of which all axes but the last
     become one. None where that is another kernel."""
     if not all(isinstance(n, int) and n for n in shape) or product(shape) == 1:
+        return None
+    if used_symbols(body):  # whose names may be ours
         return None
     sizes = (product(shape[:-1]), shape[-1])
     names, known = _named(sizes, units)
