@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from planish.ir.dims import Shape
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node, Op
+from planish.ir.node import OPS, Node, Op, viewed_of
 
 PULL_KINDS = frozenset({"leaf", "elementwise", "view", "indexing", "random"})
 # composites with a hand-shaped kernel
@@ -162,10 +162,9 @@ def rows_before(anchor: Node) -> Node | None:
 
 def recomputed(x: Node) -> Node | None:
     """What a body computes again of an operand of its product, before views; None where nothing."""
-    while x.op.kind == "view":
-        (x,) = x.inputs
-    made_of = Graph("operand", (), (x,)).nodes
-    return x if any(n.op.name == "again" for n in made_of) else None
+    value = viewed_of(x)
+    made_of = Graph("operand", (), (value,)).nodes
+    return value if any(n.op.name == "again" for n in made_of) else None
 
 
 def written_value(update: Node) -> Node | None:

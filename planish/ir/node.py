@@ -177,6 +177,13 @@ class Node:
         return OPS["matmul"](self, other)
 
 
+def viewed_of(x: Node) -> Node:
+    """What `x` is a view of; itself where it is none."""
+    while x.op.kind == "view":
+        x = x.inputs[0]
+    return x
+
+
 OPS: dict[str, Op] = {}
 UNIQUE = ("fused", "param")  # ops of which hardly two nodes have the same attributes
 

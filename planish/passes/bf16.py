@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from planish.ir import types as t
 from planish.ir.graph import Graph
 from planish.ir.groups import UPDATES
-from planish.ir.node import Node
+from planish.ir.node import Node, viewed_of
 from planish.ir.ops.arithmetic import cast
 from planish.ir.ops.attention import attention
 from planish.ir.ops.linalg import matmul
@@ -95,10 +95,3 @@ def is_computed_attention(node: Node) -> bool:
     if node.op.name != "attention" or {x.dtype for x in (node, *node.inputs[:3])} != {t.f32}:
         return False
     return {viewed_of(x).op.name for x in node.inputs[:3]}.isdisjoint(STORED)
-
-
-def viewed_of(x: Node) -> Node:
-    """What `x` is a view of; itself where it is none."""
-    while x.op.kind == "view":
-        x = x.inputs[0]
-    return x

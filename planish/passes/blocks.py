@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from planish.ir.graph import Graph
 from planish.ir.groups import UPDATES
-from planish.ir.node import Node
-from planish.passes.bf16 import viewed_of, weight
+from planish.ir.node import Node, viewed_of
+from planish.passes.bf16 import weight
 from planish.passes.rewrite import walk
 
 NUMBERED = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")  # h.0 of h.0.mlp.c_fc.weight

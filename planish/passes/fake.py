@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import OPS, Node, viewed_of
 from planish.ir.ops.linalg import matmul, swap_last
 from planish.ir.ops.quantize import fake_quantize, group_scale_of, scale_of
-from planish.passes.bf16 import viewed_of
 from planish.passes.quantize import Quantize
 from planish.passes.readers import is_product, products
 from planish.passes.rewrite import rewritten

@@ -24,7 +24,7 @@ import numpy as np
 from planish.ir.errors import PlanishError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import OPS, Node, viewed_of
 from planish.ir.ops.arithmetic import Pow
 from planish.ir.ops.base import const
 from planish.ir.ops.functions import FloatUnary
@@ -88,9 +88,7 @@ def widens(node: Node) -> bool:
     narrow = node.op.name in ("cast", "dequantize") and node.inputs[0]
     if not narrow or not node.shape or narrow.dtype.bits >= node.dtype.bits:
         return False
-    while narrow.op.kind == "view":
-        narrow = narrow.inputs[0]
-    return narrow.op.name in ("param", "quantize")
+    return viewed_of(narrow).op.name in ("param", "quantize")
 
 
 def fits(node: Node) -> bool:

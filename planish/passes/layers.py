@@ -21,9 +21,9 @@ from planish.ir import types as t
 from planish.ir.errors import ArtifactError
 from planish.ir.evaluate import evaluate
 from planish.ir.graph import Graph
-from planish.ir.node import Node
+from planish.ir.node import Node, viewed_of
 from planish.ir.ops.quantize import dequantize
-from planish.passes.bf16 import Bf16, viewed_of
+from planish.passes.bf16 import Bf16
 from planish.passes.gptq import Gptq
 from planish.passes.pipeline import Pipeline, Step
 from planish.passes.quantize import Quantize

@@ -31,8 +31,7 @@ import numpy as np
 
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
-from planish.ir.node import Node
-from planish.passes.bf16 import viewed_of
+from planish.ir.node import Node, viewed_of
 from planish.passes.calibrate import Samples, digest
 from planish.passes.finite import check_finite
 from planish.passes.masks import Pattern, lowest_of_all

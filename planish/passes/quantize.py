@@ -52,12 +52,11 @@ from dataclasses import dataclass, field, replace
 from planish.ir import types as t
 from planish.ir.errors import DataError
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import OPS, Node, viewed_of
 from planish.ir.ops.arithmetic import cast
 from planish.ir.ops.base import const
 from planish.ir.ops.linalg import matmul, scaled_matmul, swap_last
 from planish.ir.ops.quantize import dequantize, group_scale_of, quantize, range_of, scale_of
-from planish.passes.bf16 import viewed_of
 from planish.passes.calibrate import (
     METHODS,
     Histogram,

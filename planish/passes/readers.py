@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
-from planish.ir.node import Node
-from planish.passes.bf16 import viewed_of, weight
+from planish.ir.node import Node, viewed_of
+from planish.passes.bf16 import weight
 
 ROWS = ("take", "slice", "add")  # what reads rows of a table: some of them, or all of them
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import OPS, Node, viewed_of
 from planish.ir.ops.arithmetic import Pow
 from planish.ir.ops.functions import FloatUnary
 from planish.ir.views import min_cut
@@ -132,20 +132,13 @@ def followers(graph: Graph, forward: dict[Node, None]) -> dict[Node, frozenset[N
         of = sources[x] = frozenset().union(*known) if pulled else None
         if x.op.kind == "leaf" or all(user in forward for user in graph.users[x]):
             continue
-        value = viewed(x)
+        value = viewed_of(x)
         computed = value.op.kind == "elementwise" and sources[value] != {value}
         if of and computed and x not in results:
             found[x] = of
         else:
             sources[x] = frozenset((x,))
     return found
-
-
-def viewed(x: Node) -> Node:
-    """What a view is a view of."""
-    while x.op.kind == "view":
-        (x,) = x.inputs
-    return x
 
 
 def feeds_products(graph: Graph, x: Node, forward: dict[Node, None]) -> bool:

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 from planish.ir import types as t
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import OPS, Node, viewed_of
 from planish.ir.ops.linalg import matmul
 from planish.ir.types import TensorType
-from planish.passes.bf16 import viewed_of
 
 LAYER = "weight"  # what the weight of a layer alone is called
 RULES = ("", "decode", "prefill", "both")

@@ -30,7 +30,7 @@ from functools import reduce
 from planish.ir import types as t
 from planish.ir.dims import product
 from planish.ir.graph import Graph
-from planish.ir.node import OPS, Node
+from planish.ir.node import OPS, Node, viewed_of
 from planish.passes.rewrite import rewritten
 
 PARTS = 4  # of a hidden layer: more threads would have less than a microsecond's work each
@@ -60,22 +60,15 @@ def is_small_product(node: Node) -> bool:
     if node.op.name != "matmul" or product(node.shape[:-1]) != 1:
         return False
     weights = node.inputs[1]
-    w = origin(weights)
+    w = viewed_of(weights)
     small = w.op.name == "param" and w.type.size in SIZES
     return small and w.dtype in FLOATS and weights.type.rank == 2
-
-
-def origin(x: Node) -> Node:
-    """What `x` is a view of."""
-    while x.op.kind == "view":
-        x = x.inputs[0]
-    return x
 
 
 def parts_of(x: Node) -> int:
     """In how many parts the last axis of `x` is made: the heads of attention, or those of a hidden
     layer, of products and leaves element by element; 1 where it is neither."""
-    made = origin(x) if x.op.name == "reshape" else x
+    made = viewed_of(x) if x.op.name == "reshape" else x
     if made.op.name == "attention":
         return made.inputs[0].shape[1]
     makers, stack, seen = 0, [x], {x}
@@ -86,7 +79,7 @@ def parts_of(x: Node) -> int:
         elif node.op.kind == "elementwise" and node.shape == x.shape:
             stack += [y for y in node.inputs if y not in seen]
             seen.update(node.inputs)
-        elif origin(node).op.kind != "leaf":
+        elif viewed_of(node).op.kind != "leaf":
             return 1
     return PARTS if makers else 1
 

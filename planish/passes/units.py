@@ -20,8 +20,7 @@ import numpy as np
 
 from planish.ir.graph import Graph
 from planish.ir.groups import UPDATES
-from planish.ir.node import OPS, Node
-from planish.passes.bf16 import viewed_of
+from planish.ir.node import OPS, Node, viewed_of
 from planish.passes.prune import products
 
 ACTIVATIONS = ("relu", "silu", "gelu")  # composites that compute each element by itself

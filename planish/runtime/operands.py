@@ -69,6 +69,7 @@ class Operands(Draft):
     packed_weights: dict[Made, tuple[Slot, ...]] = field(default_factory=dict)
     made: dict[tuple, Lowered] = field(default_factory=dict)  # equal bodies are lowered once
     contents: dict[tuple, tuple] = field(default_factory=dict)  # by inputs and outputs of bodies
+    # of bodies that layers share: see `sides_of`
     apart: dict[Graph, tuple[Graph, Node, tuple[Graph, ...]]] = field(default_factory=dict)
     # what products recompute -> how, and of what; until a step has made it
     waits: dict[Node, tuple[Graph, tuple[Node, ...]]] = field(default_factory=dict)

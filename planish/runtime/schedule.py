@@ -21,13 +21,12 @@ from planish.ir.dims import AnySize
 from planish.ir.loops import Const
 from planish.runtime.nests import Nest, Nests
 from planish.runtime.plan import Plan, Step
-from planish.runtime.sizes import PARALLEL_WORK
+from planish.runtime.sizes import LINE, PARALLEL_WORK
 from planish.runtime.slots import Slot
 
 # Scalar operations, about 8 us, up to which a step that no thread can share is run by all of them:
 # they would wait for it, and a meeting more is what they save.
 WAITED = 8 * PARALLEL_WORK
-LINE = 64  # bytes of a cache line: what threads write apart begins on lines of its own
 
 Place = tuple[str, int, int]  # memory: a space, where it begins and ends there
 Storage = Callable[[Slot], Place]
@@ -142,7 +141,7 @@ def schedule(plan: Plan, storage: Storage, fixed: bool, nests: Nests) -> Schedul
             else:
                 spare[k, place] = total
             size = int(slot.type.size) * slot.type.dtype.itemsize  # type: ignore[arg-type]
-            total += -(-size // LINE) * LINE
+            total += -(-size // LINE) * LINE  # what threads write apart shares no line
     meets = _meetings(jobs, runs, storage, fixed, private)
     return Schedule(tuple(runs), tuple(meets), offsets, spare, total)
 

@@ -27,6 +27,8 @@ Sizes = tuple[tuple[str, int], ...]  # what names mean that a kernel has instead
 # threads costs 0.1 us and the other thread has to fetch the operands from this one's cache.
 PARALLEL_WORK = 20_000
 
+LINE = 64  # bytes of a cache line
+
 _FUNCTION_WORK = 20  # operations of an exp, tanh ...
 _MATRIX_SPEED = 16  # times that of vectors
 _UNKNOWN_EXTENT = 64  # of a loop whose extent is data

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planish.ir.graph import Graph
 from planish.ir.groups import COPIED_LEAVES, OF_CACHES, ON_THE_WAY, UPDATES, has_kernel, is_pull
-from planish.ir.node import Node
+from planish.ir.node import Node, viewed_of
 from planish.ir.types import TensorType
 from planish.passes.fuse.cost import FUNCTIONS, bytes_of
 
@@ -148,7 +148,7 @@ def _absorbs(graph: Graph) -> tuple[int, ...]:
     for node in graph.nodes:
         if node.op.name in UPDATES and node.inputs[0] in donated:
             # what is read from the array itself must be read before it is written
-            found.append(VIEWS if _root(node.inputs[1]) not in donated else NOTHING)
+            found.append(VIEWS if viewed_of(node.inputs[1]) not in donated else NOTHING)
             donated.add(node)  # written in place, and so is what updates the result again
         elif not isinstance(node.type, TensorType):
             found.append(NOTHING)
@@ -159,13 +159,6 @@ def _absorbs(graph: Graph) -> tuple[int, ...]:
         else:
             found.append(ALL if is_pull(node.op) or node.op.kind == "reduction" else NOTHING)
     return tuple(found)
-
-
-def _root(x: Node) -> Node:
-    """What `x` is a view of."""
-    while x.op.kind == "view":
-        x = x.inputs[0]
-    return x
 
 
 def _operands(

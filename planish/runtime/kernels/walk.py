@@ -29,11 +29,11 @@ from planish.ir.dims import product
 from planish.ir.loops import Const, Expr, Load, as_index, size_expr
 from planish.runtime.kernels.nest import Index, Nest, minimum
 from planish.runtime.kernels.tiles import group
+from planish.runtime.sizes import LINE
 
 if TYPE_CHECKING:
     from planish.runtime.kernels.gemm import Gemm
 
-LINE = 64  # bytes of a cache line
 LEAST = 64  # rows of a part: with fewer, panels pass faster than memory gives them
 
 
@@ -110,6 +110,6 @@ def fetch_late(gemm: Gemm, batch: Index, panel: Expr, first: Expr) -> None:
             continue
         with gemm.nest.loop("i", gemm.mr, "unroll") as i:
             row = gemm.row_index(batch, minimum(first + i, size_expr(rows) - 1))
-            with gemm.nest.loop("j", nr // step, "unroll") as j:
+            with gemm.nest.loop("j", -(-nr // step), "unroll") as j:
                 if isinstance(at := gemm.pull(x, (*row, panel * nr + j * step)), Load):
                     gemm.nest.fetch(at.buffer, *at.index)
