@@ -22,6 +22,8 @@ from planish.runtime.slots import Slot
 ALIGN = 64  # a cache line, and a whole vector register
 HUGE_PAGE = 1 << 21
 LINGERING, LINGER = 1 << 13, 8  # bytes of a small one; steps, about those of half a layer
+# 48 tokens of nano take 0.80 ms with it, in 17 KB, and 0.83 to 0.88 without, in 5: on Zen 5,
+# 2026-11-28, `benchmarks/compare.py --configs nano --workloads decode`, two trees in turns.
 # Bytes of a store's first chunk and of its largest: only what is used of one becomes resident, but
 # that by whole huge pages.
 CHUNK, CHUNKS = 8 << 20, 64 << 20
